@@ -1,0 +1,41 @@
+"""iResNet and its family as PyTorch networks, and their checkpoints.
+
+`ModelSpec` and `list_models` need no torch; the other names import it when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from iresnet_models.spec import ModelSpec, list_models
+
+if TYPE_CHECKING:
+    from iresnet_models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from iresnet_models.network import Network, build_model, network_from_spec
+
+_LAZY = {
+    "Checkpoint": "checkpoint",
+    "load_checkpoint": "checkpoint",
+    "save_checkpoint": "checkpoint",
+    "Network": "network",
+    "build_model": "network",
+    "network_from_spec": "network",
+}
+
+__all__ = [
+    "Checkpoint",
+    "ModelSpec",
+    "Network",
+    "build_model",
+    "list_models",
+    "load_checkpoint",
+    "network_from_spec",
+    "save_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

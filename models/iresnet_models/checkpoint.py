@@ -1,0 +1,269 @@
+"""Checkpoints: read safely, recognised from their keys and shapes, and written so that they rebuild their model."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iresnet_models.errors import CheckpointError, InputError
+from iresnet_models.files import replacing, require_file, sha256_of
+from iresnet_models.network import Network
+from iresnet_models.spec import BLOCKS, FAMILIES, ModelSpec
+
+FORMAT = "iresnet-export/checkpoint/1"
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read: its network (float32, evaluation mode, CPU) and where it came from.
+
+    `details` holds what else the file says, such as the epoch and the accuracy.
+    """
+
+    model: Network
+    spec: ModelSpec
+    path: Path
+    sha256: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(path: Path, model: Network, **details: Any) -> None:
+    """Writes weights, spec and `details` (plain values and tensors), whole or not at all."""
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with replacing(path) as temporary:
+        torch.save({"format": FORMAT, "spec": model.spec.to_json(), "state_dict": state, **details}, temporary)
+
+
+def load_checkpoint(
+    path: str | Path, *, arch: str | None = None, depth: int | None = None, num_classes: int | None = None
+) -> Checkpoint:
+    """Reads any checkpoint of an official network and rebuilds its model.
+
+    Takes our own files, bare state dicts (the official ones, torchvision's ResNets) and training checkpoints of the
+    official code, with or without `module.` prefixes. Nothing in the file is run. `arch`, `depth` and
+    `num_classes` say what is expected; None leaves it to the file. Raises CheckpointError for a file that is
+    damaged, foreign, ambiguous, not finite, or not what was expected.
+    """
+    path = require_file(Path(path), "The checkpoint")
+    content = _read(path)
+    own = content.get("format") == FORMAT
+    state = _state_dict(content, path)
+    if own:
+        try:
+            spec = ModelSpec.from_json(content.get("spec"))
+        except InputError as error:
+            raise CheckpointError(f"{path} carries a damaged description of its network. {error}") from error
+        _require_expected(path, spec, arch, depth, num_classes)
+    else:
+        spec = _recognise(path, state, arch, depth, num_classes)
+    model = _network_with(spec, state, path)
+    known = {"format", "spec", "state_dict", "model"}
+    details = {key: value for key, value in content.items() if key not in known} if "state_dict" in content else {}
+    return Checkpoint(model=model, spec=spec, path=path, sha256=sha256_of(path), details=details)
+
+
+def shapes_of(spec: ModelSpec) -> Shapes:
+    """Key and shape of every entry of the state dict, in order."""
+    return {key: tuple(value.shape) for key, value in _skeleton(spec).state_dict().items()}
+
+
+def _skeleton(spec: ModelSpec) -> Network:
+    with torch.device("meta"):
+        return Network(spec)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()
+        if any("Unsupported global" in line or "not an allowed global" in line or "Unsupported class" in line for line in reason):
+            name = re.search(r"(?:GLOBAL|global:?|class) ([\w.]+)", str(error))
+            what = f" ({name.group(1)})" if name else ""
+            raise CheckpointError(
+                f"{path} was refused: it is a pickle that wants to run code{what} when it is opened, which a file of "
+                "weights has no need to. If you trust its source, save its state_dict alone with torch.save and use that file."
+            ) from error
+        raise CheckpointError(f"{path} is not a checkpoint: it cannot be read as one ({reason[0] if reason else error}).") from error
+    except Exception as error:
+        text = str(error)
+        if "TorchScript" in text:
+            raise CheckpointError(
+                f"{path} is a TorchScript archive, not a checkpoint. Commands that take artifacts read it; exports start from the "
+                "checkpoint that it was made of."
+            ) from error
+        if isinstance(error, MemoryError):
+            raise
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: it is truncated or not a PyTorch file "
+            f"({type(error).__name__}: {text.splitlines()[0] if text else 'no reason given'}). Copy or download it again."
+        ) from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict. Save model.state_dict().")
+    return content
+
+
+def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The weights in whichever wrapping, without the prefixes of DataParallel and torch.compile."""
+    for wrapping in ("state_dict", "model"):
+        if isinstance(content.get(wrapping), Mapping):
+            content = content[wrapping]
+            break
+    state = dict(content)
+    strange = next((key for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)), None)
+    if not state or strange is not None:
+        found = "nothing" if not state else f"{strange!r}: {type(state[strange]).__name__}"  # type: ignore[index]
+        raise CheckpointError(f"{path} holds no state dict (a mapping of names to tensors); found {found}.")
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _recognise(
+    path: Path, state: dict[str, Tensor], arch: str | None, depth: int | None, num_classes: int | None
+) -> ModelSpec:
+    """The spec whose keys and shapes are exactly these."""
+    shapes: Shapes = {key: tuple(value.shape) for key, value in state.items()}
+    if any("prelu" in key for key in shapes):
+        raise CheckpointError(
+            f"{path} is another network that is also called IResNet: InsightFace's face recognition backbone, with PReLU. "
+            "This project is about Improved Residual Networks (arXiv 2004.04989)."
+        )
+    classifier = shapes.get("fc.weight", ())
+    counts = _blocks_per_stage(shapes)
+    if len(classifier) != 2 or counts is None:
+        sample = ", ".join(list(shapes)[:4])
+        raise CheckpointError(
+            f"{path} is not a network of these families: its keys ({len(shapes)}: {sample}, ...) lack conv1, layer1 to layer4 or fc. "
+            "`iresnet-export models` lists what there is."
+        )
+    bottleneck = "layer1.0.conv3.weight" in shapes
+    specs = [
+        ModelSpec(name, deep, num_classes=classifier[0], groups=_groups(name, shapes))
+        for name, family in FAMILIES.items()
+        for deep in family.depths
+        if BLOCKS[deep] == counts and (deep >= 50) == bottleneck
+    ]
+    if not specs:
+        raise CheckpointError(
+            f"{path} has {', '.join(map(str, counts))} {'bottlenecks' if bottleneck else 'basic blocks'} in its four stages, "
+            "which no official network has. `iresnet-export models` lists them."
+        )
+    differences = {spec: _differences(shapes_of(spec), shapes) for spec in specs}
+    matching = [spec for spec, difference in differences.items() if not difference]
+    if not matching:
+        asked = [spec for spec in specs if spec.arch == arch]
+        spec = min(asked or specs, key=lambda candidate: len(differences[candidate]))
+        found = differences[spec]
+        raise CheckpointError(
+            f"{path} is no official network. It comes nearest to {spec.name}, with {len(found)} "
+            f"difference{'s' if len(found) != 1 else ''}: {'; '.join(found[:3])}{'; ...' if len(found) > 3 else ''}."
+        )
+    chosen = [spec for spec in matching if arch is None or spec.arch == arch]
+    if len(chosen) > 1:
+        names = " or ".join(spec.name for spec in chosen)
+        raise CheckpointError(
+            f"{path} could be {names}: their weights have the same names and shapes, but they compute different outputs. "
+            f"Say which with --arch ({' or '.join(spec.arch for spec in chosen)})."
+        )
+    spec = chosen[0] if chosen else matching[0]
+    _require_expected(path, spec, arch, depth, num_classes)
+    return spec
+
+
+def _require_expected(path: Path, spec: ModelSpec, arch: str | None, depth: int | None, num_classes: int | None) -> None:
+    for option, asked, found in (
+        ("--arch", arch, spec.arch),
+        ("--depth", depth, spec.depth),
+        ("--num-classes", num_classes, spec.num_classes),
+    ):
+        if asked is not None and asked != found:
+            raise CheckpointError(
+                f"{path} holds {spec.name} with {spec.num_classes} classes, but {option} {asked} was asked for. "
+                f"Leave out {option}, or name another checkpoint."
+            )
+
+
+def _blocks_per_stage(shapes: Shapes) -> tuple[int, int, int, int] | None:
+    last = dict.fromkeys(range(1, 5), -1)
+    for key in shapes:
+        if (match := re.match(r"layer([1-4])\.(\d+)\.", key)) is not None:
+            last[int(match[1])] = max(last[int(match[1])], int(match[2]))
+    if "conv1.weight" not in shapes or min(last.values()) < 0:
+        return None
+    return last[1] + 1, last[2] + 1, last[3] + 1, last[4] + 1
+
+
+def _groups(arch: str, shapes: Shapes) -> int | None:
+    """Groups of the last stage, from its 3x3 convolution's shape (outputs, inputs / groups, 3, 3)."""
+    if FAMILIES[arch].group_divisors is None:
+        return None
+    weight = shapes.get("layer4.0.conv2.weight", ())
+    groups = 2048 // weight[1] if len(weight) == 4 and weight[1] else 0
+    return groups if groups in (1, 2, 4, 8, 16, 32, 64, 128, 256) else None
+
+
+def _differences(expected: Shapes, found: Shapes) -> list[str]:
+    # Files from before PyTorch 0.4.1 do not count batches; nothing depends on that number.
+    counted = any(key.endswith("num_batches_tracked") for key in found)
+    wanted = {key: shape for key, shape in expected.items() if counted or not key.endswith("num_batches_tracked")}
+    lacking = [f"{key} is missing" for key in wanted if key not in found]
+    foreign = [f"{key} does not belong" for key in found if key not in wanted]
+    other = [
+        f"{key} is {_shape(found[key])} and not {_shape(shape)}"
+        for key, shape in wanted.items()
+        if key in found and found[key] != shape
+    ]
+    return other + lacking + foreign
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+def _network_with(spec: ModelSpec, state: dict[str, Tensor], path: Path) -> Network:
+    differences = _differences(shapes_of(spec), {key: tuple(value.shape) for key, value in state.items()})
+    if differences:
+        raise CheckpointError(f"{path} says that it is {spec.name}, but {'; '.join(differences[:3])}.")
+    weights: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key.endswith("num_batches_tracked"):
+            weights[key] = value.to(torch.int64)
+            continue
+        if not value.is_floating_point():
+            raise CheckpointError(f"{path}: {key} holds {value.dtype} and not floating-point numbers; use the unquantized weights.")
+        bad = int((~torch.isfinite(value)).sum())
+        if bad:
+            raise CheckpointError(
+                f"{path}: {key} holds {bad} value{'s' if bad > 1 else ''} that {'are' if bad > 1 else 'is'} NaN or infinite; the "
+                "training diverged or the file is damaged. Use an earlier checkpoint."
+            )
+        if key.endswith("running_var") and bool((value < 0).any()):
+            raise CheckpointError(f"{path}: {key} holds a negative variance; the file is damaged. Get it again.")
+        weights[key] = value.to(torch.float32).contiguous()
+        if not bool(torch.isfinite(weights[key]).all()):
+            raise CheckpointError(f"{path}: {key} holds values beyond float32; this network cannot be run in float32.")
+    network = _skeleton(spec)
+    for key in network.state_dict():
+        weights.setdefault(key, torch.zeros((), dtype=torch.int64))
+    network.load_state_dict(weights, strict=True, assign=True)
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    _require_no_meta(network)
+    return network.eval()
+
+
+def _require_no_meta(network: nn.Module) -> None:
+    left = [name for name, value in network.state_dict().items() if value.is_meta]
+    if left:
+        raise RuntimeError(f"weights were not loaded: {left[:3]}")

@@ -1,0 +1,34 @@
+"""The errors that a user can meet, each with the exit status that the command line gives it.
+
+Every message is one paragraph: what is wrong, what was found, what mends it.
+"""
+
+from __future__ import annotations
+
+
+class IResNetError(Exception):
+    """Base of all errors that are not a fault of this project's code."""
+
+    exit_status = 2
+
+
+class InputError(IResNetError, ValueError):
+    """Wrong use or bad input: a missing file, foreign weights, options that contradict each other."""
+
+    exit_status = 2
+
+
+class CheckpointError(InputError):
+    """A checkpoint that cannot be read, recognised or trusted."""
+
+
+class CheckFailedError(IResNetError):
+    """A check failed: parity, weights, a stale descent, a loss that is not a number."""
+
+    exit_status = 1
+
+
+class UnavailableError(IResNetError):
+    """Something needed is not here: a package, a device, the network, disk space."""
+
+    exit_status = 3

@@ -1,0 +1,211 @@
+"""What a network is, as data: its family, depth, classes and preprocessing. Needs no torch.
+
+The tables are those of the paper (Duta, Liu, Zhu, Shao, "Improved Residual Networks for Image and Video
+Recognition", arXiv 2004.04989) and of its authors' public implementation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from iresnet_models.errors import InputError
+
+Shortcut = Literal["conv", "pool"]
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the paper's table of networks.
+
+    `resstage`: blocks are laid out as start, middle and end blocks (paper, section 3.1). `shortcut`: how a
+    stage's first block brings its input to the new size (section 3.2). `groups`: groups of the 3x3
+    convolution in each stage, as fractions of the network's `groups` (section 3.3); None where it is dense.
+    """
+
+    resstage: bool
+    shortcut: Shortcut
+    group_divisors: tuple[int, int, int, int] | None
+    depths: tuple[int, ...]
+
+
+_PLAIN_DEPTHS = (18, 34, 50, 101, 152, 200)
+_GROUP_DEPTHS = (50, 101, 152)
+_GROWING, _FIXED = (8, 4, 2, 1), (1, 1, 1, 1)
+
+FAMILIES: dict[str, Family] = {
+    "resnet": Family(False, "conv", None, _PLAIN_DEPTHS),
+    "resstage": Family(True, "conv", None, _PLAIN_DEPTHS),
+    "iresnet": Family(True, "pool", None, (*_PLAIN_DEPTHS, 302, 404, 1001)),
+    "resgroup": Family(False, "conv", _GROWING, _GROUP_DEPTHS),
+    "resgroupfix": Family(False, "conv", _FIXED, _GROUP_DEPTHS),
+    "iresgroup": Family(True, "pool", _GROWING, _GROUP_DEPTHS),
+    "iresgroupfix": Family(True, "pool", _FIXED, _GROUP_DEPTHS),
+}
+
+BLOCKS: dict[int, tuple[int, int, int, int]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+    302: (4, 34, 58, 4),
+    404: (4, 46, 80, 4),
+    1001: (4, 155, 170, 4),
+}
+"""Blocks in each of the four stages, by depth; basic blocks below 50, bottlenecks from there on."""
+
+DEFAULT_GROUPS = 64
+
+IMAGENET_TOP1: dict[tuple[str, int], float] = {
+    ("resnet", 50): 76.12,
+    ("resnet", 101): 78.00,
+    ("resnet", 152): 78.45,
+    ("resnet", 200): 77.55,
+    ("iresnet", 50): 77.31,
+    ("iresnet", 101): 78.64,
+    ("iresnet", 152): 79.34,
+    ("iresnet", 200): 79.48,
+}
+"""Top-1 accuracy on ImageNet in percent, as the authors published it."""
+
+OFFICIAL_WEIGHTS: dict[tuple[str, int], str] = {
+    ("resnet", 50): "1yqp8Z6qp03ZKToACTJHLtynDBUToRLrU",
+    ("resnet", 101): "13_OnBf7qJnFFBMrDZXdox7kmhMmxCXAG",
+    ("resnet", 152): "1BsYmoAVJxumH4yWKH-DcJ_YDk__3ArQT",
+    ("resnet", 200): "1n4turCIswvNdWoRq2imZn1Ump-2giwKa",
+    ("resstage", 50): "1r2GvTm50xF6euU4Z6A_MYoMkiKbYRO3a",
+    ("resstage", 101): "16qGLSElXet4ByQfG3a-zO9fNxGofRsLt",
+    ("resstage", 152): "1m798qbvw8g-rW4aORIV9JY8c1JGzoVCI",
+    ("resstage", 200): "16ZYVIkMfycnSjof4BzP312Gk3XNw1xwg",
+    ("iresnet", 50): "1Waw3ob8KPXCY9iCLdAD6RUA0nvVguc6K",
+    ("iresnet", 101): "1cZ4XhwZfUOm_o0WZvenknHIqgeqkY34y",
+    ("iresnet", 152): "10heFLYX7VNlaSrDy4SZbdOOV9xwzwyli",
+    ("iresnet", 200): "1Ao-f--jNU7MYPqSW8UMonXVrq3mkLRpW",
+    ("iresnet", 302): "1UcyvLhLzORJZBUQDNJdsx3USCloXZT6V",
+    ("iresnet", 404): "1hEOHErsD6AF1b3qQi56mgxvYDneTvMIq",
+    ("resgroup", 50): "1iKdFnKcQoGdqfCpRPkTzQcyzdZV8Ur-3",
+    ("resgroup", 101): "1eYhQxYGydTgzS9d_Ks4bvviM-g6lzXdb",
+    ("resgroup", 152): "18wlEo9igKvS73W76_5L2fzm1Gr7Rygpt",
+    ("resgroupfix", 50): "1O9-pGasclSTY8jVB_ez1ANv-DTZ8Sgo9",
+    ("resgroupfix", 101): "1oqTfG-zpiHr7hKYuxMbE2v10nF2zNSxO",
+    ("resgroupfix", 152): "1-TveOWnOHdDZLrAsKZ2Xj6pFO25X1cIG",
+    ("iresgroup", 50): "1mCcUKTLbJfjLr2ZiUZPT89wlNf6WxWr_",
+    ("iresgroup", 101): "1i_btVQzQeXFgHFfDi5nTEb_fb7gCtqLG",
+    ("iresgroup", 152): "1rXDMj-yWcKEiO3LILLZlarh69HEibXMc",
+    ("iresgroupfix", 50): "12oeCmPhaID2s3Doay8ZXMehnaaWqa_ek",
+    ("iresgroupfix", 101): "1A8MIGI1ZEIfaB1bn_NN4QkoHKGRGxW_i",
+    ("iresgroupfix", 152): "1s-4zKwbwlAJruSm-OFYmw96_qew7F2nw",
+}
+"""Google Drive id of each checkpoint that the authors published."""
+
+
+def list_models() -> list[tuple[str, int]]:
+    """(arch, depth) of the 33 official networks, by family."""
+    return [(arch, depth) for arch, family in FAMILIES.items() for depth in family.depths]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything needed to rebuild a network and to feed it, but the weights. Travels inside every artifact.
+
+    `groups`: groups of the last stage's 3x3 convolutions in a group family (the other stages follow from the
+    family), None elsewhere. `image_size`: height and width of the input, in pixels; an image's shorter side is
+    first resized to `resize`. `mean`, `std`: per channel, RGB, of pixel values in [0, 1]. `data`: the embedded
+    data set that it was trained on, if it was one.
+    """
+
+    arch: str
+    depth: int
+    num_classes: int = 1000
+    groups: int | None = None
+    dropout: float = 0.0
+    image_size: int = 224
+    resize: int = 256
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bilinear"
+    labels: tuple[str, ...] | None = None
+    data: str | None = None
+
+    def __post_init__(self) -> None:
+        family = FAMILIES.get(self.arch)
+        if family is None:
+            raise InputError(f"There is no arch {self.arch!r}; there are: {', '.join(FAMILIES)}.")
+        if self.depth not in family.depths:
+            depths = ", ".join(map(str, family.depths))
+            raise InputError(f"There is no {self.arch} of depth {self.depth}; its depths are {depths}.")
+        if self.num_classes < 1:
+            raise InputError(f"A network needs at least one class, not {self.num_classes}.")
+        if family.group_divisors is None and self.groups is not None:
+            raise InputError(f"{self.arch} has no grouped convolutions; leave out groups={self.groups}.")
+        if family.group_divisors is not None:
+            if self.groups is None:
+                object.__setattr__(self, "groups", DEFAULT_GROUPS)
+            if self.groups not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+                raise InputError(
+                    f"groups={self.groups} does not divide the 256 channels of the first stage; use a power of two up to 256."
+                )
+        if not 0.0 <= self.dropout < 1.0:
+            raise InputError(f"dropout is a probability below 1, not {self.dropout}.")
+        if self.image_size < 1 or self.resize < self.image_size:
+            raise InputError(
+                f"An image is resized to {self.resize} pixels and then cropped to {self.image_size}; "
+                "both must be positive, and the crop no larger than the image."
+            )
+        if self.labels is not None and len(self.labels) != self.num_classes:
+            raise InputError(f"{len(self.labels)} labels were given for {self.num_classes} classes.")
+
+    @property
+    def name(self) -> str:
+        """Such as `iresnet50`."""
+        return f"{self.arch}{self.depth}"
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.arch]
+
+    @property
+    def blocks(self) -> tuple[int, int, int, int]:
+        """Blocks in each stage."""
+        return BLOCKS[self.depth]
+
+    @property
+    def bottleneck(self) -> bool:
+        """Whether blocks have three convolutions (depth 50 and up) rather than two."""
+        return self.depth >= 50
+
+    @property
+    def stage_groups(self) -> tuple[int, int, int, int]:
+        """Groups of the 3x3 convolutions in each stage."""
+        divisors = self.family.group_divisors
+        if divisors is None or self.groups is None:
+            return (1, 1, 1, 1)
+        a, b, c, d = (max(1, self.groups // divisor) for divisor in divisors)
+        return (a, b, c, d)
+
+    def with_image_size(self, image_size: int) -> ModelSpec:
+        """The same network for other images; the resize keeps its proportion to the crop, as 256 to 224."""
+        return dataclasses.replace(
+            self, image_size=image_size, resize=max(image_size, round(image_size * self.resize / self.image_size))
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON values; `from_json` reads it back equal."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> ModelSpec:
+        """The spec that `to_json` wrote; raises InputError for anything else."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(data, dict) or not {"arch", "depth"} <= data.keys() or not data.keys() <= names:
+            raise InputError(f"This is not the description of a network that this version knows: {data!r:.200}.")
+        try:
+            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        except TypeError as error:
+            raise InputError(f"The description of the network is damaged ({error}): {data!r:.200}.") from error
