@@ -93,7 +93,9 @@ def _read(path: Path) -> Mapping[str, Any]:
                 f"{path} was refused: it is a pickle that wants to run code{what} when it is opened, which a file of "
                 "weights has no need to. If you trust its source, save its state_dict alone with torch.save and use that file."
             ) from error
-        raise CheckpointError(f"{path} is not a checkpoint: it cannot be read as one ({reason[0] if reason else error}).") from error
+        raise CheckpointError(
+            f"{path} is not a checkpoint: it cannot be read as one ({reason[0] if reason else error})."
+        ) from error
     except Exception as error:
         text = str(error)
         if "TorchScript" in text:
@@ -129,9 +131,7 @@ def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _recognise(
-    path: Path, state: dict[str, Tensor], arch: str | None, depth: int | None, num_classes: int | None
-) -> ModelSpec:
+def _recognise(path: Path, state: dict[str, Tensor], arch: str | None, depth: int | None, num_classes: int | None) -> ModelSpec:
     """The spec whose keys and shapes are exactly these."""
     shapes: Shapes = {key: tuple(value.shape) for key, value in state.items()}
     if any("prelu" in key for key in shapes):
@@ -144,8 +144,8 @@ def _recognise(
     if len(classifier) != 2 or counts is None:
         sample = ", ".join(list(shapes)[:4])
         raise CheckpointError(
-            f"{path} is not a network of these families: its keys ({len(shapes)}: {sample}, ...) lack conv1, layer1 to layer4 or fc. "
-            "`iresnet-export models` lists what there is."
+            f"{path} is not a network of these families: its keys ({len(shapes)}: {sample}, ...) lack conv1, layer1 to layer4 or "
+            "fc. `iresnet-export models` lists what there is."
         )
     bottleneck = "layer1.0.conv3.weight" in shapes
     specs = [

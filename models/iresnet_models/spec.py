@@ -195,9 +195,7 @@ class ModelSpec:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values; `from_json` reads it back equal."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_json(cls, data: Any) -> ModelSpec:
@@ -206,6 +204,7 @@ class ModelSpec:
         if not isinstance(data, dict) or not {"arch", "depth"} <= data.keys() or not data.keys() <= names:
             raise InputError(f"This is not the description of a network that this version knows: {data!r:.200}.")
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+            fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+            return cls(**fields)
         except TypeError as error:
             raise InputError(f"The description of the network is damaged ({error}): {data!r:.200}.") from error

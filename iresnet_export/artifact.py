@@ -1,0 +1,219 @@
+"""Artifacts and their descent: what a file is, what it was made from, and whether it still is that file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zipfile
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from iresnet_export import __version__
+from iresnet_export.environment import command, commit, hardware, versions
+from iresnet_export.errors import ArtifactError, InputError, StaleDescentError
+from iresnet_models.files import read_json, require_file, sha256_of, write_json
+from iresnet_models.spec import ModelSpec
+
+SCHEMA = "iresnet-export/descent/1"
+
+Format = Literal["checkpoint", "torchscript", "onnx", "engine"]
+SUFFIXES: dict[str, Format] = {".ts": "torchscript", ".onnx": "onnx", ".engine": "engine", ".plan": "engine"}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where an artifact's weights come from.
+
+    A checkpoint's `sha256` is that of its file, and `checkpoint` its path relative to the descent; untrained weights
+    are named by their `seed` and by the hash of the whole state.
+    """
+
+    kind: Literal["checkpoint", "untrained"]
+    sha256: str
+    checkpoint: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The artifact that this one was built from, beside it."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Everything that an artifact depends on. Lies as `<file name>.json` beside it.
+
+    `batch` is the range of batch sizes that it takes, None for any; `details` are the backend's own.
+    """
+
+    file: str
+    format: Format
+    sha256: str
+    size_bytes: int
+    spec: ModelSpec
+    weights: Weights
+    precision: str
+    fold: bool
+    batch: tuple[int, int] | None
+    parent: Parent | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=versions)
+    hardware: dict[str, Any] = field(default_factory=hardware)
+    commit: str | None = field(default_factory=commit)
+    command: str = field(default_factory=command)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **dataclasses.asdict(self), "spec": self.spec.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Any, path: Path) -> Descent:
+        """The descent that `to_json` wrote; ArtifactError for anything else."""
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+            raise ArtifactError(
+                f"{path} is not a descent that this version reads ({found}, not {SCHEMA}). Export the artifact again."
+            )
+        try:
+            parent, batch = data["parent"], data["batch"]
+            plain = {key: value for key, value in data.items() if key != "schema"}
+            return cls(
+                **plain
+                | {
+                    "spec": ModelSpec.from_json(data["spec"]),
+                    "weights": Weights(**data["weights"]),
+                    "parent": Parent(**parent) if parent else None,
+                    "batch": (batch[0], batch[1]) if batch else None,
+                }
+            )
+        except (KeyError, TypeError, IndexError, InputError) as error:
+            raise ArtifactError(f"The descent {path} is damaged ({error}). Export the artifact again.") from error
+
+    def same_making(self, other: Descent) -> bool:
+        """Whether both tell of the same export: spec, weights and settings, whenever and wherever it was done."""
+
+        def key(descent: Descent) -> tuple[Any, ...]:
+            weights = (descent.weights.kind, descent.weights.sha256)
+            settings = (descent.format, descent.precision, descent.fold, descent.batch, descent.details.get("settings"))
+            return descent.spec, weights, settings, descent.versions.get("iresnet-export")
+
+        return key(self) == key(other)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that can be run, and its descent where there is one (a foreign artifact has none)."""
+
+    path: Path
+    format: Format
+    descent: Descent | None
+
+    def require_intact(self) -> Descent:
+        """The descent, if the file is still the one it tells of; StaleDescentError or ArtifactError otherwise."""
+        if self.descent is None:
+            raise ArtifactError(
+                f"{self.path} has no descent beside it ({descent_path(self.path).name}), so nothing says what it should be. "
+                "Name the "
+                "checkpoint that it was made from with --checkpoint, or export it again."
+            )
+        if sha256_of(self.path) != self.descent.sha256:
+            raise StaleDescentError(
+                f"{self.path} is not the file that its descent tells of: its SHA-256 differs from the recorded "
+                f"{self.descent.sha256[:16]}…. It was changed or replaced after the export; export it again."
+            )
+        return self.descent
+
+    def parent(self) -> Artifact:
+        """The artifact that this one was built from, unchanged since."""
+        descent = self.require_intact()
+        if descent.parent is None:
+            raise ArtifactError(f"{self.path} was not built from another artifact.")
+        path = self.path.parent / descent.parent.file
+        if not path.exists():
+            raise StaleDescentError(
+                f"{self.path} was built from {descent.parent.file}, which is no longer beside it. Export it again."
+            )
+        if sha256_of(path) != descent.parent.sha256:
+            raise StaleDescentError(
+                f"{self.path} was built from another {descent.parent.file} than the one beside it now: the hash differs. "
+                "Export it again."
+            )
+        return open_artifact(path)
+
+
+def descent_path(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def open_artifact(path: Path) -> Artifact:
+    """The artifact or checkpoint in a file, recognised by what is in it; ArtifactError if it is neither."""
+    path = require_file(Path(path), "The artifact")
+    beside = descent_path(path)
+    descent = Descent.from_json(read_json(beside, "The descent"), beside) if beside.exists() else None
+    return Artifact(path, _format_of(path), descent)
+
+
+def record(path: Path, descent: Descent) -> Artifact:
+    """Writes the descent beside a finished file."""
+    write_json(descent_path(path), descent.to_json())
+    return Artifact(path, descent.format, descent)
+
+
+def require_replaceable(path: Path, descent: Descent, *, force: bool) -> None:
+    """Raises InputError if `path` holds a file that an export of this descent would not simply renew."""
+    if force or not path.exists():
+        return
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file with --output.")
+    beside = descent_path(path)
+    try:
+        known = open_artifact(path).descent if beside.exists() else None
+    except InputError:
+        known = None
+    if known is None or not known.same_making(descent):
+        what = "a file of another origin" if known is None else f"an artifact of another making ({known.command})"
+        raise InputError(f"{path} already holds {what}. Add --force to replace it, or choose another place with --output.")
+
+
+def relative_path(target: Path, start: Path) -> str:
+    """`target` as seen from the folder `start`; only its name where no relative path leads there (another drive)."""
+    try:
+        return Path(os.path.relpath(target.resolve(), start.resolve())).as_posix()
+    except ValueError:
+        return target.name
+
+
+def embedded_identity(spec: ModelSpec, weights: Weights, precision: str, fold: bool) -> dict[str, Any]:
+    """What an artifact says of itself from inside: the spec and hashes, and nothing of the machine."""
+    return {
+        "producer": f"iresnet-export {__version__}",
+        "spec": spec.to_json(),
+        "weights_sha256": weights.sha256,
+        "precision": precision,
+        "fold": fold,
+    }
+
+
+def _format_of(path: Path) -> Format:
+    known = SUFFIXES.get(path.suffix.lower())
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any("/code/" in f"/{name}" for name in names):
+            return "torchscript"
+        if any(name.endswith("data.pkl") for name in names):
+            return "checkpoint"
+    elif known in ("onnx", "engine"):
+        return known
+    elif known is None and path.suffix.lower() in (".pt", ".pth", ".tar", ".bin"):
+        return "checkpoint"
+    raise ArtifactError(
+        f"{path} is not an artifact that this project knows: neither TorchScript (.ts), ONNX (.onnx), a TensorRT engine "
+        "(.engine, .plan) "
+        "nor a checkpoint (.pt, .pth); or it was cut off while it was written or copied."
+    )

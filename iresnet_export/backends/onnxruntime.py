@@ -1,0 +1,140 @@
+"""ONNX, run by ONNX Runtime on a CPU or an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iresnet_export.artifact import Artifact, Format
+from iresnet_export.backends.base import Backend, ExportOptions, Progress, Session
+from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
+from iresnet_export.layers import Layer
+from iresnet_models.network import Network
+
+
+class OnnxRuntime(Backend):
+    name: ClassVar[str] = "onnxruntime"
+    format: ClassVar[Format] = "onnx"
+
+    def settings(self, options: ExportOptions) -> dict[str, Any]:
+        return {"opset": options.opset}
+
+    def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
+        return None if options.dynamic_batch else (options.batch, options.batch)
+
+    def export(
+        self,
+        network: Network,
+        path: Path,
+        options: ExportOptions,
+        identity: dict[str, Any],
+        parent: Artifact | None,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        from iresnet_export.backends.onnx_graph import onnx_from_network
+
+        progress("Making the ONNX graph", 0.0)
+        static_batch = None if options.dynamic_batch else options.batch
+        model = onnx_from_network(network, opset=options.opset, static_batch=static_batch, identity=identity)
+        progress("Writing", 0.7)
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        progress("Writing", 1.0)
+        return {"ir_version": model.ir_version}
+
+    def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OnnxSession:
+        return OnnxSession(artifact.path, device, threads)
+
+    def layers(self, artifact: Artifact) -> list[Layer]:
+        from iresnet_export.backends.onnx_graph import layers_of_onnx
+
+        return layers_of_onnx(read_onnx(artifact.path))
+
+
+def read_onnx(path: Path) -> Any:
+    """A parsed ONNX file; ArtifactError if it is not one."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path)
+    except (DecodeError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is not a whole ONNX file ({error}). Export or copy it again.") from error
+    if not model.graph.node:
+        raise ArtifactError(f"{path} holds an empty ONNX graph; it was cut off or is not ONNX. Export or copy it again.")
+    return model
+
+
+class OnnxSession(Session):
+    """A session whose inputs and outputs stay on its device."""
+
+    def __init__(self, path: Path, device: torch.device, threads: int | None) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise MissingPackageError("onnxruntime", "Running ONNX files", "onnxruntime") from error
+        self.device = device
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        # Its threads sleep as soon as a run has ended, rather than spin and slow down whatever runs next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self._session = _create(ort, path, options, _providers(ort, device))
+        if device.type == "cuda" and self._session.get_providers()[0] != "CUDAExecutionProvider":
+            raise UnavailableError(
+                "ONNX Runtime fell back to the CPU: its CUDA provider could not be loaded. Install its libraries with "
+                "pip install 'onnxruntime-gpu[cuda,cudnn]', or use --device cpu."
+            )
+        if len(self._session.get_inputs()) != 1:
+            names = ", ".join(value.name for value in self._session.get_inputs())
+            raise ArtifactError(
+                f"{path} takes {len(self._session.get_inputs())} inputs ({names}); a classifier takes one, the images."
+            )
+        self._input, self._output = self._session.get_inputs()[0], self._session.get_outputs()[0]
+        size = self._input.shape[0]
+        self.batch = (size, size) if isinstance(size, int) else None
+
+    def run(self, batch: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            return self._run_bound(batch)
+        (logits,) = self._session.run([self._output.name], {self._input.name: batch.numpy()})
+        return torch.from_numpy(logits)
+
+    def _run_bound(self, batch: Tensor) -> Tensor:
+        batch = batch.contiguous()
+        index = self.device.index or 0
+        logits = torch.empty((len(batch), self._output.shape[1]), device=self.device)
+        binding = self._session.io_binding()
+        binding.bind_input(self._input.name, "cuda", index, np.float32, tuple(batch.shape), batch.data_ptr())
+        binding.bind_output(self._output.name, "cuda", index, np.float32, tuple(logits.shape), logits.data_ptr())
+        torch.cuda.current_stream(self.device).synchronize()
+        self._session.run_with_iobinding(binding)
+        return logits
+
+    def close(self) -> None:
+        with contextlib.suppress(AttributeError):
+            del self._session
+
+
+def _providers(ort: Any, device: torch.device) -> list[Any]:
+    if device.type != "cuda":
+        return ["CPUExecutionProvider"]
+    with contextlib.suppress(AttributeError):
+        ort.preload_dlls()
+    # TF32 would round every product to 10 bits: no parity with float32.
+    return [("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0}), "CPUExecutionProvider"]
+
+
+def _create(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0]
+        raise ArtifactError(
+            f"ONNX Runtime cannot load {path}: {first}. Export it again, or check that the file is whole."
+        ) from error

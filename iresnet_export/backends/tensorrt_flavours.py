@@ -1,0 +1,84 @@
+"""The two TensorRTs: `tensorrt`, which builds on the GPU at hand, and `tensorrt_rtx`, which builds without one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from iresnet_export.errors import InputError, MissingPackageError, UnavailableError
+
+NAMES = ("tensorrt", "tensorrt_rtx")
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """An imported TensorRT and its one logger, which collects what TensorRT says."""
+
+    name: str
+    module: Any
+    logger: Any
+    messages: list[str] = field(default_factory=list)
+
+    @property
+    def builds_without_gpu(self) -> bool:
+        return hasattr(self.module, "ComputeCapability")
+
+    @property
+    def version(self) -> str:
+        return str(self.module.__version__)
+
+    def complaints(self) -> str:
+        """What the logger heard since the last call, as one sentence."""
+        heard = "; ".join(dict.fromkeys(self.messages)) or "TensorRT gave no reason"
+        self.messages.clear()
+        return heard
+
+
+_loaded: dict[str, Flavour] = {}
+
+
+def flavour_named(name: str) -> Flavour:
+    """An installed TensorRT by its module's name. There is one logger in a process, so it is loaded once."""
+    if name not in NAMES:
+        raise InputError(f"There is no TensorRT called {name!r}; there are {' and '.join(NAMES)}.")
+    if name not in _loaded:
+        try:
+            module = import_module(name)
+        except (ImportError, OSError) as error:
+            extra = name.replace("_", "-")
+            raise MissingPackageError(extra, "Building or running a TensorRT engine", f"iresnet-export[{extra}]") from error
+        messages: list[str] = []
+        _loaded[name] = Flavour(name, module, _logger(module, messages), messages)
+    return _loaded[name]
+
+
+def flavour_for_building(name: str | None) -> Flavour:
+    """`tensorrt` where it and a GPU are here, else `tensorrt_rtx`; or the one that is asked for."""
+    if name is None:
+        name = "tensorrt" if find_spec("tensorrt") is not None and torch.cuda.is_available() else "tensorrt_rtx"
+    flavour = flavour_named(name)
+    if not flavour.builds_without_gpu and not torch.cuda.is_available():
+        raise UnavailableError(
+            "TensorRT builds engines only where there is an NVIDIA GPU, and none is here. Run this on the machine that the "
+            "engine is "
+            "for, or build with TensorRT-RTX, which needs no GPU: pip install 'iresnet-export[tensorrt-rtx]'"
+        )
+    return flavour
+
+
+def _logger(module: Any, messages: list[str]) -> Any:
+    serious = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
+
+    class Collector(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in serious:
+                messages.append(message.strip())
+
+    return Collector()

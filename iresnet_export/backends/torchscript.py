@@ -1,0 +1,152 @@
+"""TorchScript: traced, frozen, and free of the paths that tracing leaves in it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from iresnet_export.artifact import Artifact, Format
+from iresnet_export.backends.base import Backend, ExportOptions, Progress, Session, require_trusted
+from iresnet_export.backends.eager import torch_threads
+from iresnet_export.errors import ArtifactError, ExportError
+from iresnet_export.layers import Layer, conv_attributes, float32
+from iresnet_models.network import Network
+
+METADATA_FILE = "iresnet-export.json"
+
+
+class TorchScript(Backend):
+    name: ClassVar[str] = "torchscript"
+    format: ClassVar[Format] = "torchscript"
+    native: ClassVar[bool] = True
+
+    def export(
+        self,
+        network: Network,
+        path: Path,
+        options: ExportOptions,
+        identity: dict[str, Any],
+        parent: Artifact | None,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        size = network.spec.image_size
+        example = torch.zeros(2, 3, size, size)
+        with _deprecation_expected():
+            progress("Tracing", 0.0)
+            try:
+                traced = torch.jit.trace(network.eval(), example)  # type: ignore[no-untyped-call]
+            except Exception as error:
+                raise ExportError(f"torch.jit.trace refused the network: {error}") from error
+            progress("Freezing", 0.5)
+            # Only the weights become constants. Numeric rewrites would round them: they stay the checkpoint's, bit by bit.
+            frozen = torch.jit.freeze(traced, optimize_numerics=False)
+            progress("Writing", 0.8)
+            torch.jit.save(frozen, str(path), _extra_files={METADATA_FILE: json.dumps(identity)})
+        _strip_debug_records(path)
+        progress("Writing", 1.0)
+        return {}
+
+    def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> ScriptSession:
+        require_trusted(artifact, trust)
+        return ScriptSession(load_script(artifact.path, device), device, threads)
+
+    def layers(self, artifact: Artifact) -> list[Layer]:
+        return layers_of_script(load_script(artifact.path, torch.device("cpu")))
+
+
+class ScriptSession(Session):
+    def __init__(self, module: torch.jit.ScriptModule, device: torch.device, threads: int | None) -> None:
+        self.device = device
+        self._module, self._threads = module, threads
+
+    def run(self, batch: Tensor) -> Tensor:
+        with torch.inference_mode(), torch_threads(self._threads):
+            logits: Tensor = self._module(batch)
+        return logits
+
+
+def load_script(path: Path, device: torch.device) -> torch.jit.ScriptModule:
+    """A TorchScript file on a device; ArtifactError if it is not one."""
+    try:
+        with _deprecation_expected():
+            module: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+            return module
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ArtifactError(f"{path} is not a whole TorchScript file ({first}). Export or copy it again.") from error
+
+
+def layers_of_script(module: torch.jit.ScriptModule) -> list[Layer]:
+    """Every convolution, BatchNorm and linear layer of a graph, in execution order, with its constant inputs."""
+    if any(True for _ in module.parameters()):
+        with _deprecation_expected():
+            module = torch.jit.freeze(module.eval(), optimize_numerics=False)
+    layers = []
+    for node in module.graph.nodes():
+        if node.kind() in ("aten::_convolution", "aten::conv2d"):
+            layers.append(_conv(node))
+        elif node.kind() == "aten::batch_norm":
+            layers.append(_batch_norm(node))
+        elif node.kind() in ("aten::linear", "aten::addmm"):
+            layers.append(_linear(node))
+    return layers
+
+
+def _constants(node: Any, **positions: int) -> dict[str, Any]:
+    inputs = list(node.inputs())
+    values = {name: inputs[position].toIValue() for name, position in positions.items()}
+    return {name: value.detach().cpu().numpy() for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _integers(value: Any) -> tuple[int, ...]:
+    found = value.toIValue() if value.node().kind() == "prim::Constant" else [item.toIValue() for item in value.node().inputs()]
+    return tuple(found)
+
+
+def _conv(node: Any) -> Layer:
+    inputs = list(node.inputs())
+    groups = inputs[8 if node.kind() == "aten::_convolution" else 6].toIValue()
+    attributes = conv_attributes(_integers(inputs[3]), _integers(inputs[4]), _integers(inputs[5]), groups)
+    return Layer(node.output().debugName(), "conv", _constants(node, weight=1, bias=2), attributes)
+
+
+def _batch_norm(node: Any) -> Layer:
+    inputs = list(node.inputs())
+    attributes = {"eps": float32(inputs[7].toIValue())} | ({"training_mode": 1} if inputs[5].toIValue() else {})
+    tensors = _constants(node, weight=1, bias=2, running_mean=3, running_var=4)
+    return Layer(node.output().debugName(), "batch_norm", tensors, attributes)
+
+
+def _linear(node: Any) -> Layer:
+    if node.kind() == "aten::addmm":
+        tensors = _constants(node, bias=0, weight=2)
+        return Layer(node.output().debugName(), "linear", {**tensors, "weight": tensors["weight"].T}, {})
+    return Layer(node.output().debugName(), "linear", _constants(node, weight=1, bias=2), {})
+
+
+def _strip_debug_records(path: Path) -> None:
+    """Writes the archive anew without its debug records: source lines with this machine's paths, which nothing needs."""
+    reader = torch._C.PyTorchFileReader(str(path))
+    records = {name: reader.get_record(name) for name in reader.get_all_records() if not name.endswith(".debug_pkl")}
+    del reader
+    writer = torch._C.PyTorchFileWriter(str(path))
+    for name, data in records.items():
+        if name not in ("version", "byteorder", ".data/serialization_id"):
+            writer.write_record(name, data, len(data))
+    writer.write_end_of_file()
+
+
+@contextmanager
+def _deprecation_expected() -> Iterator[None]:
+    """torch says at every use that TorchScript is deprecated; a user who asks for it knows or is told by the documentation."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
+        yield

@@ -1,0 +1,86 @@
+"""What samples say: percentiles with confidence intervals, and paired speed-ups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from iresnet_export.benchmark.clock import Samples
+
+RESAMPLES = 2000
+MINIMUM_FOR_P90, MINIMUM_FOR_P99 = 100, 1000
+"""A percentile needs at least ten samples beyond it."""
+
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds. A percentile for which there are too few samples is None. `p50_ci95` is a 95 % confidence interval."""
+
+    p50: float
+    p90: float | None
+    p99: float | None
+    mean: float
+    std: float
+    min: float
+    max: float
+    p50_ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times as fast as the baseline; `tie` if the interval holds 1."""
+
+    p50: float
+    ci95: tuple[float, float]
+
+    @property
+    def tie(self) -> bool:
+        return self.ci95[0] <= 1 <= self.ci95[1]
+
+
+def latency_of(samples: Samples, seed: int = 0) -> Latency:
+    """Statistics of all samples; the interval comes from resampling whole rounds, since samples of one turn go together."""
+    values = np.array(samples.all)
+    rounds = np.array(samples.rounds)
+    medians = np.median(rounds[_resampled(len(rounds), seed)].reshape(RESAMPLES, -1), axis=1)
+    return Latency(
+        p50=float(np.median(values)),
+        p90=float(np.percentile(values, 90)) if len(values) >= MINIMUM_FOR_P90 else None,
+        p99=float(np.percentile(values, 99)) if len(values) >= MINIMUM_FOR_P99 else None,
+        mean=float(values.mean()),
+        std=float(values.std(ddof=1)),
+        min=float(values.min()),
+        max=float(values.max()),
+        p50_ci95=_interval(medians, float(np.median(values)), len(rounds)),
+    )
+
+
+def speedup_of(baseline: Samples, candidate: Samples, seed: int = 0) -> Speedup:
+    """The baseline's time over the candidate's, paired round by round."""
+    pairs = zip(baseline.rounds, candidate.rounds, strict=True)
+    ratios = np.array([np.median(slow) / np.median(fast) for slow, fast in pairs])
+    medians = np.median(ratios[_resampled(len(ratios), seed)], axis=1)
+    middle = float(np.median(ratios))
+    return Speedup(middle, _interval(medians, middle, len(ratios)))
+
+
+def _resampled(count: int, seed: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+
+
+def _interval(medians: np.ndarray[tuple[int], np.dtype[np.float64]], middle: float, count: int) -> tuple[float, float]:
+    """The bootstrap's percentile interval, widened for few rounds: resampling n values understates their spread by sqrt(1 - 1/n)."""
+    tail = (1 - _LEVEL) / 2
+    low, high = np.quantile(medians, [tail, 1 - tail])
+    widen = np.sqrt(count / max(count - 1, 1)) * _student(count) / NormalDist().inv_cdf(1 - tail)
+    return middle - float(middle - low) * widen, middle + float(high - middle) * widen
+
+
+def _student(count: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + _LEVEL / 2, max(count - 1, 1)))

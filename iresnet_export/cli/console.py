@@ -1,0 +1,66 @@
+"""What goes to the terminal: results to stdout, progress and notices to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from iresnet_export.backends.base import Progress
+
+_PIPED_WIDTH = 200
+
+
+def out() -> Console:
+    """Stdout; plain and wide where it is not a terminal, so that no column is cut."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+
+
+def say(text: str) -> None:
+    """A line of the result."""
+    out().print(text, soft_wrap=True)
+
+
+def notice(text: str) -> None:
+    """A line that is not part of the result."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+
+
+def show(table: Any) -> None:
+    out().print(table)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on stderr that names the step; nothing where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def update(step: str, share: float) -> None:
+            bar.update(task, description=step, completed=share)
+
+        yield update
+
+
+def write_report(path: Path | None, document: dict[str, Any]) -> None:
+    """Writes a report where one was asked for, and says so."""
+    if path is None:
+        return
+    from iresnet_models.files import write_json
+
+    write_json(path, document)
+    notice(f"Report: {path}")

@@ -1,0 +1,155 @@
+"""`torchscript`, `onnx` and `trt`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from iresnet_export.cli.console import notice, progress_bar, say
+from iresnet_export.cli.options import (
+    OUTPUT,
+    Arch,
+    CheckpointFile,
+    Depth,
+    DynamicBatch,
+    Force,
+    ImageSize,
+    NumClasses,
+    Output,
+    Seed,
+    WeightsName,
+    source_from_options,
+)
+
+if TYPE_CHECKING:
+    from iresnet_export.artifact import Artifact
+    from iresnet_export.backends.base import ExportOptions
+    from iresnet_export.source import Source
+
+_UNTRAINED = (
+    "[yellow]Warning:[/] no checkpoint was given, so the weights are untrained (seed {seed}): good for measuring latency, not for "
+    "classifying. Give --checkpoint FILE or --weights official."
+)
+
+Opset = Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 25.", rich_help_panel=OUTPUT)]
+
+
+def torchscript(
+    arch: Arch = None,
+    depth: Depth = None,
+    checkpoint: CheckpointFile = None,
+    weights: WeightsName = None,
+    seed: Seed = 0,
+    image_size: ImageSize = None,
+    num_classes: NumClasses = None,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Export to TorchScript: traced, frozen, any batch size.
+
+    torch itself has deprecated TorchScript; it still runs wherever LibTorch does.
+    """
+    from iresnet_export.backends.base import ExportOptions
+
+    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
+    _export("torchscript", source, ExportOptions(), output, force)
+
+
+def onnx(
+    arch: Arch = None,
+    depth: Depth = None,
+    checkpoint: CheckpointFile = None,
+    weights: WeightsName = None,
+    seed: Seed = 0,
+    image_size: ImageSize = None,
+    num_classes: NumClasses = None,
+    opset: Opset = 20,
+    dynamic_batch: DynamicBatch = True,
+    batch: Annotated[int, typer.Option("--batch", help="The batch size of --static-batch.", rich_help_panel=OUTPUT, min=1)] = 1,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Export to ONNX: one node for each operation of the network, named as the network names it."""
+    from iresnet_export.backends.base import ExportOptions
+
+    options = ExportOptions(dynamic_batch=dynamic_batch, batch=batch, max_batch=max(batch, 32), opset=opset)
+    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
+    _export("onnxruntime", source, options, output, force)
+
+
+def trt(
+    arch: Arch = None,
+    depth: Depth = None,
+    checkpoint: CheckpointFile = None,
+    weights: WeightsName = None,
+    seed: Seed = 0,
+    image_size: ImageSize = None,
+    num_classes: NumClasses = None,
+    flavour: Annotated[
+        str | None,
+        typer.Option(
+            "--flavour",
+            help="`tensorrt` or `tensorrt_rtx`. [default: tensorrt where it and a GPU are here, else tensorrt_rtx]",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compute-capability",
+            help="A GPU generation to build for, such as 8.6; may be repeated (TensorRT-RTX alone). [default: RTX GPUs from Ampere on]",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    opset: Opset = 20,
+    dynamic_batch: DynamicBatch = True,
+    batch: Annotated[
+        int,
+        typer.Option("--batch", help="The batch size to optimise for, or that of --static-batch.", rich_help_panel=OUTPUT, min=1),
+    ] = 1,
+    max_batch: Annotated[int, typer.Option("--max-batch", help="The largest dynamic batch.", rich_help_panel=OUTPUT, min=1)] = 32,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Build a TensorRT engine; the ONNX file that it is built from is kept beside it.
+
+    The engine is a raw plan, which trtexec and every TensorRT runtime of the same version read.
+    """
+    from iresnet_export.backends.base import ExportOptions
+    from iresnet_export.backends.tensorrt_flavours import flavour_for_building
+
+    options = ExportOptions(
+        dynamic_batch=dynamic_batch,
+        batch=batch,
+        max_batch=max_batch,
+        opset=opset,
+        flavour=flavour,
+        compute_capabilities=tuple(compute_capability or ()),
+    )
+    flavour_for_building(flavour)  # says what is missing before any work is done
+    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
+    artifact = _export("tensorrt", source, options, output, force)
+    details = artifact.descent.details if artifact.descent else {}
+    say(f"Built by {details['flavour']} {details['builder_version']} for {details['gpus']}.")
+
+
+def _export(name: str, source: Source, options: ExportOptions, output: Path | None, force: bool) -> Artifact:
+    from iresnet_export.exporting import export_artifact
+
+    if source.checkpoint is None:
+        notice(_UNTRAINED.format(seed=source.weights.seed))
+    with progress_bar() as progress:
+        artifact = export_artifact(name, source, options, output=output, force=force, progress=progress)
+    descent = artifact.descent
+    assert descent is not None
+    batch = "any batch size" if descent.batch is None else f"batch {descent.batch[0]} to {descent.batch[1]}"
+    if descent.batch is not None and descent.batch[0] == descent.batch[1]:
+        batch = f"batch {descent.batch[0]}"
+    if descent.parent is not None:
+        say(f"{artifact.path.parent / descent.parent.file}: the ONNX file that the engine is built from.")
+    say(f"{artifact.path}: {source.spec.name}, {descent.size_bytes / 1e6:.1f} MB, {descent.precision}, {batch}; weights read back.")
+    return artifact

@@ -1,0 +1,50 @@
+"""`models` and `inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from iresnet_export.cli.console import say, show, write_report
+from iresnet_export.cli.options import JsonFile
+
+
+def models() -> None:
+    """List the networks: 33 of seven families, with their size, work and published accuracy."""
+    from iresnet_export.reporting.tables import table
+    from iresnet_models.operations import multiply_accumulates, parameter_count
+    from iresnet_models.spec import IMAGENET_TOP1, OFFICIAL_WEIGHTS, ModelSpec, list_models
+
+    made = table("arch", ">depth", ">parameters", ">multiply-accumulates", ">ImageNet top-1, published", "official weights")
+    for arch, depth in list_models():
+        spec = ModelSpec(arch, depth)
+        top1 = IMAGENET_TOP1.get((arch, depth))
+        made.add_row(
+            arch,
+            str(depth),
+            f"{parameter_count(spec) / 1e6:.1f} M",
+            f"{multiply_accumulates(spec) / 1e9:.2f} G",
+            "" if top1 is None else f"{top1:.2f} %",
+            "yes" if (arch, depth) in OFFICIAL_WEIGHTS else "",
+        )
+    show(made)
+    say("Multiply-accumulates are for one image of 224 × 224 pixels. Official weights: --weights official.")
+
+
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="An artifact or a checkpoint.", show_default=False)],
+    json: JsonFile = None,
+) -> None:
+    """Say what a file is: its network and descent, inputs and outputs, operators, and the precision of its weights."""
+    from iresnet_export.inspection import inspect_file
+    from iresnet_export.reporting.tables import table
+
+    found = inspect_file(artifact)
+    made = table("", "")
+    made.show_header = False
+    for key, value in found.rows():
+        made.add_row(f"[bold]{key}[/]", value)
+    show(made)
+    write_report(json, found.to_json())

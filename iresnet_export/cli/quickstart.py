@@ -1,0 +1,79 @@
+"""`quickstart`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from iresnet_export.cli.console import notice, progress_bar, say, show
+from iresnet_export.cli.train import training_bar
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from iresnet_export.quickstart import Row, Summary
+
+
+def quickstart(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that it makes.")] = Path("quickstart"),
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="[default: the digits preset's]", show_default=False, min=1)
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Measured time for each candidate of the benchmark.")] = 3.0,
+) -> None:
+    """Train, export, verify and measure, all in one: a small iResNet on real handwritten digits, in a minute or two."""
+    from iresnet_export.quickstart import deploy, train_digits
+
+    say("1. Training iResNet-18 on scikit-learn's handwritten digits (1,297 images; 500 more are held out)")
+    with training_bar() as training_progress:
+        training = train_digits(output, epochs, training_progress)
+    say(f"   {training.val_acc1:.1f} % of the held-out digits are recognised, after {training.seconds:.0f} s")
+    with progress_bar() as progress:
+        summary = deploy(output, training, seconds, progress, say)
+    show(_table(summary))
+    _explain(summary)
+    if not summary.verification.passed:
+        raise typer.Exit(1)
+
+
+def _explain(summary: Summary) -> None:
+    for name, reason in summary.missing.items():
+        notice(f"Not exported to {name}: {reason}")
+    for candidate in summary.verification.candidates:
+        if candidate.reason is not None:
+            say(f"{candidate.artifact.name} {candidate.status}: {candidate.reason}")
+    say("Parity: error against float64 in units of the network's own float32 rounding error; up to 2.5 is rounding and passes.")
+    folder = summary.folder
+    say(f"\nEverything lies in {folder}/: the run (log.csv, best.pt) in run/, the artifacts and their descents in artifacts/,")
+    say("the measurements in verify.json and bench.json. Try next:")
+    say(f"  iresnet-export inspect {folder}/artifacts/iresnet18.onnx")
+    say(f"  iresnet-export verify {folder}/artifacts/iresnet18.onnx --json report.json")
+    say("  iresnet-export train --data FOLDER --depth 50      your own images: FOLDER/train/<class>/ and FOLDER/val/<class>/")
+    say("  iresnet-export onnx --depth 101 --weights official  the authors' ImageNet weights")
+
+
+def _table(summary: Summary) -> Table:
+    from iresnet_export.reporting.tables import table
+
+    made = table("artifact", "runs by", ">size", "parity", ">noise ratio", ">top-1", ">median ms", ">speed-up")
+    for row in summary.rows:
+        made.add_row(*_row(row))
+    return made
+
+
+def _row(row: Row) -> list[str]:
+    from iresnet_export.reporting.tables import size, status
+
+    cells = [row.path.name, row.backend, size(row.size_bytes)]
+    candidate, found, result = row.candidate, row.accuracy.evaluation, row.result
+    if candidate is None:
+        cells += ["reference", ""]
+    else:
+        cells += [status(candidate.status), "" if candidate.outputs is None else f"{candidate.outputs.noise_ratio:.2f}"]
+    cells.append("" if found is None else f"{found.top1:.1f} %")
+    if result is None or result.latency is None:
+        return [*cells, "", ""]
+    speedup = "baseline" if result.speedup is None else f"{result.speedup.p50:.2f} ×" + (" (tie)" if result.speedup.tie else "")
+    return [*cells, f"{result.latency.p50:.2f}", speedup]

@@ -1,0 +1,66 @@
+"""`verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from iresnet_export.cli.console import notice, progress_bar, say, show, write_report
+from iresnet_export.cli.options import Device, JsonFile, Trust, device_from_option, integers
+from iresnet_export.errors import InputError
+
+
+def verify(
+    artifacts: Annotated[list[Path], typer.Argument(help="Artifacts: .ts, .onnx, .engine.", show_default=False)],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", help="What they should be, where their descent does not lead to it.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="`digits` or a folder of images. [default: the network's own data set, or seeded noise]",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option("--images", help="How many images; at least 32.")] = 64,
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes to run at.")] = "1,7,32",
+    device: Device = "cpu",
+    trust: Trust = False,
+    json: JsonFile = None,
+) -> None:
+    """Prove that artifacts are the network that was trained.
+
+    Every weight is read back and compared with the checkpoint's. Outputs are compared with the float64 network, in units of the
+    network's own float32 rounding error. Exit status: 0 if at least one passes and none fails, 1 if one fails, 3 if nothing
+    could be verified.
+    """
+    if images < 1:
+        raise InputError(f"--images takes a number of images, not {images}.")
+    from iresnet_export.reporting.documents import verify_document
+    from iresnet_export.reporting.tables import verify_table
+    from iresnet_export.verification.verify import VerifyOptions
+    from iresnet_export.verification.verify import verify as verify_artifacts
+
+    options = VerifyOptions(checkpoint, data, images, integers(batch, "--batch"), device_from_option(device), trust)
+    with progress_bar() as progress:
+        verification = verify_artifacts(artifacts, options, progress)
+    for reference in verification.references:
+        say(
+            f"Reference: {reference.source.spec.name} in float64 over {reference.image_source}; "
+            f"its float32 rounding error is {reference.noise_floor:.3g} (1 noise floor; up to 2.5 passes)."
+        )
+    show(verify_table(verification))
+    for candidate in verification.candidates:
+        if candidate.reason is not None:
+            say(f"{candidate.artifact} [bold]{candidate.status}[/]: {candidate.reason}")
+    write_report(json, verify_document(verification, options))
+    statuses = [candidate.status for candidate in verification.candidates]
+    if "fail" in statuses:
+        raise typer.Exit(1)
+    if "pass" not in statuses:
+        notice("Nothing could be verified here; see the reasons above.")
+        raise typer.Exit(3)

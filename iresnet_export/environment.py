@@ -1,0 +1,102 @@
+"""What a result depends on besides its input: versions, hardware, commit, command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from iresnet_export import __version__
+
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, Python, and those packages of the stack that are installed. Imports none of them."""
+    found = {"iresnet-export": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """CPU, cores that this process may use, memory in bytes, and the GPUs that torch, if it is imported, sees."""
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cores": cores,
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": f"{platform.system()} {platform.machine()}",
+        "gpus": [],
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            found["gpus"].append(
+                {
+                    "name": properties.name,
+                    "compute_capability": f"{properties.major}.{properties.minor}",
+                    "memory_bytes": properties.total_memory,
+                }
+            )
+    return found
+
+
+def commit() -> str | None:
+    """The commit of this project's sources, with `+` if they are changed; None where they are installed, not cloned."""
+    root = Path(__file__).resolve().parent.parent
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+    head = subprocess.run([git, "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    changes = subprocess.run([git, "-C", root, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def command() -> str:
+    """This process's command line, every path cut to its last part."""
+    return " ".join(_cut(argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def environment() -> dict[str, Any]:
+    """All of it, for a report."""
+    return {"versions": versions(), "hardware": hardware(), "commit": commit(), "command": command()}
+
+
+def _cut(argument: str) -> str:
+    name, equals, value = argument.rpartition("=")
+    last = re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+    return f"{name}{equals}{last or value}"
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,179 @@
+"""What a file is: read from the file itself, and from its descent where there is one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from iresnet_export.artifact import Artifact, open_artifact
+from iresnet_export.errors import InputError
+from iresnet_models.files import sha256_of
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """`identity`: what the file says of itself from inside. `weights`: how many numbers there are of each type."""
+
+    artifact: Artifact
+    sha256: str
+    identity: dict[str, Any] | None = None
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    operators: dict[str, int] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def descent_state(self) -> str:
+        if self.artifact.descent is None:
+            return "none beside it"
+        if self.artifact.descent.sha256 != self.sha256:
+            return "STALE: the file was changed or replaced since"
+        return "intact: the file is the one that was exported"
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value of everything that is known, for a table."""
+        descent, rows = self.artifact.descent, [("file", self.artifact.path.name), ("format", self.artifact.format)]
+        rows += [("sha256", self.sha256), ("descent", self.descent_state)]
+        if self.identity is not None and "spec" in self.identity:
+            spec = self.identity["spec"]
+            rows.append(("network", f"{spec['arch']}{spec['depth']}, {spec['num_classes']} classes, {spec['image_size']} pixels"))
+            rows += [
+                ("says of itself", f"{self.identity.get('producer', '')}, weights {self.identity.get('weights_sha256', '')[:16]}…")
+            ]
+        if descent is not None:
+            origin = descent.weights.checkpoint or f"untrained, seed {descent.weights.seed}"
+            rows += [
+                ("weights", f"{origin} ({descent.weights.sha256[:16]}…)"),
+                ("precision", descent.precision),
+                ("batch", "any" if descent.batch is None else f"{descent.batch[0]} to {descent.batch[1]}"),
+                ("built from", descent.parent.file if descent.parent else ""),
+                ("made by", descent.command),
+                ("made at", descent.created),
+                ("with", ", ".join(f"{name} {version}" for name, version in descent.versions.items())),
+            ]
+        rows += [("inputs", ", ".join(self.inputs)), ("outputs", ", ".join(self.outputs))]
+        rows += [("operators", ", ".join(f"{count} {name}" for name, count in self.operators.items()))]
+        rows += [("stored weights", ", ".join(f"{count:,} {name}" for name, count in self.weights.items()))]
+        return [(key, value) for key, value in [*rows, *self.notes.items()] if value]
+
+    def to_json(self) -> dict[str, Any]:
+        descent = self.artifact.descent
+        return {
+            "schema": "iresnet-export/inspect/1",
+            "file": self.artifact.path.name,
+            "format": self.artifact.format,
+            "sha256": self.sha256,
+            "descent_state": self.descent_state,
+            "descent": descent.to_json() if descent else None,
+            **{
+                entry.name: getattr(self, entry.name)
+                for entry in dataclasses.fields(self)
+                if entry.name not in ("artifact", "sha256")
+            },
+        }
+
+
+def inspect_file(path: Path) -> Inspection:
+    """Reads a file without running it. Raises ArtifactError or CheckpointError for one that cannot be read."""
+    artifact = open_artifact(path)
+    found = _READERS[artifact.format](artifact.path)
+    if artifact.descent is not None and artifact.format == "engine":
+        details = artifact.descent.details
+        found["notes"] = {"built by": f"{details.get('flavour')} {details.get('builder_version')}", "for": str(details.get("gpus"))}
+    return Inspection(artifact, sha256_of(path), **found)
+
+
+def _inspect_onnx(path: Path) -> dict[str, Any]:
+    import onnx
+
+    from iresnet_export.backends.onnx_graph import METADATA_KEY
+    from iresnet_export.backends.onnxruntime import read_onnx
+
+    model = read_onnx(path)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    weights: Counter[str] = Counter()
+    for tensor in model.graph.initializer:
+        weights[onnx.TensorProto.DataType.Name(tensor.data_type).lower()] += _numel(tensor.dims)
+    opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
+    return {
+        "identity": _identity(metadata.get(METADATA_KEY)),
+        "inputs": [_value(value) for value in model.graph.input],
+        "outputs": [_value(value) for value in model.graph.output],
+        "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        "weights": dict(weights),
+        "notes": {"opset": opsets, "producer": f"{model.producer_name} {model.producer_version}".strip()},
+    }
+
+
+def _value(value: Any) -> str:
+    import onnx
+
+    kind = value.type.tensor_type
+    shape = ", ".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim)
+    return f"{value.name} {onnx.TensorProto.DataType.Name(kind.elem_type).lower()} ({shape})"
+
+
+def _numel(shape: Any) -> int:
+    count = 1
+    for extent in shape:
+        count *= extent
+    return count
+
+
+def _inspect_torchscript(path: Path) -> dict[str, Any]:
+    import torch
+
+    from iresnet_export.backends.torchscript import METADATA_FILE, layers_of_script, load_script
+
+    module = load_script(path, torch.device("cpu"))
+    weights: Counter[str] = Counter()
+    for layer in layers_of_script(module):
+        for values in layer.tensors.values():
+            weights[str(values.dtype)] += values.size
+    operators = Counter(
+        node.kind().removeprefix("aten::") for node in module.inlined_graph.nodes() if node.kind().startswith("aten::")
+    )
+    with zipfile.ZipFile(path) as archive:
+        inside = next((name for name in archive.namelist() if name.endswith(f"extra/{METADATA_FILE}")), None)
+        identity = _identity(archive.read(inside).decode() if inside else None)
+    return {"identity": identity, "operators": dict(operators.most_common()), "weights": dict(weights)}
+
+
+def _inspect_engine(path: Path) -> dict[str, Any]:
+    return {}
+
+
+def _inspect_checkpoint(path: Path) -> dict[str, Any]:
+    from iresnet_models.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    weights: Counter[str] = Counter()
+    for value in checkpoint.model.state_dict().values():
+        weights[str(value.dtype).removeprefix("torch.")] += value.numel()
+    plain = {key: value for key, value in checkpoint.details.items() if isinstance(value, int | float | str)}
+    notes = {"details": ", ".join(f"{key} {value}" for key, value in plain.items())}
+    return {"identity": {"spec": checkpoint.spec.to_json()}, "weights": dict(weights), "notes": notes}
+
+
+def _identity(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"What the file says of itself is damaged ({error}).") from error
+    return found if isinstance(found, dict) else None
+
+
+_READERS = {
+    "onnx": _inspect_onnx,
+    "torchscript": _inspect_torchscript,
+    "engine": _inspect_engine,
+    "checkpoint": _inspect_checkpoint,
+}

@@ -1,0 +1,71 @@
+"""The weighted layers of a network in the order in which they run: what every exporter must carry over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import fx, nn
+
+from iresnet_export.errors import ExportError
+from iresnet_models.network import Network
+
+Kind = Literal["conv", "batch_norm", "linear"]
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, BatchNorm or linear layer: its tensors by their name in the state dict, and its attributes.
+
+    `name` is the module's name in the network; a layer read back from an artifact has that artifact's name for it.
+    Shapes are torch's: (outputs, inputs / groups, height, width) for a convolution, (outputs, inputs) for a linear layer.
+    """
+
+    name: str
+    kind: Kind
+    tensors: dict[str, Array]
+    attributes: dict[str, Any]
+
+
+def traced(network: Network) -> fx.GraphModule:
+    """The network's forward pass as a graph of calls."""
+    return fx.symbolic_trace(network)
+
+
+def layers_of_network(network: Network) -> list[Layer]:
+    """The layers as the network has them, in execution order."""
+    return [_layer(name, module) for name, module in weighted_modules(traced(network))]
+
+
+def weighted_modules(graph: fx.GraphModule) -> Iterator[tuple[str, nn.Module]]:
+    """Name and module of every call to a module with weights, in execution order."""
+    for node in graph.graph.nodes:
+        if node.op == "call_module":
+            module = graph.get_submodule(str(node.target))
+            if any(True for _ in module.parameters()):
+                yield str(node.target), module
+
+
+def _layer(name: str, module: nn.Module) -> Layer:
+    tensors = {key: value.detach().cpu().numpy() for key, value in module.state_dict().items() if key != "num_batches_tracked"}
+    if isinstance(module, nn.Conv2d):
+        return Layer(name, "conv", tensors, conv_attributes(module.stride, module.padding, module.dilation, module.groups))
+    if isinstance(module, nn.BatchNorm2d):
+        return Layer(name, "batch_norm", tensors, {"eps": float32(module.eps)})
+    if isinstance(module, nn.Linear):
+        return Layer(name, "linear", tensors, {})
+    raise ExportError(f"{name} is a {type(module).__name__}, which no exporter of this project knows.")
+
+
+def float32(value: float) -> float:
+    """A number as float32 holds it, which is all that ONNX keeps of an attribute."""
+    return float(np.float32(value))
+
+
+def conv_attributes(stride: Any, padding: Any, dilation: Any, groups: int) -> dict[str, Any]:
+    """A convolution's attributes in one form, whichever format they come from."""
+    return {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation), "groups": int(groups)}

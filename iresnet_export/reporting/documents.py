@@ -1,0 +1,164 @@
+"""Reports as JSON documents; the keys are a contract with people's scripts (docs/reports.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from iresnet_export.benchmark.bench import BenchOptions, Result
+from iresnet_export.environment import environment
+from iresnet_export.verification.accuracy import Accuracy, EvalOptions
+from iresnet_export.verification.outputs import NOISE_LIMIT
+from iresnet_export.verification.verify import Candidate, Verification, VerifyOptions
+
+_BENCH_LATER = {
+    "device_ms": "device time is measured on GPUs only",
+    "memory_mb": "memory is not measured by this version",
+    "peak_fraction": "the hardware's limit is not measured by this version",
+}
+
+
+def verify_document(verification: Verification, options: VerifyOptions) -> dict[str, Any]:
+    """The report of `verify`."""
+    return _document(
+        "verify",
+        settings={
+            "images": options.images,
+            "batch_sizes": list(options.batch_sizes),
+            "device": options.device.type,
+            "seed": options.seed,
+            "noise_limit": NOISE_LIMIT,
+        },
+        references=[
+            {
+                "id": reference.id,
+                "arch": reference.source.spec.arch,
+                "depth": reference.source.spec.depth,
+                "checkpoint_sha256": reference.source.weights.sha256 if reference.source.checkpoint else None,
+                "weights": reference.source.weights.kind,
+                "images": len(reference.images),
+                "image_source": reference.image_source,
+                "noise_floor": {"fp32": reference.noise_floor},
+            }
+            for reference in verification.references
+        ],
+        candidates=[_candidate(candidate) for candidate in verification.candidates],
+        passed=verification.passed,
+    )
+
+
+def bench_document(results: list[Result], options: BenchOptions) -> dict[str, Any]:
+    """The report of `bench`."""
+    return _document(
+        "bench",
+        settings={
+            "mode": "latency",
+            "batch_sizes": list(options.batch_sizes),
+            "device": options.device.type,
+            "threads": options.thread_count,
+            "seconds": options.seconds,
+            "warmup_seconds": options.warmup_seconds,
+            "seed": options.seed,
+            "clock": "host to host",
+        },
+        results=[_result(result) for result in results],
+    )
+
+
+def eval_document(accuracies: list[Accuracy], options: EvalOptions) -> dict[str, Any]:
+    """The report of `eval`."""
+    return _document(
+        "eval",
+        settings={"data": None if options.data is None else Path(options.data).name, "device": options.device.type},
+        results=[
+            {
+                "artifact": accuracy.artifact.name,
+                "backend": accuracy.backend,
+                "status": accuracy.status,
+                "reason": accuracy.reason,
+                "images": accuracy.evaluation.images if accuracy.evaluation else None,
+                "top1": accuracy.evaluation.top1 if accuracy.evaluation else None,
+                "top5": accuracy.evaluation.top5 if accuracy.evaluation else None,
+                "loss": accuracy.evaluation.loss if accuracy.evaluation else None,
+                "null_reasons": {} if accuracy.evaluation else dict.fromkeys(("images", "top1", "top5", "loss"), accuracy.reason),
+            }
+            for accuracy in accuracies
+        ],
+    )
+
+
+def _document(kind: str, **body: Any) -> dict[str, Any]:
+    document: dict[str, Any] = _nulled({"schema": f"iresnet-export/{kind}/1", "environment": environment(), **body})
+    return document
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    outputs, weights = candidate.outputs, candidate.weights
+    keys = ("noise_ratio", "max_abs", "max_rel", "cosine", "sqnr_db", "top1_agreement")
+    runs = candidate.status != "skipped"
+    found = {
+        "artifact": candidate.artifact.name,
+        "backend": candidate.backend,
+        "precision": candidate.precision,
+        "computed_precision": candidate.precision if runs and outputs else None,
+        "reference": candidate.reference,
+        "batch_sizes": list(outputs.batch_sizes) if outputs else [],
+        "status": candidate.status,
+        "reason": candidate.reason,
+        "weights": weights.to_json() if weights else None,
+        **{key: getattr(outputs, key) if outputs else None for key in keys},
+        "first_divergence": None,
+    }
+    reasons = {key: candidate.reason or "not reached" for key in ("computed_precision", *keys) if not outputs}
+    if weights is None:
+        reasons["weights"] = candidate.reason or "this format hides its weights"
+    reasons["first_divergence"] = "outputs of single blocks are not compared by this version"
+    if candidate.reference is None:
+        reasons["reference"] = candidate.reason or "not reached"
+    return {**found, "null_reasons": reasons}
+
+
+def _result(result: Result) -> dict[str, Any]:
+    latency, reasons = result.latency, dict(_BENCH_LATER)
+    found = {
+        "artifact": result.artifact,
+        "backend": result.backend,
+        "precision": result.precision,
+        "device": result.device,
+        "mode": "latency",
+        "batch": result.batch,
+        "threads": result.threads,
+        "status": result.status,
+        "reason": result.reason,
+        "samples": [list(turn) for turn in result.samples.rounds] if result.samples else None,
+        "latency_ms": dataclasses.asdict(latency) if latency else None,
+        "device_ms": None,
+        "throughput": result.throughput,
+        "memory_mb": None,
+        "size_bytes": result.size_bytes,
+        "gflops": result.gflops,
+        "peak_fraction": None,
+        "speedup": dataclasses.asdict(result.speedup) if result.speedup else None,
+    }
+    if latency is None:
+        reasons |= dict.fromkeys(("samples", "latency_ms", "throughput", "gflops", "speedup"), result.reason or "not measured")
+    else:
+        for key in ("p90", "p99"):
+            if getattr(latency, key) is None:
+                reasons[f"latency_ms.{key}"] = "too few samples"
+        if result.speedup is None:
+            reasons["speedup"] = "this is the baseline"
+    if result.size_bytes is None:
+        reasons["size_bytes"] = "the baseline is no file of its own"
+    return {**found, "null_reasons": reasons}
+
+
+def _nulled(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _nulled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nulled(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

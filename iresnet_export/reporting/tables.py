@@ -1,0 +1,100 @@
+"""Results as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from iresnet_export.benchmark.bench import Result
+from iresnet_export.verification.accuracy import Accuracy
+from iresnet_export.verification.verify import Candidate, Verification
+
+STATUS_STYLE = {"pass": "green", "ok": "green", "fail": "bold red", "skipped": "yellow"}
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """An empty table of the project's look; columns whose name begins with `>` are aligned right."""
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    return made
+
+
+def status(text: str) -> str:
+    return f"[{STATUS_STYLE.get(text, 'default')}]{text}[/]"
+
+
+def size(count: int | None) -> str:
+    """Bytes as people read them."""
+    return "" if count is None else f"{count / 1e6:.1f} MB"
+
+
+def verify_table(verification: Verification) -> Table:
+    made = table("artifact", "backend", "verdict", ">weights", ">noise ratio", ">max error", ">top-1 agrees", "batch")
+    for candidate in verification.candidates:
+        made.add_row(*_verify_row(candidate))
+    return made
+
+
+def _verify_row(candidate: Candidate) -> list[str]:
+    outputs, weights = candidate.outputs, candidate.weights
+    equal = "not read" if weights is None else f"{weights.compared:,} equal" if weights.passed else "differ"
+    if weights is not None and not weights.matched:
+        equal = "fused" if candidate.status == "pass" else "differ"
+    row = [candidate.artifact.name, candidate.backend, status(candidate.status), equal]
+    if outputs is None:
+        return [*row, "", "", "", ""]
+    return [
+        *row,
+        f"{outputs.noise_ratio:.2f}",
+        f"{outputs.max_abs:.2g}",
+        f"{outputs.top1_agreement:.1%}",
+        ", ".join(map(str, outputs.batch_sizes)),
+    ]
+
+
+def bench_table(results: Sequence[Result]) -> Table:
+    made = table(
+        "artifact",
+        "backend",
+        ">batch",
+        ">median ms",
+        ">95 % interval",
+        ">p90",
+        ">p99",
+        ">images/s",
+        ">GFLOP/s",
+        ">speed-up",
+        ">95 %",
+    )
+    for result in results:
+        made.add_row(*_bench_row(result))
+    return made
+
+
+def _bench_row(result: Result) -> list[str]:
+    row = [result.artifact, result.backend, str(result.batch)]
+    latency = result.latency
+    if latency is None:
+        return [*row, status(result.status), *[""] * 7]
+    row += [f"{latency.p50:.2f}", f"{latency.p50_ci95[0]:.2f} to {latency.p50_ci95[1]:.2f}"]
+    row += ["" if value is None else f"{value:.2f}" for value in (latency.p90, latency.p99)]
+    row += [f"{result.throughput:.1f}", f"{result.gflops:.1f}"]
+    if result.speedup is None:
+        return [*row, "baseline", ""]
+    times = f"{result.speedup.p50:.2f} ×" + (" (tie)" if result.speedup.tie else "")
+    return [*row, times, f"{result.speedup.ci95[0]:.2f} to {result.speedup.ci95[1]:.2f}"]
+
+
+def eval_table(accuracies: Sequence[Accuracy]) -> Table:
+    made = table("file", "backend", ">images", ">top-1", ">top-5", ">loss")
+    for accuracy in accuracies:
+        found = accuracy.evaluation
+        row = [accuracy.artifact.name, accuracy.backend]
+        if found is None:
+            made.add_row(*row, status(accuracy.status), "", "", "")
+        else:
+            made.add_row(*row, f"{found.images:,}", f"{found.top1:.2f} %", f"{found.top5:.2f} %", f"{found.loss:.4f}")
+    return made

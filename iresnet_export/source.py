@@ -1,0 +1,93 @@
+"""What an export starts from: a network with its weights, and where those come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from iresnet_export.artifact import Artifact, Descent, Weights, relative_path
+from iresnet_export.errors import InputError, StaleDescentError
+from iresnet_models.checkpoint import load_checkpoint
+from iresnet_models.initialization import state_sha256, untrained_network
+from iresnet_models.network import Network
+from iresnet_models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network (float32, evaluation mode, CPU), its spec, and the origin of its weights."""
+
+    network: Network
+    spec: ModelSpec
+    weights: Weights
+    checkpoint: Path | None = None
+
+    def weights_seen_from(self, folder: Path) -> Weights:
+        """The origin as an artifact in `folder` records it."""
+        if self.checkpoint is None:
+            return self.weights
+        return dataclasses.replace(self.weights, checkpoint=relative_path(self.checkpoint, folder))
+
+
+def source_from_checkpoint(
+    path: Path,
+    *,
+    arch: str | None = None,
+    depth: int | None = None,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+) -> Source:
+    """A checkpoint's network; `image_size` overrides the size that it was trained at."""
+    checkpoint = load_checkpoint(path, arch=arch, depth=depth, num_classes=num_classes)
+    spec = checkpoint.spec if image_size is None else checkpoint.spec.with_image_size(image_size)
+    checkpoint.model.spec = spec
+    return Source(checkpoint.model, spec, Weights("checkpoint", checkpoint.sha256), Path(path))
+
+
+def untrained_source(spec: ModelSpec, seed: int) -> Source:
+    """An untrained network, filled from `seed`."""
+    network = untrained_network(spec, seed=seed)
+    return Source(network, spec, Weights("untrained", state_sha256(network), seed=seed))
+
+
+def source_of_artifact(artifact: Artifact, checkpoint: Path | None = None) -> Source:
+    """The network that an artifact should be: that of `checkpoint`, or of the descent beside it.
+
+    Raises StaleDescentError where the checkpoint is not the recorded one, and ArtifactError or InputError where
+    nothing leads to one.
+    """
+    if artifact.descent is None:
+        if checkpoint is None:
+            artifact.require_intact()  # says what is missing
+            raise AssertionError
+        return source_from_checkpoint(checkpoint)
+    descent = artifact.descent
+    if descent.weights.kind == "untrained" and checkpoint is None:
+        return _rebuilt(artifact, descent)
+    path = checkpoint if checkpoint is not None else artifact.path.parent / (descent.weights.checkpoint or "")
+    if checkpoint is None and not path.is_file():
+        raise InputError(
+            f"The checkpoint of {artifact.path}, recorded as {descent.weights.checkpoint}, is no longer there. Name it with "
+            "--checkpoint."
+        )
+    source = source_from_checkpoint(path)
+    if source.weights.sha256 != descent.weights.sha256:
+        raise StaleDescentError(
+            f"{artifact.path} was exported from another checkpoint than {path}: the checkpoint's SHA-256 is "
+            f"{source.weights.sha256[:16]}…, the recorded one {descent.weights.sha256[:16]}…. Export it again from the "
+            "checkpoint you mean."
+        )
+    source.network.spec = descent.spec
+    return dataclasses.replace(source, spec=descent.spec)
+
+
+def _rebuilt(artifact: Artifact, descent: Descent) -> Source:
+    source = untrained_source(descent.spec, descent.weights.seed or 0)
+    if source.weights.sha256 != descent.weights.sha256:
+        raise StaleDescentError(
+            f"The untrained weights of {artifact.path} (seed {descent.weights.seed}) cannot be made again here: another "
+            "version of this "
+            "project or of numpy draws other numbers. Export it again."
+        )
+    return source

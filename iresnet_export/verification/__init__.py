@@ -1,0 +1,1 @@
+"""Whether an artifact is the network that was trained: its weights, then its outputs."""

@@ -1,0 +1,87 @@
+"""Accuracy of a checkpoint or an artifact, of any backend, counted the same way over the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from iresnet_export.artifact import Artifact, open_artifact
+from iresnet_export.backends import backends_for
+from iresnet_export.backends.base import Progress, no_progress
+from iresnet_export.errors import InputError, UnavailableError
+from iresnet_export.source import source_of_artifact
+from iresnet_export.verification.outputs import usable_batch_sizes
+from iresnet_models.spec import ModelSpec
+from iresnet_train import Evaluation, Loader, evaluate, evaluation_set
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """`data`: `digits` or a folder; None for the data set that the network was trained on. `batch_size` bounds memory."""
+
+    data: str | None = None
+    batch_size: int = 32
+    workers: int = 0
+    device: torch.device = torch.device("cpu")
+    checkpoint: Path | None = None
+    trust: bool = False
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """`evaluation` is None where the artifact cannot run here, and `reason` says why."""
+
+    artifact: Path
+    backend: str
+    status: Literal["ok", "skipped"]
+    evaluation: Evaluation | None
+    reason: str | None = None
+
+
+def accuracies(paths: Sequence[Path], options: EvalOptions, progress: Progress = no_progress) -> list[Accuracy]:
+    """Evaluates every file over the whole held-out part of the data."""
+    return [accuracy_of(open_artifact(path), options, progress) for path in paths]
+
+
+def accuracy_of(artifact: Artifact, options: EvalOptions, progress: Progress = no_progress) -> Accuracy:
+    backend = backends_for(artifact.format)[0]
+    spec = spec_of(artifact, options.checkpoint)
+    data = options.data or spec.data
+    if data is None:
+        raise InputError(f"{artifact.path} does not say which images it was trained on; name a folder with --data.")
+    if artifact.descent is not None:
+        artifact.require_intact()
+    try:
+        session = backend.load(artifact, options.device, trust=options.trust)
+    except UnavailableError as error:
+        return Accuracy(artifact.path, backend.name, "skipped", None, str(error))
+    with session:
+        (size,) = usable_batch_sizes(session, [options.batch_size])
+        loader = Loader(evaluation_set(data, spec), size, workers=options.workers)
+        done = 0
+
+        def predict(images: Tensor) -> Tensor:
+            nonlocal done
+            filled = torch.cat([images, images[:1].expand(size - len(images), -1, -1, -1)]) if len(images) < size else images
+            logits = session.run(filled.to(session.device)).cpu()[: len(images)]
+            done += 1
+            progress(f"Evaluating {artifact.path.name}", done / len(loader))
+            return logits
+
+        return Accuracy(artifact.path, backend.name, "ok", evaluate(predict, loader))
+
+
+def spec_of(artifact: Artifact, checkpoint: Path | None) -> ModelSpec:
+    """The spec of an artifact (from its descent or `checkpoint`) or of a checkpoint (its own)."""
+    if artifact.descent is not None:
+        return artifact.descent.spec
+    if artifact.format == "checkpoint":
+        from iresnet_models.checkpoint import load_checkpoint
+
+        return load_checkpoint(artifact.path).spec
+    return source_of_artifact(artifact, checkpoint).spec

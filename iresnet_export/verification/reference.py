@@ -1,0 +1,115 @@
+"""What a network should answer: its outputs in float64, and how far float32 may stray from them by rounding alone.
+
+The unit of comparison is the network's own rounding error, the noise floor: the largest root-mean-square error of
+eager float32 PyTorch against float64 among three forms that only add up in another order (NCHW, channels last, oneDNN
+off), over all tested batch sizes, pooled over all images. One form alone is one lucky draw, and single images scatter.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iresnet_export.backends.base import Progress
+from iresnet_export.errors import CheckFailedError, InputError
+from iresnet_export.layers import Array
+from iresnet_export.source import Source
+from iresnet_models.network import Network
+
+MINIMUM_IMAGES = 32
+"""Below this many images the pooled error depends on which images they are."""
+
+_DOUBLE_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A source's answers for some images: `images` (n, 3, h, w) float32, `logits` (n, classes) float64.
+
+    `noise_floor` is in units of the logits.
+    """
+
+    id: str
+    source: Source
+    images: Tensor
+    image_source: str
+    logits: Array
+    noise_floor: float
+
+
+def reference_of(
+    identifier: str, source: Source, images: Tensor, image_source: str, batch_sizes: Sequence[int], progress: Progress
+) -> Reference:
+    """Computes the reference on the CPU. Raises CheckFailedError if the network itself gives NaN or infinity."""
+    if len(images) < MINIMUM_IMAGES:
+        raise InputError(
+            f"Parity is measured over at least {MINIMUM_IMAGES} images, and there are {len(images)}; give more with --images "
+            "or --data."
+        )
+    progress("Reference in float64", 0.0)
+    double = copy.deepcopy(source.network).double().eval()
+    logits = in_batches(double, images.double(), _DOUBLE_BATCH).numpy()
+    del double
+    if not np.isfinite(logits).all():
+        raise CheckFailedError(
+            f"{source.spec.name} itself, in float64, gives NaN or infinite outputs for these images: there is nothing to "
+            "compare with. "
+            "Its weights have diverged."
+        )
+    floor = 2.0**-24 * rms(logits)
+    steps = [(form, size) for form in _FORMS for size in batch_sizes]
+    for step, (form, size) in enumerate(steps):
+        progress("Noise floor of float32", step / len(steps))
+        floor = max(floor, rms(form(source.network, images, size).numpy() - logits))
+    progress("Noise floor of float32", 1.0)
+    return Reference(identifier, source, images, image_source, logits, floor)
+
+
+def in_batches(run: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
+    """`run` over all images in batches of `size`; the last one is filled up with the first images, and cut."""
+    outputs = []
+    with torch.inference_mode():
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            lacking = size - len(batch)
+            filled = torch.cat([batch, images[:1].expand(lacking, -1, -1, -1)]) if lacking else batch
+            outputs.append(run(filled)[: len(batch)])
+    return torch.cat(outputs)
+
+
+def rms(values: Array) -> float:
+    """Root of the mean square over everything."""
+    return float(np.sqrt(np.mean(np.square(values.astype(np.float64)))))
+
+
+def _nchw(network: Network, images: Tensor, size: int) -> Tensor:
+    return in_batches(network, images, size)
+
+
+def _channels_last(network: Network, images: Tensor, size: int) -> Tensor:
+    other = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    return in_batches(other, images.to(memory_format=torch.channels_last), size)
+
+
+def _without_onednn(network: Network, images: Tensor, size: int) -> Tensor:
+    with _onednn_off():
+        return in_batches(network, images, size)
+
+
+_FORMS = (_nchw, _channels_last, _without_onednn)
+
+
+@contextmanager
+def _onednn_off() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # Said of Intel GPUs whenever the flags are touched.
+        warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield

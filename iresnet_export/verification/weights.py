@@ -1,0 +1,92 @@
+"""Every weight of an artifact against the checkpoint's, and every layer's attributes against the network's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from iresnet_export.layers import Array, Layer
+
+_HALF_ULP = 0.5 * (1 + 1e-6)
+"""A weight is the float64 value rounded once: at most half a unit in the last place away from it."""
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """`compared`: how many numbers. `worst_ulp`: the largest difference, in units in the last place of the expected value.
+
+    `first_difference` names the first layer, tensor and index that is not as it should be; None if all are. `matched`:
+    the artifact has the network's layers, one for one.
+    """
+
+    compared: int
+    worst_ulp: float
+    first_difference: str | None
+    matched: bool = True
+
+    @property
+    def passed(self) -> bool:
+        return self.first_difference is None and self.compared > 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"compared": self.compared, "worst_ulp": self.worst_ulp, "first_difference": self.first_difference}
+
+
+def compare_layers(expected: list[Layer], found: list[Layer]) -> WeightsReport:
+    """Compares layer by layer in execution order."""
+    structure = _structural_difference(expected, found)
+    if structure is not None:
+        return WeightsReport(0, 0.0, structure, matched=False)
+    compared, worst, first = 0, 0.0, None
+    for wanted, got in zip(expected, found, strict=True):
+        if first is None and wanted.attributes != got.attributes:
+            first = _attribute_difference(wanted, got)
+        for name, values in wanted.tensors.items():
+            other = got.tensors.get(name)
+            difference, ulp = _tensor_difference(f"{wanted.name}.{name}", values, other)
+            first = first or difference
+            worst = max(worst, ulp)
+            compared += 0 if other is None else other.size
+        if first is None and got.tensors.keys() - wanted.tensors.keys():
+            surplus = ", ".join(sorted(got.tensors.keys() - wanted.tensors.keys()))
+            first = f"{wanted.name} has a {surplus} which the network's has not"
+    return WeightsReport(compared, worst, first)
+
+
+def _structural_difference(expected: list[Layer], found: list[Layer]) -> str | None:
+    for wanted, got in zip(expected, found, strict=False):
+        if wanted.kind != got.kind:
+            return f"where the network has {wanted.name} ({wanted.kind}), the artifact has {got.name} ({got.kind})"
+    if len(expected) != len(found):
+        return f"the network has {len(expected)} layers with weights, the artifact {len(found)}"
+    return None
+
+
+def _attribute_difference(wanted: Layer, got: Layer) -> str:
+    keys = [key for key in {**wanted.attributes, **got.attributes} if wanted.attributes.get(key) != got.attributes.get(key)]
+    return f"{wanted.name}: " + ", ".join(
+        f"{key} is {got.attributes.get(key)} and not {wanted.attributes.get(key)}" for key in keys
+    )
+
+
+def _tensor_difference(name: str, wanted: Array, got: Array | None) -> tuple[str | None, float]:
+    if got is None:
+        return f"{name} is not in the artifact as a constant", 0.0
+    if got.shape != wanted.shape:
+        return f"{name} has the shape {got.shape} and not {wanted.shape}", 0.0
+    if got.dtype == wanted.dtype and np.array_equal(wanted, got):
+        return None, 0.0
+    exact = wanted.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(got.astype(np.float64) - exact) / np.spacing(np.abs(exact).astype(got.dtype)).astype(np.float64)
+    wrong = ~(distance <= _HALF_ULP)  # NaN is wrong too
+    worst = float(np.nanmax(np.where(np.isfinite(distance), distance, np.inf)))
+    if not wrong.any():
+        return None, worst
+    index = tuple(int(i) for i in np.argwhere(wrong)[0])
+    where = ", ".join(map(str, index))
+    count = int(wrong.sum())
+    others = f" (and {count - 1} more in this tensor)" if count > 1 else ""
+    return f"{name}[{where}] is {got[index]!s} and not {wanted[index]!s}{others}", worst
