@@ -19,7 +19,7 @@ def engine_from_onnx(flavour: Flavour, onnx: bytes, options: ExportOptions, prog
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, flavour.logger)
     if not parser.parse(onnx):
-        errors = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        errors = "; ".join(_described(parser.get_error(index)) for index in range(parser.num_errors))
         raise ExportError(f"{flavour.name} {flavour.version} cannot read the ONNX file: {errors or flavour.complaints()}.")
     _require_parsed(flavour, network)
     config = builder.create_builder_config()
@@ -36,6 +36,11 @@ def engine_from_onnx(flavour: Flavour, onnx: bytes, options: ExportOptions, prog
         raise ExportError(f"{flavour.name} {flavour.version} built no engine: {flavour.complaints()}.")
     progress("Building engine", 1.0)
     return bytes(plan), {"flavour": flavour.name, "builder_version": flavour.version, "gpus": gpus, "layers": network.num_layers}
+
+
+def _described(error: Any) -> str:
+    node = f"{error.node_operator()} at {error.node_name()}: " if error.node_name() else ""
+    return f"{node}{error.desc()}"
 
 
 def _require_parsed(flavour: Flavour, network: Any) -> None:

@@ -73,7 +73,7 @@ def _resampled(count: int, seed: int) -> np.ndarray[tuple[int, int], np.dtype[np
 
 
 def _interval(medians: np.ndarray[tuple[int], np.dtype[np.float64]], middle: float, count: int) -> tuple[float, float]:
-    """The bootstrap's percentile interval, widened for few rounds: resampling n values understates their spread by sqrt(1 - 1/n)."""
+    """The bootstrap's percentile interval, widened for few rounds: resampling n values understates their spread."""
     tail = (1 - _LEVEL) / 2
     low, high = np.quantile(medians, [tail, 1 - tail])
     widen = np.sqrt(count / max(count - 1, 1)) * _student(count) / NormalDist().inv_cdf(1 - tail)

@@ -100,7 +100,7 @@ def trt(
         list[str] | None,
         typer.Option(
             "--compute-capability",
-            help="A GPU generation to build for, such as 8.6; may be repeated (TensorRT-RTX alone). [default: RTX GPUs from Ampere on]",
+            help="GPUs to build for, such as 8.6; may be repeated (TensorRT-RTX alone). [default: RTX GPUs from Ampere on]",
             rich_help_panel=OUTPUT,
             show_default=False,
         ),

@@ -99,7 +99,7 @@ def _channels_last(network: Network, images: Tensor, size: int) -> Tensor:
 
 
 def _without_onednn(network: Network, images: Tensor, size: int) -> Tensor:
-    with _onednn_off():
+    with onednn_off():
         return in_batches(network, images, size)
 
 
@@ -107,7 +107,8 @@ _FORMS = (_nchw, _channels_last, _without_onednn)
 
 
 @contextmanager
-def _onednn_off() -> Iterator[None]:
+def onednn_off() -> Iterator[None]:
+    """PyTorch's own kernels, which add up in another order than oneDNN's."""
     with warnings.catch_warnings():
         # Said of Intel GPUs whenever the flags are touched.
         warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")

@@ -113,6 +113,8 @@ def verify_one(artifact: Artifact, options: VerifyOptions, references: Reference
         session = backend.load(artifact, options.device, trust=options.trust)
     except UnavailableError as error:
         return verdict("fail" if wrong else "skipped", wrong or str(error), weights=weights)
+    except ArtifactError as error:
+        return verdict("fail", wrong or f"it does not load: {error}", weights=weights)
     reference = references.of(source)
     try:
         with session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,18 +84,21 @@ def _skeleton(spec: ModelSpec) -> Network:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: what cannot be read raises
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()
-        if any("Unsupported global" in line or "not an allowed global" in line or "Unsupported class" in line for line in reason):
-            name = re.search(r"(?:GLOBAL|global:?|class) ([\w.]+)", str(error))
-            what = f" ({name.group(1)})" if name else ""
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted is not None:
             raise CheckpointError(
-                f"{path} was refused: it is a pickle that wants to run code{what} when it is opened, which a file of "
+                f"{path} was refused: it is a pickle that wants to run code ({wanted[1]}) when it is opened, which a file of "
                 "weights has no need to. If you trust its source, save its state_dict alone with torch.save and use that file."
             ) from error
+        reason = re.search(r"Unsupported[^\n]*", str(error))
         raise CheckpointError(
-            f"{path} is not a checkpoint: it cannot be read as one ({reason[0] if reason else error})."
+            f"{path} was refused: it is damaged, or a pickle of something other than weights "
+            f"({reason[0] if reason else 'unreadable'}). "
+            "Get it again, or save the model's state_dict with torch.save and use that file."
         ) from error
     except Exception as error:
         text = str(error)

@@ -22,6 +22,7 @@ import platformdirs
 import pytest
 import requests
 import torch
+
 from iresnet_models import ModelSpec, build_model, official, save_checkpoint, spec
 from iresnet_models.errors import CheckpointError, InputError, IResNetError, UnavailableError
 from iresnet_models.initialization import untrained_network

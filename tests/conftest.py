@@ -1,0 +1,81 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from iresnet_export.source import Source, source_from_checkpoint
+from iresnet_models import ModelSpec, save_checkpoint
+from iresnet_models.initialization import untrained_network
+
+# Test processes share the cores: each takes its part, so that none waits for another's threads.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+torch.set_num_threads(max(1, (os.cpu_count() or 1) // _WORKERS))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a GPU are skipped, and counted as skipped, where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a test writes to a default place lands in the project."""
+    monkeypatch.chdir(tmp_path)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs `iresnet-export` with the given arguments in this process."""
+    from iresnet_export.cli.main import main
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["iresnet-export", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            status = 0
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def small_spec() -> ModelSpec:
+    """iResNet-18 for ten classes of 32 pixel images: runs in a millisecond."""
+    return ModelSpec("iresnet", 18, num_classes=10, image_size=32, resize=32)
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory, small_spec: ModelSpec) -> Path:
+    """A checkpoint of ours of the small network."""
+    path = tmp_path_factory.mktemp("checkpoint") / "small.pt"
+    save_checkpoint(path, untrained_network(small_spec, seed=1))
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_source(small_checkpoint: Path) -> Source:
+    return source_from_checkpoint(small_checkpoint)

@@ -1,0 +1,139 @@
+"""The contract that every backend keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from iresnet_export.artifact import Artifact, open_artifact
+from iresnet_export.backends import NAMES, backend_named, backends_for
+from iresnet_export.backends.base import ExportOptions, no_progress
+from iresnet_export.errors import ArtifactError, InputError, UnavailableError
+from iresnet_export.layers import layers_of_network
+from iresnet_export.source import Source
+from iresnet_export.verification.weights import compare_layers
+
+CPU = torch.device("cpu")
+ON_CPU = ("eager", "torchscript", "onnxruntime")
+
+
+@pytest.fixture(scope="module", params=ON_CPU)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> tuple[str, Path]:
+    """A backend's name, and a file that it wrote."""
+    backend = backend_named(request.param)
+    path = tmp_path_factory.mktemp(request.param) / f"model{'.pt' if backend.format == 'checkpoint' else ''}"
+    path = path if backend.format == "checkpoint" else path.with_suffix({"torchscript": ".ts", "onnx": ".onnx"}[backend.format])
+    steps: list[float] = []
+    backend.export(small_source.network, path, ExportOptions(), {"spec": 1}, None, lambda _step, share: steps.append(share))
+    assert all(0 <= share <= 1 for share in steps)
+    return request.param, path
+
+
+def test_sessions_compute_the_network_at_any_batch_size(made: tuple[str, Path], small_source: Source) -> None:
+    name, path = made
+    with backend_named(name).load(Artifact(path, backend_named(name).format, None), CPU, trust=True) as session:
+        assert session.device == CPU
+        for batch in (1, 2, 5, 1):
+            images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(batch))
+            before = images.clone()
+            logits = session.run(images)
+            with torch.inference_mode():
+                expected = small_source.network(images)
+            assert (logits.shape, logits.dtype) == ((batch, 10), torch.float32)
+            torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+            assert torch.equal(images, before), "a session must not change its input"
+
+
+def test_results_stay_when_the_next_one_comes(made: tuple[str, Path]) -> None:
+    name, path = made
+    with backend_named(name).load(Artifact(path, backend_named(name).format, None), CPU, trust=True) as session:
+        first = session.run(torch.zeros(1, 3, 32, 32))
+        kept = first.clone()
+        session.run(torch.ones(1, 3, 32, 32))
+        assert torch.equal(first, kept)
+
+
+def test_layers_are_read_back(made: tuple[str, Path], small_source: Source) -> None:
+    name, path = made
+    layers = backend_named(name).layers(Artifact(path, backend_named(name).format, None))
+    assert layers is not None
+    report = compare_layers(layers_of_network(small_source.network), layers)
+    assert report.passed
+    assert report.worst_ulp == 0
+
+
+def test_threads_are_obeyed_and_given_back(made: tuple[str, Path]) -> None:
+    name, path = made
+    before = torch.get_num_threads()
+    with backend_named(name).load(Artifact(path, backend_named(name).format, None), CPU, threads=1, trust=True) as session:
+        session.run(torch.zeros(1, 3, 32, 32))
+    assert torch.get_num_threads() == before
+
+
+def test_the_file_is_recognised(made: tuple[str, Path]) -> None:
+    name, path = made
+    assert [backend.name for backend in backends_for(open_artifact(path).format)] == [name]
+
+
+def test_no_path_of_this_machine_is_in_the_file(made: tuple[str, Path]) -> None:
+    data = made[1].read_bytes()
+    for trace in (b"site-packages", str(Path(__file__).parents[2]).encode(), str(Path.home()).encode() + b"/"):
+        assert trace not in data
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.97])
+@pytest.mark.parametrize("name", ["torchscript", "onnxruntime"])
+def test_truncated_files(name: str, keep: float, artifacts: dict[str, Artifact], tmp_path: Path) -> None:
+    whole = artifacts[name].path.read_bytes()
+    path = tmp_path / artifacts[name].path.name
+    path.write_bytes(whole[: int(keep * len(whole))])
+    with pytest.raises(InputError, match=path.stem), backend_named(name).load(open_artifact(path), CPU, trust=True) as session:
+        session.run(torch.zeros(1, 3, 32, 32))
+
+
+def test_native_code_is_loaded_only_when_vouched_for(artifacts: dict[str, Artifact], tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger.ts"
+    stranger.write_bytes(artifacts["torchscript"].path.read_bytes())
+    with pytest.raises(ArtifactError, match="--trust"):
+        backend_named("torchscript").load(open_artifact(stranger), CPU)
+    backend_named("torchscript").load(open_artifact(stranger), CPU, trust=True).close()
+    assert [name for name in NAMES if backend_named(name).native] == ["torchscript", "tensorrt"]
+
+
+def test_static_batch(small_source: Source, tmp_path: Path) -> None:
+    backend = backend_named("onnxruntime")
+    options = ExportOptions(dynamic_batch=False, batch=4)
+    backend.export(small_source.network, tmp_path / "four.onnx", options, {}, None, no_progress)
+    with backend.load(Artifact(tmp_path / "four.onnx", "onnx", None), CPU) as session:
+        assert session.batch == (4, 4)
+        assert session.run(torch.zeros(4, 3, 32, 32)).shape == (4, 10)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_without_a_gpu_the_cuda_session_is_an_error_and_no_slow_success(artifacts: dict[str, Artifact]) -> None:
+    with pytest.raises((UnavailableError, ArtifactError)):
+        backend_named("onnxruntime").load(artifacts["onnxruntime"], torch.device("cuda"))
+
+
+def test_onnx_runtime_threads_do_not_spin_when_idle(artifacts: dict[str, Artifact]) -> None:
+    import time
+
+    with backend_named("onnxruntime").load(artifacts["onnxruntime"], CPU, threads=2) as session:
+        for _ in range(20):
+            session.run(torch.zeros(1, 3, 32, 32))
+        busy = time.process_time()
+        time.sleep(0.3)
+        assert time.process_time() - busy < 0.03
+
+
+@pytest.mark.gpu
+def test_onnx_runtime_on_a_gpu(artifacts: dict[str, Artifact], small_source: Source) -> None:
+    assert "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    images = torch.randn(5, 3, 32, 32)
+    with backend_named("onnxruntime").load(artifacts["onnxruntime"], torch.device("cuda")) as session, torch.inference_mode():
+        found = session.run(images.cuda()).cpu().numpy()
+        np.testing.assert_allclose(found, small_source.network(images).numpy(), atol=1e-4)

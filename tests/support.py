@@ -1,0 +1,47 @@
+"""What several test files need: the golden values, and ways to fill networks."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+GOLDEN: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "models" / "data" / "official_models.json").read_text(encoding="utf-8")
+)["models"]
+"""Reference values of an independent implementation: the official one, run in float64 (models/data/README.md)."""
+
+
+def golden_values(key: str, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The values that the golden outputs were computed with, which follow from an entry's name."""
+    generator = np.random.default_rng(zlib.crc32(key.encode()))
+    if key.endswith("num_batches_tracked"):
+        return np.zeros(shape)
+    if key.endswith("running_mean"):
+        return 0.1 * generator.standard_normal(shape)
+    if key.endswith("running_var"):
+        return generator.uniform(0.5, 1.5, shape)
+    if len(shape) == 4:
+        return generator.standard_normal(shape) * math.sqrt(2 / (shape[1] * shape[2] * shape[3]))
+    if len(shape) == 2:
+        return generator.standard_normal(shape) * 0.01
+    if key.endswith(".weight"):
+        scales = generator.uniform(0.5, 1.5, shape)
+        return np.where(generator.uniform(size=shape) < 0.05, -scales, scales)
+    return 0.1 * generator.standard_normal(shape)
+
+
+def golden_input() -> Tensor:
+    return torch.from_numpy(np.random.default_rng(zlib.crc32(b"input")).standard_normal((2, 3, 64, 64)))
+
+
+def fill_golden(network: nn.Module) -> None:
+    with torch.no_grad():
+        for key, value in network.state_dict().items():
+            value.copy_(torch.from_numpy(np.asarray(golden_values(key, tuple(value.shape)))))
