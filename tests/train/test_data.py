@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torchvision.datasets import ImageFolder
+
+from iresnet_models import ModelSpec
+from iresnet_models.errors import InputError
+from iresnet_train import digits_spec, evaluation_images, evaluation_set, spec_for, training_images, training_set
+
+SMALL = {"image_size": 32, "resize": 32}
+
+
+def three_classes(folder: Path) -> ModelSpec:
+    return spec_for(str(folder), "iresnet", 18, **SMALL)
+
+
+# The digits
+
+
+def test_the_split_of_the_digits_is_disjoint_complete_and_stratified() -> None:
+    training, held_out = training_set("digits", digits_spec()), evaluation_set("digits", digits_spec())
+    assert (len(training), len(held_out)) == (1297, 500)
+    # Images are the same objects each time, so that identity tells them apart even where two are equal.
+    assert len({id(image) for image in [*training.images, *held_out.images]}) == 1797
+    assert np.bincount(held_out.labels).tolist() == [50] * 10
+    assert np.array_equal(np.bincount([*training.labels, *held_out.labels]), np.bincount(load_digits().target))
+
+
+def test_the_held_out_digits_are_the_same_in_all_versions() -> None:
+    held_out = evaluation_set("digits", digits_spec())
+    digest = hashlib.sha256(bytes(held_out.labels))
+    for image in held_out.images:
+        digest.update(np.asarray(image).tobytes())
+    assert digest.hexdigest() == "1984a5876f78a9aa348fe4b43e512025e5dfc80e0ba0890b6ca09d12be397ddd"
+
+
+def test_digits_are_the_bundled_pixels_as_8_bit_images() -> None:
+    found = [
+        np.asarray(image).tobytes() + bytes([label])
+        for part in (training_set("digits", digits_spec()), evaluation_set("digits", digits_spec()))
+        for image, label in zip(part.images, part.labels, strict=True)
+    ]
+    bunch = load_digits()
+    expected = [
+        bytes(int(value * 255 / 16 + 0.5) for value in image.ravel()) + bytes([label])
+        for image, label in zip(bunch.images, bunch.target, strict=True)
+    ]
+    assert sorted(found) == sorted(expected)
+    image = evaluation_set("digits", digits_spec()).images[0]
+    assert isinstance(image, Image.Image)
+    assert (image.mode, image.size) == ("L", (8, 8))
+
+
+def test_the_digits_are_normalised_to_mean_0_and_deviation_1() -> None:
+    inputs, _ = training_images("digits", digits_spec(), 2000)
+    assert inputs.shape == (1297, 3, 32, 32)
+    assert abs(float(inputs.mean())) < 0.02
+    assert abs(float(inputs.std()) - 1) < 0.02
+
+
+def test_networks_of_other_classes_are_not_evaluated_on_the_digits() -> None:
+    for spec in (ModelSpec("iresnet", 50), ModelSpec("iresnet", 18, num_classes=10, labels=tuple("abcdefghij"))):
+        with pytest.raises(InputError, match="The classes of the digits are 0 to 9"):
+            evaluation_set("digits", spec)
+
+
+# From an image to a tensor
+
+
+def test_an_input_is_what_the_spec_says_computed_by_hand() -> None:
+    spec = ModelSpec("iresnet", 18, num_classes=10, image_size=24, resize=28, mean=(0.1, 0.2, 0.3), std=(0.5, 0.4, 0.3))
+    data = evaluation_set("digits", spec)
+    image = data.images[7]
+    assert isinstance(image, Image.Image)
+    pixels = np.asarray(image.convert("RGB").resize((28, 28), Image.Resampling.BILINEAR))[2:26, 2:26]
+    expected = (pixels / 255 - np.array(spec.mean)) / np.array(spec.std)
+    tensor, label = data[7]
+    assert tensor.dtype == torch.float32
+    assert label == data.labels[7]
+    np.testing.assert_allclose(tensor.numpy(), expected.transpose(2, 0, 1), atol=1e-6)
+
+
+def test_digits_saved_as_files_give_the_same_tensors(tmp_path: Path) -> None:
+    held_out = evaluation_set("digits", digits_spec())
+    for index in range(40):
+        image, label = held_out.images[index], held_out.labels[index]
+        (tmp_path / str(label)).mkdir(exist_ok=True)
+        assert isinstance(image, Image.Image)
+        image.save(tmp_path / str(label) / f"{index:03}.png")
+    files = evaluation_set(str(tmp_path), digits_spec())
+    places = [int(Path(str(path)).stem) for path in files.images]
+    assert sorted(places) == list(range(40))
+    for at, place in enumerate(places):
+        assert torch.equal(files[at][0], held_out[place][0])
+        assert files[at][1] == held_out[place][1]
+
+
+# Folders
+
+
+def test_a_folder_is_read_as_torchvision_reads_it(digit_folder: Path) -> None:
+    spec = three_classes(digit_folder)
+    assert (spec.num_classes, spec.labels, spec.data) == (3, ("0", "1", "2"), None)
+    for part, found in (("train", training_set(str(digit_folder), spec)), ("val", evaluation_set(str(digit_folder), spec))):
+        reference = ImageFolder(str(digit_folder / part))
+        assert list(zip(found.images, found.labels, strict=True)) == reference.samples
+
+
+def test_classes_are_numbered_by_the_training_part(digit_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(digit_folder, tmp_path / "d")
+    shutil.rmtree(tmp_path / "d" / "val" / "1")
+    for spec in (three_classes(digit_folder), ModelSpec("iresnet", 18, num_classes=3)):
+        assert set(evaluation_set(str(tmp_path / "d"), spec).labels) == {0, 2}
+
+
+def test_a_folder_of_classes_alone_is_evaluated_as_it_is(digit_folder: Path) -> None:
+    spec = three_classes(digit_folder)
+    alone = evaluation_set(str(digit_folder / "val"), spec)
+    assert alone.images == evaluation_set(str(digit_folder), spec).images
+
+
+def test_hidden_folders_are_no_classes(digit_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(digit_folder, tmp_path / "d")
+    (tmp_path / "d" / "train" / ".cache").mkdir()
+    assert three_classes(tmp_path / "d").labels == ("0", "1", "2")
+
+
+def remove_root(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def remove_train(folder: Path) -> None:
+    shutil.rmtree(folder / "train")
+
+
+def remove_val(folder: Path) -> None:
+    shutil.rmtree(folder / "val")
+
+
+def empty_train(folder: Path) -> None:
+    shutil.rmtree(folder / "train")
+    (folder / "train").mkdir()
+
+
+def empty_class(folder: Path) -> None:
+    for file in (folder / "train" / "1").iterdir():
+        file.rename(file.with_suffix(".txt"))
+
+
+def foreign_class(folder: Path) -> None:
+    (folder / "val" / "2").rename(folder / "val" / "seven")
+
+
+def be_a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("images")
+
+
+def open_both(folder: Path) -> None:
+    spec = three_classes(folder)
+    training_set(str(folder), spec)
+    evaluation_set(str(folder), spec)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (remove_root, ["does not exist", "train/ and val/", "'digits'"]),
+        (be_a_file, ["is a file", "train/ and val/"]),
+        (remove_train, ["no folder train/", "train/ and val/"]),
+        (remove_val, ["none named val/", "train/ and val/"]),
+        (empty_train, ["holds no folders, but 0 images", "a folder of images for every class"]),
+        (empty_class, ["folders without images: 1", ".png"]),
+        (foreign_class, ["no classes of the network", "seven", "0, 1, 2"]),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said(
+    spoil: Callable[[Path], None], says: list[str], digit_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(digit_folder, folder)
+    spoil(folder)
+    with pytest.raises(InputError) as caught:
+        open_both(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ["d", *says]:
+        assert part in message
+
+
+def test_another_number_of_classes_is_refused(digit_folder: Path) -> None:
+    with pytest.raises(InputError, match="holds folders of 3 classes, but this iresnet50 has 1000"):
+        evaluation_set(str(digit_folder), ModelSpec("iresnet", 50))
+
+
+# Choosing images
+
+
+def test_images_are_chosen_by_the_seed() -> None:
+    spec = digits_spec()
+    images, labels = evaluation_images("digits", spec, 40, seed=3)
+    again, _ = evaluation_images("digits", spec, 40, seed=3)
+    other, _ = evaluation_images("digits", spec, 40, seed=4)
+    assert images.shape == (40, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert torch.equal(images, again)
+    assert not torch.equal(images, other)
+    held_out = evaluation_set("digits", spec)
+    rows = {held_out[index][0].numpy().tobytes(): held_out.labels[index] for index in range(len(held_out))}
+    assert labels is not None
+    assert [rows[image.numpy().tobytes()] for image in images] == labels.tolist()
+
+
+def test_all_images_are_taken_where_there_are_fewer(digit_folder: Path) -> None:
+    spec = three_classes(digit_folder)
+    held_out, labels = evaluation_images(str(digit_folder), spec, 1000)
+    training, _ = training_images(str(digit_folder), spec, 1000)
+    assert (len(held_out), len(training)) == (24, 72)
+    assert labels is not None
+    assert sorted(labels.tolist()) == [0] * 8 + [1] * 8 + [2] * 8
+    with pytest.raises(InputError, match="not 0"):
+        evaluation_images(str(digit_folder), spec, 0)
+
+
+def test_images_for_calibration_are_training_images() -> None:
+    spec = digits_spec()
+    chosen, labels = training_images("digits", spec, 100, seed=1)
+    training = training_set("digits", spec)
+    rows = {training[index][0].numpy().tobytes(): training.labels[index] for index in range(len(training))}
+    assert [rows[image.numpy().tobytes()] for image in chosen] == labels.tolist()
+
+
+def test_a_folder_of_images_without_classes_has_no_labels(digit_folder: Path) -> None:
+    folder = digit_folder / "val" / "0"
+    images, labels = evaluation_images(str(folder), ModelSpec("iresnet", 50), 5)
+    assert images.shape == (5, 3, 224, 224)
+    assert labels is None
+    with pytest.raises(InputError, match="holds no folders, but 8 images"):
+        evaluation_set(str(folder), three_classes(digit_folder))
+
+
+def test_an_unreadable_image_is_named(digit_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(digit_folder, tmp_path / "d")
+    bad = tmp_path / "d" / "val" / "0" / "bad.png"
+    bad.write_bytes(b"not an image")
+    with pytest.raises(InputError, match=r"bad\.png cannot be read"):
+        evaluation_images(str(tmp_path / "d"), three_classes(digit_folder), 1000)
