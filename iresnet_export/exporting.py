@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from iresnet_export.artifact import (
     Artifact,
@@ -17,7 +18,7 @@ from iresnet_export.artifact import (
 from iresnet_export.backends import backend_named, backends_for
 from iresnet_export.backends.base import Backend, ExportOptions, Progress, no_progress
 from iresnet_export.errors import ExportError, InputError
-from iresnet_export.layers import layers_of_network
+from iresnet_export.layers import Deployable, layers_of_network
 from iresnet_export.source import Source
 from iresnet_export.verification.weights import compare_layers
 from iresnet_models.files import replacing, sha256_of
@@ -25,9 +26,9 @@ from iresnet_models.files import replacing, sha256_of
 SUFFIX = {"torchscript": ".ts", "onnx": ".onnx", "engine": ".engine"}
 
 
-def default_output(backend: Backend, source: Source, folder: Path = Path("artifacts")) -> Path:
-    """Such as `artifacts/iresnet50.onnx`."""
-    return folder / f"{source.spec.name}{SUFFIX[backend.format]}"
+def default_output(backend: Backend, source: Source, fold: bool, folder: Path = Path("artifacts")) -> Path:
+    """Such as `artifacts/iresnet50.onnx` or `artifacts/iresnet50-nofold.ts`."""
+    return folder / f"{source.spec.name}{'' if fold else '-nofold'}{SUFFIX[backend.format]}"
 
 
 def export_artifact(
@@ -45,14 +46,15 @@ def export_artifact(
     fails or where a weight that was written is not the checkpoint's.
     """
     backend = backend_named(name)
-    output = output or default_output(backend, source)
+    output = output or default_output(backend, source, options.fold)
     planned = _planned(backend, source, options, output)
     require_replaceable(output, planned, force=force)
     parent = _parent(backend, source, options, output, force, progress)
     identity = embedded_identity(source.spec, source.weights, options.precision, options.fold)
+    network, about_fold = _deployable(source, options, parent, progress)
     with replacing(output) as temporary:
-        details = backend.export(source.network, temporary, options, identity, parent, progress)
-        _require_same_weights(backend, source, temporary)
+        details = backend.export(network, temporary, options, identity, parent, progress) | about_fold
+        _require_same_weights(backend, network, temporary)
         written = dataclasses.replace(
             planned,
             sha256=sha256_of(temporary),
@@ -98,10 +100,22 @@ def _parent(
     return export_artifact(parent_backend.name, source, options, output=path, force=force, progress=progress)
 
 
-def _require_same_weights(backend: Backend, source: Source, path: Path) -> None:
+def _deployable(
+    source: Source, options: ExportOptions, parent: Artifact | None, progress: Progress
+) -> tuple[Deployable, dict[str, Any]]:
+    """What is exported, and what the descent says of its fold. What is built from a parent is folded there."""
+    if not options.fold or parent is not None:
+        return source.network, {}
+    from iresnet_export.verification.fold import fold_details, fold_sample, proved_fold
+
+    folded, proof = proved_fold(source, *fold_sample(source.spec, options.calibration_data), progress)
+    return folded, {"fold": fold_details(folded, proof)}
+
+
+def _require_same_weights(backend: Backend, network: Deployable, path: Path) -> None:
     layers = backend.layers(Artifact(path, backend.format, None))
     if layers is None:
         return
-    report = compare_layers(layers_of_network(source.network), layers)
+    report = compare_layers(layers_of_network(network), layers)
     if not report.passed:
         raise ExportError(f"The export was refused: read back from the file, {report.first_difference}.")

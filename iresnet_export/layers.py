@@ -11,17 +11,22 @@ import numpy.typing as npt
 from torch import fx, nn
 
 from iresnet_export.errors import ExportError
+from iresnet_models.folded import FoldedNetwork
 from iresnet_models.network import Network
 
-Kind = Literal["conv", "batch_norm", "linear"]
+Deployable = Network | FoldedNetwork
+"""What is exported: a network, or its exact fold."""
+
+Kind = Literal["conv", "batch_norm", "linear", "mul", "add"]
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution, BatchNorm or linear layer: its tensors by their name in the state dict, and its attributes.
+    """A convolution, BatchNorm or linear layer, or an operation with a constant: its tensors by their name, and its attributes.
 
-    `name` is the module's name in the network; a layer read back from an artifact has that artifact's name for it.
+    `name` is the module's name in the network; a layer read back from an artifact has that artifact's name for it. A
+    multiplication or addition of a constant per channel, which a fold may leave, has the one tensor `constant` (1, channels, 1, 1).
     Shapes are torch's: (outputs, inputs / groups, height, width) for a convolution, (outputs, inputs) for a linear layer.
     """
 
@@ -31,23 +36,33 @@ class Layer:
     attributes: dict[str, Any]
 
 
-def traced(network: Network) -> fx.GraphModule:
+def traced(network: Deployable) -> fx.GraphModule:
     """The network's forward pass as a graph of calls."""
     return fx.symbolic_trace(network)
 
 
-def layers_of_network(network: Network) -> list[Layer]:
+def layers_of_network(network: Deployable) -> list[Layer]:
     """The layers as the network has them, in execution order."""
-    return [_layer(name, module) for name, module in weighted_modules(traced(network))]
+    graph = traced(network)
+    return [layer for node in graph.graph.nodes for layer in _layers_of_call(graph, node)]
 
 
-def weighted_modules(graph: fx.GraphModule) -> Iterator[tuple[str, nn.Module]]:
-    """Name and module of every call to a module with weights, in execution order."""
-    for node in graph.graph.nodes:
-        if node.op == "call_module":
-            module = graph.get_submodule(str(node.target))
-            if any(True for _ in module.parameters()):
-                yield str(node.target), module
+def _layers_of_call(graph: fx.GraphModule, node: fx.Node) -> Iterator[Layer]:
+    if node.op == "call_module":
+        module = graph.get_submodule(str(node.target))
+        if any(True for _ in module.parameters()):
+            yield _layer(str(node.target), module)
+    for argument in node.args if node.op == "call_function" else ():
+        if isinstance(argument, fx.Node) and argument.op == "get_attr":
+            constant = graph.get_buffer(str(argument.target)).detach().cpu().numpy()
+            yield Layer(str(argument.target), _constant_kind(node), {"constant": constant}, {})
+
+
+def _constant_kind(node: fx.Node) -> Kind:
+    name = getattr(node.target, "__name__", str(node.target))
+    if name not in ("mul", "add"):
+        raise ExportError(f"The network's forward pass uses a constant in {name}, which no exporter of this project knows.")
+    return "mul" if name == "mul" else "add"
 
 
 def _layer(name: str, module: nn.Module) -> Layer:

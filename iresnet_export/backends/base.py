@@ -14,8 +14,7 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.errors import ArtifactError, InputError
-from iresnet_export.layers import Layer
-from iresnet_models.network import Network
+from iresnet_export.layers import Deployable, Layer
 
 Progress = Callable[[str, float], None]
 """Told what is being done and which share of it, 0 to 1, is done; may raise KeyboardInterrupt to cancel."""
@@ -26,11 +25,13 @@ class ExportOptions:
     """How to export. `batch` is the static batch size, or the one to optimise for; `max_batch` bounds a dynamic one."""
 
     precision: str = "fp32"
-    fold: bool = False
+    fold: bool = True
     dynamic_batch: bool = True
     batch: int = 1
     max_batch: int = 32
     opset: int = 20
+    calibration_data: str | None = None
+    """`digits` or a folder, whose training images say how far activations reach; None for the network's own, or noise."""
     compute_capabilities: tuple[str, ...] = ()
     """GPUs to build an engine for, such as `8.6`; TensorRT-RTX alone. Empty: its own choice."""
     flavour: str | None = None
@@ -85,7 +86,7 @@ class Backend(ABC):
     @abstractmethod
     def export(
         self,
-        network: Network,
+        network: Deployable,
         path: Path,
         options: ExportOptions,
         identity: dict[str, Any],

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.base import Backend, ExportOptions, Progress, Session
-from iresnet_export.layers import Layer, layers_of_network
+from iresnet_export.errors import ExportError
+from iresnet_export.layers import Deployable, Layer, layers_of_network
 from iresnet_models.checkpoint import load_checkpoint, save_checkpoint
 from iresnet_models.network import Network
 
@@ -21,13 +22,15 @@ class Eager(Backend):
 
     def export(
         self,
-        network: Network,
+        network: Deployable,
         path: Path,
         options: ExportOptions,
         identity: dict[str, Any],
         parent: Artifact | None,
         progress: Progress,
     ) -> dict[str, Any]:
+        if not isinstance(network, Network):
+            raise ExportError("A checkpoint holds a network as it was trained; its fold is not saved as one.")
         save_checkpoint(path, network)
         return {}
 

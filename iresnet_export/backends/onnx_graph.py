@@ -18,8 +18,7 @@ from torch import fx, nn
 
 from iresnet_export import __version__
 from iresnet_export.errors import ExportError
-from iresnet_export.layers import Array, Layer, conv_attributes, float32, traced
-from iresnet_models.network import Network
+from iresnet_export.layers import Array, Deployable, Layer, conv_attributes, float32, traced
 
 INPUT, OUTPUT = "input", "logits"
 METADATA_KEY = "iresnet-export"
@@ -47,7 +46,7 @@ class _Graph:
 
 
 def onnx_from_network(
-    network: Network, *, opset: int = 20, static_batch: int | None = None, identity: dict[str, Any] | None = None
+    network: Deployable, *, opset: int = 20, static_batch: int | None = None, identity: dict[str, Any] | None = None
 ) -> onnx.ModelProto:
     """The network in evaluation mode as an ONNX model: `input` (batch, 3, h, w) to `logits` (batch, classes), float32.
 
@@ -70,6 +69,9 @@ def onnx_from_network(
             name = _function_name(node, function, names)
             arguments = [values[argument] for argument in node.args if isinstance(argument, fx.Node)]
             values[node] = _EMIT_FUNCTION[_supported(function, _EMIT_FUNCTION, name)](graph, name, arguments)
+        elif node.op == "get_attr":
+            target = str(node.target)
+            values[node] = graph.weight(target, module.get_buffer(target).detach().cpu().numpy())
         elif node.op == "output":
             _rename_output(graph, values[node.args[0]])
         else:
@@ -144,12 +146,13 @@ _EMIT_MODULE: dict[type[nn.Module], Callable[[_Graph, str, Any, str], str]] = {
 _EMIT_FUNCTION: dict[str, Callable[[_Graph, str, list[str]], str]] = {
     "relu": lambda graph, name, inputs: graph.add("Relu", inputs, name),
     "add": lambda graph, name, inputs: graph.add("Add", inputs, name),
+    "mul": lambda graph, name, inputs: graph.add("Mul", inputs, name),
     "flatten": lambda graph, name, inputs: graph.add("Flatten", inputs, name, axis=1),
 }
 
 
 def _model(
-    graph: _Graph, network: Network, opset: int, static_batch: int | None, identity: dict[str, Any] | None
+    graph: _Graph, network: Deployable, opset: int, static_batch: int | None, identity: dict[str, Any] | None
 ) -> onnx.ModelProto:
     spec, batch = network.spec, static_batch or "batch"
     image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, 3, spec.image_size, spec.image_size])
@@ -170,12 +173,13 @@ def _model(
 
 
 def layers_of_onnx(model: onnx.ModelProto) -> list[Layer]:
-    """Every Conv, BatchNormalization, Gemm and MatMul of a graph, in its order, with its constant inputs."""
+    """Every Conv, BatchNormalization, Gemm and MatMul of a graph, and every Mul and Add of a constant, in its order."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
-    return [_read[node.op_type](node, constants) for node in model.graph.node if node.op_type in _read]
+    layers = [_read[node.op_type](node, constants) for node in model.graph.node if node.op_type in _read]
+    return [layer for layer in layers if layer.tensors or layer.kind not in ("mul", "add")]
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -221,9 +225,16 @@ def _read_matmul(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -
     return Layer(node.name, "linear", {name: values.T for name, values in tensors.items()}, {})
 
 
+def _read_constant(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Layer:
+    found = [numpy_helper.to_array(constants[value]) for value in node.input if value in constants]
+    return Layer(node.name, "mul" if node.op_type == "Mul" else "add", {"constant": found[0]} if found else {}, {})
+
+
 _read: dict[str, Callable[[onnx.NodeProto, dict[str, onnx.TensorProto]], Layer]] = {
     "Conv": _read_conv,
     "BatchNormalization": _read_batch_norm,
     "Gemm": _read_gemm,
     "MatMul": _read_matmul,
+    "Mul": _read_constant,
+    "Add": _read_constant,
 }

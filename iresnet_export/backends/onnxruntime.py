@@ -13,8 +13,7 @@ from torch import Tensor
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.base import Backend, ExportOptions, Progress, Session
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
-from iresnet_export.layers import Layer
-from iresnet_models.network import Network
+from iresnet_export.layers import Deployable, Layer
 
 
 class OnnxRuntime(Backend):
@@ -29,7 +28,7 @@ class OnnxRuntime(Backend):
 
     def export(
         self,
-        network: Network,
+        network: Deployable,
         path: Path,
         options: ExportOptions,
         identity: dict[str, Any],

@@ -12,7 +12,7 @@ from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.base import Backend, ExportOptions, Progress, Session, require_trusted
 from iresnet_export.backends.tensorrt_flavours import Flavour, flavour_for_building, flavour_named
 from iresnet_export.errors import ArtifactError, ExportError, UnavailableError
-from iresnet_models.network import Network
+from iresnet_export.layers import Deployable
 
 
 class TensorRT(Backend):
@@ -34,7 +34,7 @@ class TensorRT(Backend):
 
     def export(
         self,
-        network: Network,
+        network: Deployable,
         path: Path,
         options: ExportOptions,
         identity: dict[str, Any],

@@ -16,8 +16,7 @@ from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.base import Backend, ExportOptions, Progress, Session, require_trusted
 from iresnet_export.backends.eager import torch_threads
 from iresnet_export.errors import ArtifactError, ExportError
-from iresnet_export.layers import Layer, conv_attributes, float32
-from iresnet_models.network import Network
+from iresnet_export.layers import Deployable, Kind, Layer, conv_attributes, float32
 
 METADATA_FILE = "iresnet-export.json"
 
@@ -29,7 +28,7 @@ class TorchScript(Backend):
 
     def export(
         self,
-        network: Network,
+        network: Deployable,
         path: Path,
         options: ExportOptions,
         identity: dict[str, Any],
@@ -96,6 +95,8 @@ def layers_of_script(module: torch.jit.ScriptModule) -> list[Layer]:
             layers.append(_batch_norm(node))
         elif node.kind() in ("aten::linear", "aten::addmm"):
             layers.append(_linear(node))
+        elif node.kind() in ("aten::mul", "aten::add"):
+            layers += _with_constant(node)
     return layers
 
 
@@ -129,6 +130,13 @@ def _linear(node: Any) -> Layer:
         tensors = _constants(node, bias=0, weight=2)
         return Layer(node.output().debugName(), "linear", {**tensors, "weight": tensors["weight"].T}, {})
     return Layer(node.output().debugName(), "linear", _constants(node, weight=1, bias=2), {})
+
+
+def _with_constant(node: Any) -> list[Layer]:
+    """The multiplication or addition of a constant, if that is what it is, and not of two streams."""
+    constants = [value.toIValue() for value in list(node.inputs())[:2] if value.node().kind() == "prim::Constant"]
+    kind: Kind = "mul" if node.kind() == "aten::mul" else "add"
+    return [Layer(node.output().debugName(), kind, {"constant": value.detach().cpu().numpy()}, {}) for value in constants]
 
 
 def _strip_debug_records(path: Path) -> None:

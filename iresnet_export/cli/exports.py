@@ -11,9 +11,11 @@ from iresnet_export.cli.console import notice, progress_bar, say
 from iresnet_export.cli.options import (
     OUTPUT,
     Arch,
+    CalibrationData,
     CheckpointFile,
     Depth,
     DynamicBatch,
+    Fold,
     Force,
     ImageSize,
     NumClasses,
@@ -44,6 +46,8 @@ def torchscript(
     seed: Seed = 0,
     image_size: ImageSize = None,
     num_classes: NumClasses = None,
+    fold: Fold = True,
+    calibration_data: CalibrationData = None,
     output: Output = None,
     force: Force = False,
 ) -> None:
@@ -54,7 +58,7 @@ def torchscript(
     from iresnet_export.backends.base import ExportOptions
 
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
-    _export("torchscript", source, ExportOptions(), output, force)
+    _export("torchscript", source, ExportOptions(fold=fold, calibration_data=calibration_data), output, force)
 
 
 def onnx(
@@ -68,13 +72,22 @@ def onnx(
     opset: Opset = 20,
     dynamic_batch: DynamicBatch = True,
     batch: Annotated[int, typer.Option("--batch", help="The batch size of --static-batch.", rich_help_panel=OUTPUT, min=1)] = 1,
+    fold: Fold = True,
+    calibration_data: CalibrationData = None,
     output: Output = None,
     force: Force = False,
 ) -> None:
     """Export to ONNX: one node for each operation of the network, named as the network names it."""
     from iresnet_export.backends.base import ExportOptions
 
-    options = ExportOptions(dynamic_batch=dynamic_batch, batch=batch, max_batch=max(batch, 32), opset=opset)
+    options = ExportOptions(
+        fold=fold,
+        calibration_data=calibration_data,
+        dynamic_batch=dynamic_batch,
+        batch=batch,
+        max_batch=max(batch, 32),
+        opset=opset,
+    )
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
     _export("onnxruntime", source, options, output, force)
 
@@ -112,6 +125,8 @@ def trt(
         typer.Option("--batch", help="The batch size to optimise for, or that of --static-batch.", rich_help_panel=OUTPUT, min=1),
     ] = 1,
     max_batch: Annotated[int, typer.Option("--max-batch", help="The largest dynamic batch.", rich_help_panel=OUTPUT, min=1)] = 32,
+    fold: Fold = True,
+    calibration_data: CalibrationData = None,
     output: Output = None,
     force: Force = False,
 ) -> None:
@@ -123,6 +138,8 @@ def trt(
     from iresnet_export.backends.tensorrt_flavours import flavour_for_building
 
     options = ExportOptions(
+        fold=fold,
+        calibration_data=calibration_data,
         dynamic_batch=dynamic_batch,
         batch=batch,
         max_batch=max_batch,
@@ -151,5 +168,8 @@ def _export(name: str, source: Source, options: ExportOptions, output: Path | No
         batch = f"batch {descent.batch[0]}"
     if descent.parent is not None:
         say(f"{artifact.path.parent / descent.parent.file}: the ONNX file that the engine is built from.")
+    if (about := descent.details.get("fold")) is not None:
+        ratio, images = about["proof"]["error_ratio"], about["proof"]["image_source"]
+        say(f"Folded: no BatchNorm is left; over {images} its error is {ratio:.2f} times the unfolded network's own.")
     say(f"{artifact.path}: {source.spec.name}, {descent.size_bytes / 1e6:.1f} MB, {descent.precision}, {batch}; weights read back.")
     return artifact

@@ -84,6 +84,19 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file of another 
 DynamicBatch = Annotated[
     bool, typer.Option("--dynamic-batch/--static-batch", help="Take any batch size, or --batch alone.", rich_help_panel=OUTPUT)
 ]
+Fold = Annotated[
+    bool,
+    typer.Option("--fold/--no-fold", help="Fold every BatchNorm away, exactly, and prove it.", rich_help_panel=OUTPUT),
+]
+CalibrationData = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration-data",
+        help="`digits` or a folder with train/: images for the fold's bounds. [default: the network's own, or noise]",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="`cpu`, `cuda`, or `auto` for a GPU where there is one.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the full report to this file.", show_default=False)]
 Trust = Annotated[

@@ -16,6 +16,7 @@ from iresnet_export.backends.base import Backend, Progress, no_progress, require
 from iresnet_export.errors import ArtifactError, IResNetError, StaleDescentError, UnavailableError
 from iresnet_export.layers import layers_of_network
 from iresnet_export.source import Source, source_of_artifact
+from iresnet_export.verification.fold import deployed_network
 from iresnet_export.verification.outputs import OutputsReport, compare_outputs
 from iresnet_export.verification.reference import Reference, reference_of
 from iresnet_export.verification.weights import WeightsReport, compare_layers
@@ -137,16 +138,17 @@ def _wrong_weights(artifact: Artifact, weights: WeightsReport | None) -> str | N
 
 
 def _weights(artifact: Artifact, backend: Backend, source: Source, progress: Progress) -> WeightsReport | None:
+    """Read back from the artifact, or where its format hides them, from the one that it was built from."""
     progress("Weights", 0.0)
     layers = backend.layers(artifact)
     if layers is None:
         if artifact.descent is None or artifact.descent.parent is None:
             return None
-        parent = artifact.parent()
-        layers = backends_for(parent.format)[0].layers(parent)
+        artifact = artifact.parent()
+        layers = backends_for(artifact.format)[0].layers(artifact)
         if layers is None:
-            raise ArtifactError(f"The weights of {parent.path} cannot be read back.")
-    report = compare_layers(layers_of_network(source.network), layers)
+            raise ArtifactError(f"The weights of {artifact.path} cannot be read back.")
+    report = compare_layers(layers_of_network(deployed_network(source, artifact.descent)), layers)
     progress("Weights", 1.0)
     return report
 

@@ -12,9 +12,13 @@ from iresnet_models.spec import ModelSpec, list_models
 
 if TYPE_CHECKING:
     from iresnet_models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from iresnet_models.folded import FoldedNetwork
+    from iresnet_models.folding import fold
     from iresnet_models.network import Network, build_model, network_from_spec
 
 _LAZY = {
+    "FoldedNetwork": "folded",
+    "fold": "folding",
     "Checkpoint": "checkpoint",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
@@ -25,9 +29,11 @@ _LAZY = {
 
 __all__ = [
     "Checkpoint",
+    "FoldedNetwork",
     "ModelSpec",
     "Network",
     "build_model",
+    "fold",
     "list_models",
     "load_checkpoint",
     "network_from_spec",

@@ -18,10 +18,12 @@ from iresnet_models.files import sha256_of
 
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> dict[str, Artifact]:
-    """The small network, exported to every format that needs no GPU."""
+    """The small network as it is, unfolded, exported to every format that needs no GPU."""
     folder = tmp_path_factory.mktemp("artifacts")
     names = {"torchscript": "small.ts", "onnxruntime": "small.onnx"}
-    return {name: export_artifact(name, small_source, ExportOptions(), output=folder / file) for name, file in names.items()}
+    return {
+        name: export_artifact(name, small_source, ExportOptions(fold=False), output=folder / file) for name, file in names.items()
+    }
 
 
 @pytest.fixture

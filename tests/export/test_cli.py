@@ -126,6 +126,7 @@ def test_export_verify_bench_inspect(run: Run, small_checkpoint: Path) -> None:
         assert outcome.status == 0, outcome.err
         assert f"artifacts/{file}: iresnet18" in outcome.out
         assert "untrained" not in outcome.err
+        assert "no BatchNorm is left" in outcome.out
     artifacts = sorted(Path("artifacts").glob("iresnet18.*[!n]"))
     outcome = run("verify", *[path for path in artifacts if path.suffix != ".json"], "--images", "32", "--json", "verify.json")
     assert outcome.status == 0, outcome.out
@@ -136,7 +137,8 @@ def test_export_verify_bench_inspect(run: Run, small_checkpoint: Path) -> None:
     assert len(json.loads(Path("bench.json").read_text(encoding="utf-8"))["results"]) == 3
     outcome = run("inspect", "artifacts/iresnet18.onnx", "--json", "inspect.json")
     assert "intact" in outcome.out
-    assert "20 BatchNormalization" in outcome.out
+    assert "20 Conv" in outcome.out
+    assert "BatchNormalization" not in outcome.out
     inspected = json.loads(Path("inspect.json").read_text(encoding="utf-8"))
     assert inspected["identity"]["spec"]["depth"] == 18
     assert run("inspect", "artifacts/iresnet18.ts").status == 0
@@ -153,6 +155,13 @@ def test_inspect_says_that_a_file_was_changed(run: Run, small_checkpoint: Path) 
     assert "STALE" in run("inspect", path).out
     assert run("verify", path, "--images", "32").status == 1
     assert run("inspect", small_checkpoint).status == 0
+
+
+def test_no_fold_keeps_the_network_as_it_is(run: Run, small_checkpoint: Path) -> None:
+    outcome = run("onnx", "--checkpoint", small_checkpoint, "--no-fold")
+    assert outcome.status == 0
+    assert "Folded" not in outcome.out
+    assert "20 BatchNormalization" in run("inspect", "artifacts/iresnet18-nofold.onnx").out
 
 
 def test_untrained_exports_warn_and_verify(run: Run) -> None:
