@@ -35,6 +35,13 @@ _UNTRAINED = (
     "classifying. Give --checkpoint FILE or --weights official."
 )
 
+_BOUNDS_FROM_NOISE = (
+    "[yellow]Warning:[/] some channels are folded by bounds on their activations, and these were measured over noise, not "
+    "over images that "
+    "the network was trained on. Give some with --calibration-data FOLDER (with train/), or leave BatchNorms in place with "
+    "--no-fold."
+)
+
 Opset = Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 25.", rich_help_panel=OUTPUT)]
 
 
@@ -171,5 +178,7 @@ def _export(name: str, source: Source, options: ExportOptions, output: Path | No
     if (about := descent.details.get("fold")) is not None:
         ratio, images = about["proof"]["error_ratio"], about["proof"]["image_source"]
         say(f"Folded: no BatchNorm is left; over {images} its error is {ratio:.2f} times the unfolded network's own.")
+        if source.checkpoint is not None and not about["exact_everywhere"] and images.endswith("noise"):
+            notice(_BOUNDS_FROM_NOISE)
     say(f"{artifact.path}: {source.spec.name}, {descent.size_bytes / 1e6:.1f} MB, {descent.precision}, {batch}; weights read back.")
     return artifact

@@ -74,7 +74,12 @@ def proved_fold(source: Source, sample: Tensor, image_source: str, progress: Pro
 
 def fold_details(folded: FoldedNetwork, proof: FoldProof) -> dict[str, Any]:
     """What the descent says of a fold: everything that is needed to compute it again, and its proof."""
-    return {"plan": folded.plan.to_json(), "exactness": folded.report.exactness, "proof": dataclasses.asdict(proof)}
+    return {
+        "plan": folded.plan.to_json(),
+        "exact_everywhere": folded.report.is_exact_everywhere,
+        "exactness": folded.report.exactness,
+        "proof": dataclasses.asdict(proof),
+    }
 
 
 def deployed_network(source: Source, descent: Descent | None) -> Deployable:

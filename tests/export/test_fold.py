@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from conftest import Outcome
 from onnx import numpy_helper
 
 from iresnet_export.artifact import Artifact, descent_path, open_artifact, record
@@ -179,6 +180,22 @@ def test_a_fold_that_is_wrong_is_refused_and_its_block_named(
     with pytest.raises(ExportError, match=r"refused: .* it departs in stage 3 block 1 \(end\).*--no-fold"):
         export_artifact("onnxruntime", small_source, ExportOptions(), output=tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bounds_that_were_measured_over_noise_are_said(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    def dead_channel(network: Network) -> None:
+        network.layer3[3].bn0.weight[2] = 0.0
+        network.layer3[3].bn0.bias[2] = -1.0
+
+    source_with(dead_channel, tmp_path / "bounded.pt", depth=34)
+    source_with(lambda network: None, tmp_path / "free.pt", depth=34)
+    outcome = run("onnx", "--checkpoint", "bounded.pt")
+    assert outcome.status == 0
+    assert "--calibration-data FOLDER" in outcome.err
+    outcome = run("onnx", "--checkpoint", "bounded.pt", "--calibration-data", "digits", "-o", "x.onnx")
+    assert "--calibration-data FOLDER" not in outcome.err
+    assert "training images of digits" in outcome.out
+    assert "--calibration-data" not in run("onnx", "--checkpoint", "free.pt", "-o", "y.onnx").err
 
 
 def test_the_source_is_left_as_it_was(small_source: Source, tmp_path: Path) -> None:
