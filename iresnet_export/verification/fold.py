@@ -41,12 +41,12 @@ class FoldProof:
 
 def fold_sample(spec: ModelSpec, data: str | None, seed: int = 0) -> tuple[Tensor, str]:
     """Images that say how far the network's stream reaches: training images, or seeded noise where there are none."""
-    count = 8 if spec.image_size > 64 else 64
     data = data or spec.data
     if data is None:
+        count = 4 if spec.image_size > 64 else 64
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(count, 3, spec.image_size, spec.image_size, generator=generator), f"{count} images of seeded noise"
-    images, _ = training_images(data, spec, count, seed)
+    images, _ = training_images(data, spec, 32 if spec.image_size > 64 else 64, seed)
     return images, f"{len(images)} training images of {data if data == 'digits' else Path(data).name}"
 
 
@@ -56,14 +56,15 @@ def proved_fold(source: Source, sample: Tensor, image_source: str, progress: Pro
     Raises ExportError, which names the first block that differs, if it errs more than FOLD_LIMIT times as much as the network.
     """
     progress("Folding BatchNorms", 0.0)
+    size = min(_BATCH, len(sample))
     folded = fold(source.network, sample=sample)
     progress("Proving the fold", 0.5)
-    exact = in_batches(copy.deepcopy(source.network).double(), sample.double(), _BATCH).numpy()
-    own = in_batches(source.network, sample, _BATCH).numpy()
-    ratio = _error_ratio(in_batches(folded, sample, _BATCH).numpy(), own, exact)
+    exact = in_batches(copy.deepcopy(source.network).double(), sample.double(), size).numpy()
+    own = in_batches(source.network, sample, size).numpy()
+    ratio = _error_ratio(in_batches(folded, sample, size).numpy(), own, exact)
     progress("Proving the fold", 1.0)
     if not ratio <= FOLD_LIMIT:
-        where = _first_departure(source, folded, sample[:_BATCH])
+        where = _first_departure(source, folded, sample[:size])
         raise ExportError(
             f"The fold of {source.spec.name} was refused: over {image_source} its error is {ratio:.3g} times the unfolded "
             "network's "
