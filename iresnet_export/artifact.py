@@ -48,7 +48,8 @@ class Parent:
 class Descent:
     """Everything that an artifact depends on. Lies as `<file name>.json` beside it.
 
-    `batch` is the range of batch sizes that it takes, None for any; `details` are the backend's own.
+    `batch` is the range of batch sizes that it takes, None for any; `takes_pixels`: whether it normalises by itself; `details` are
+    the backend's own.
     """
 
     file: str
@@ -60,6 +61,7 @@ class Descent:
     precision: str
     fold: bool
     batch: tuple[int, int] | None
+    takes_pixels: bool = False
     parent: Parent | None = None
     details: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=versions)
@@ -99,8 +101,9 @@ class Descent:
 
         def key(descent: Descent) -> tuple[Any, ...]:
             weights = (descent.weights.kind, descent.weights.sha256)
-            settings = (descent.format, descent.precision, descent.fold, descent.batch, descent.details.get("settings"))
-            return descent.spec, weights, settings, descent.versions.get("iresnet-export")
+            settings = (descent.format, descent.precision, descent.fold, descent.batch)
+            made = (descent.takes_pixels, descent.details.get("settings"))
+            return descent.spec, weights, settings, made, descent.versions.get("iresnet-export")
 
         return key(self) == key(other)
 
@@ -188,7 +191,7 @@ def relative_path(target: Path, start: Path) -> str:
         return target.name
 
 
-def embedded_identity(spec: ModelSpec, weights: Weights, precision: str, fold: bool) -> dict[str, Any]:
+def embedded_identity(spec: ModelSpec, weights: Weights, precision: str, fold: bool, takes_pixels: bool) -> dict[str, Any]:
     """What an artifact says of itself from inside: the spec and hashes, and nothing of the machine."""
     return {
         "producer": f"iresnet-export {__version__}",
@@ -196,6 +199,8 @@ def embedded_identity(spec: ModelSpec, weights: Weights, precision: str, fold: b
         "weights_sha256": weights.sha256,
         "precision": precision,
         "fold": fold,
+        "takes_pixels": takes_pixels,
+        "input": "uint8 (batch, height, width, RGB)" if takes_pixels else "float32 (batch, RGB, height, width), normalised",
     }
 
 

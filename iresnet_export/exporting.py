@@ -6,6 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from iresnet_export.artifact import (
     Artifact,
     Descent,
@@ -16,19 +19,30 @@ from iresnet_export.artifact import (
     require_replaceable,
 )
 from iresnet_export.backends import backend_named, backends_for
-from iresnet_export.backends.base import Backend, ExportOptions, Progress, no_progress
+from iresnet_export.backends.base import Backend, ExportOptions
+from iresnet_export.calibrating import calibration_images, chosen_quantization, equalising_scales
 from iresnet_export.errors import ExportError, InputError
-from iresnet_export.layers import Deployable, layers_of_network
+from iresnet_export.layers import layers_of_network
+from iresnet_export.precision import precision_shares
+from iresnet_export.progress import Progress, no_progress
+from iresnet_export.quantization.parameters import Quantization, quantized_layers
 from iresnet_export.source import Source
+from iresnet_export.verification.fold import fold_details, fold_sample, proved_fold
 from iresnet_export.verification.weights import compare_layers
+from iresnet_models.deployed import DTYPES, Deployable, deployed
 from iresnet_models.files import replacing, sha256_of
 
 SUFFIX = {"torchscript": ".ts", "onnx": ".onnx", "engine": ".engine"}
 
 
-def default_output(backend: Backend, source: Source, fold: bool, folder: Path = Path("artifacts")) -> Path:
-    """Such as `artifacts/iresnet50.onnx` or `artifacts/iresnet50-nofold.ts`."""
-    return folder / f"{source.spec.name}{'' if fold else '-nofold'}{SUFFIX[backend.format]}"
+def default_output(backend: Backend, source: Source, options: ExportOptions, folder: Path = Path("artifacts")) -> Path:
+    """Such as `artifacts/iresnet50.onnx`, `artifacts/iresnet50-int8-cpu.onnx` or `artifacts/iresnet50-nofold.ts`."""
+    parts = [source.spec.name]
+    if options.precision != "fp32":
+        parts.append(f"int8-{options.target}" if options.precision == "int8" else options.precision)
+    parts += ["nofold"] if not options.fold else []
+    parts += ["pre"] if options.takes_pixels else []
+    return folder / f"{'-'.join(parts)}{SUFFIX[backend.format]}"
 
 
 def export_artifact(
@@ -46,15 +60,18 @@ def export_artifact(
     fails or where a weight that was written is not the checkpoint's.
     """
     backend = backend_named(name)
-    output = output or default_output(backend, source, options.fold)
+    if options.precision not in backend.precisions:
+        able = ", ".join(backend.precisions)
+        raise InputError(f"{backend.format} files are exported in {able}, not in {options.precision}; choose another --precision.")
+    output = output or default_output(backend, source, options)
     planned = _planned(backend, source, options, output)
     require_replaceable(output, planned, force=force)
     parent = _parent(backend, source, options, output, force, progress)
-    identity = embedded_identity(source.spec, source.weights, options.precision, options.fold)
-    network, about_fold = _deployable(source, options, parent, progress)
+    identity = embedded_identity(source.spec, source.weights, options.precision, options.fold, options.takes_pixels)
+    network, quantization, about = _deployable(source, options, parent, progress)
     with replacing(output) as temporary:
-        details = backend.export(network, temporary, options, identity, parent, progress) | about_fold
-        _require_same_weights(backend, network, temporary)
+        details = backend.export(network, quantization, temporary, options, identity, parent, progress) | about
+        details |= _proved(backend, network, quantization, temporary, planned)
         written = dataclasses.replace(
             planned,
             sha256=sha256_of(temporary),
@@ -77,6 +94,7 @@ def _planned(backend: Backend, source: Source, options: ExportOptions, output: P
         precision=options.precision,
         fold=options.fold,
         batch=backend.batch_range(options),
+        takes_pixels=options.takes_pixels,
         details={"settings": backend.settings(options)},
     )
 
@@ -102,20 +120,55 @@ def _parent(
 
 def _deployable(
     source: Source, options: ExportOptions, parent: Artifact | None, progress: Progress
-) -> tuple[Deployable, dict[str, Any]]:
-    """What is exported, and what the descent says of its fold. What is built from a parent is folded there."""
-    if not options.fold or parent is not None:
-        return source.network, {}
-    from iresnet_export.verification.fold import fold_details, fold_sample, proved_fold
+) -> tuple[Deployable, Quantization | None, dict[str, Any]]:
+    """What is exported, and what the descent says of its fold and quantization. What is built from a parent has its."""
+    dtype = DTYPES.get(options.precision, torch.float32)
+    if parent is not None:
+        made = {} if parent.descent is None else parent.descent.details
+        return source.network, None, {key: made[key] for key in ("fold", "quantization") if key in made}
+    if not options.fold:
+        return deployed(source.network, None, dtype, takes_pixels=options.takes_pixels), None, {}
+    sample, where = fold_sample(source.spec, options.calibration_data)
+    if options.precision == "int8":
+        return _quantized(source, options, sample, where, progress)
+    folded, proof = proved_fold(source, sample, where, progress, precision=options.precision)
+    about = {"fold": fold_details(folded, proof)}
+    if dtype is torch.float32 and not options.takes_pixels:
+        return folded, None, about
+    return deployed(source.network, folded.plan, dtype, takes_pixels=options.takes_pixels), None, about
 
-    folded, proof = proved_fold(source, *fold_sample(source.spec, options.calibration_data), progress)
-    return folded, {"fold": fold_details(folded, proof)}
+
+def _quantized(
+    source: Source, options: ExportOptions, sample: Tensor, where: str, progress: Progress
+) -> tuple[Deployable, Quantization, dict[str, Any]]:
+    """The fold and the quantization of it that measure best, with or without the stream's channels equalised."""
+    images = calibration_images(source, options)
+    scales = equalising_scales(source, images)
+    tried: dict[bool, tuple[Deployable, dict[str, Any]]] = {}
+    for equalised in (False, True) if any(scale is not None for scale in scales) else (False,):
+        folded, proof = proved_fold(source, sample, where, progress, scales=scales if equalised else None)
+        network = deployed(source.network, folded.plan, takes_pixels=True) if options.takes_pixels else folded
+        tried[equalised] = network, fold_details(folded, proof)
+    networks = {equalised: network for equalised, (network, _) in tried.items()}
+    quantization = chosen_quantization(source, networks, images, options, progress)
+    network, about_fold = tried[quantization.equalised]
+    return network, quantization, {"fold": about_fold, "quantization": quantization.to_json()}
 
 
-def _require_same_weights(backend: Backend, network: Deployable, path: Path) -> None:
-    layers = backend.layers(Artifact(path, backend.format, None))
+def _proved(
+    backend: Backend, network: Deployable, quantization: Quantization | None, path: Path, planned: Descent
+) -> dict[str, Any]:
+    """Reads the file back: raises ExportError unless it holds the weights, in the precision that was asked for.
+
+    Returns the share of multiply-accumulates in each precision, as the file stores them.
+    """
+    layers = backend.layers(Artifact(path, backend.format, planned))
     if layers is None:
-        return
-    report = compare_layers(layers_of_network(network), layers)
+        return {}
+    expected = layers_of_network(network)
+    if quantization is not None:
+        expected = quantized_layers(expected, quantization)
+    report = compare_layers(expected, layers)
     if not report.passed:
         raise ExportError(f"The export was refused: read back from the file, {report.first_difference}.")
+    return {"multiply_accumulates": precision_shares(layers, planned.spec)}

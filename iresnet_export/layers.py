@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from iresnet_export.errors import ExportError
-from iresnet_models.folded import FoldedNetwork
-from iresnet_models.network import Network
+from iresnet_models.deployed import Deployable
 
-Deployable = Network | FoldedNetwork
-"""What is exported: a network, or its exact fold."""
-
-Kind = Literal["conv", "batch_norm", "linear", "mul", "add"]
+Kind = Literal["conv", "batch_norm", "linear", "mul", "add", "sub", "quantize"]
 Array = npt.NDArray[Any]
 
 
@@ -26,7 +24,8 @@ class Layer:
     """A convolution, BatchNorm or linear layer, or an operation with a constant: its tensors by their name, and its attributes.
 
     `name` is the module's name in the network; a layer read back from an artifact has that artifact's name for it. A
-    multiplication or addition of a constant per channel, which a fold may leave, has the one tensor `constant` (1, channels, 1, 1).
+    multiplication, addition or subtraction of a constant per channel has the one tensor `constant` (1, channels, 1, 1). `quantize`
+    is the scale and zero point of an activation.
     Shapes are torch's: (outputs, inputs / groups, height, width) for a convolution, (outputs, inputs) for a linear layer.
     """
 
@@ -47,26 +46,40 @@ def layers_of_network(network: Deployable) -> list[Layer]:
     return [layer for node in graph.graph.nodes for layer in _layers_of_call(graph, node)]
 
 
+def plain_name(name: str) -> str:
+    """A module's name within the network, whatever the network is wrapped in for its artifact."""
+    return name.removeprefix("network.")
+
+
+def array_of(tensor: Tensor) -> Array:
+    """A tensor's values as an array, bfloat16 too."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
 def _layers_of_call(graph: fx.GraphModule, node: fx.Node) -> Iterator[Layer]:
     if node.op == "call_module":
         module = graph.get_submodule(str(node.target))
         if any(True for _ in module.parameters()):
-            yield _layer(str(node.target), module)
+            yield _layer(plain_name(str(node.target)), module)
     for argument in node.args if node.op == "call_function" else ():
         if isinstance(argument, fx.Node) and argument.op == "get_attr":
-            constant = graph.get_buffer(str(argument.target)).detach().cpu().numpy()
-            yield Layer(str(argument.target), _constant_kind(node), {"constant": constant}, {})
+            constant = array_of(graph.get_buffer(str(argument.target)))
+            yield Layer(plain_name(str(argument.target)), _constant_kind(node), {"constant": constant}, {})
 
 
 def _constant_kind(node: fx.Node) -> Kind:
     name = getattr(node.target, "__name__", str(node.target))
-    if name not in ("mul", "add"):
+    if name not in ("mul", "add", "sub"):
         raise ExportError(f"The network's forward pass uses a constant in {name}, which no exporter of this project knows.")
-    return "mul" if name == "mul" else "add"
+    kinds: dict[str, Kind] = {"mul": "mul", "add": "add", "sub": "sub"}
+    return kinds[name]
 
 
 def _layer(name: str, module: nn.Module) -> Layer:
-    tensors = {key: value.detach().cpu().numpy() for key, value in module.state_dict().items() if key != "num_batches_tracked"}
+    tensors = {key: array_of(value) for key, value in module.state_dict().items() if key != "num_batches_tracked"}
     if isinstance(module, nn.Conv2d):
         return Layer(name, "conv", tensors, conv_attributes(module.stride, module.padding, module.dilation, module.groups))
     if isinstance(module, nn.BatchNorm2d):

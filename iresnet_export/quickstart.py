@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from iresnet_export.backends.base import ExportOptions, Progress
+from iresnet_export.backends.base import ExportOptions
 from iresnet_export.benchmark.bench import BenchOptions, Result, bench
 from iresnet_export.errors import InputError, UnavailableError
 from iresnet_export.exporting import export_artifact
+from iresnet_export.progress import Progress
 from iresnet_export.reporting.documents import bench_document, verify_document
 from iresnet_export.source import source_from_checkpoint
 from iresnet_export.verification.accuracy import Accuracy, EvalOptions, accuracies

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 
 from iresnet_export.artifact import Format
 from iresnet_export.backends.base import Backend
+from iresnet_export.errors import InputError
 
 _BACKENDS = {
     "eager": "eager:Eager",
     "torchscript": "torchscript:TorchScript",
     "onnxruntime": "onnxruntime:OnnxRuntime",
+    "openvino": "openvino:OpenVino",
     "tensorrt": "tensorrt:TensorRT",
 }
 _RUN_BY: dict[Format, tuple[str, ...]] = {
     "checkpoint": ("eager",),
     "torchscript": ("torchscript",),
-    "onnx": ("onnxruntime",),
+    "onnx": ("onnxruntime", "openvino"),
     "engine": ("tensorrt",),
 }
 
@@ -30,5 +33,21 @@ def backend_named(name: str) -> Backend:
 
 
 def backends_for(format: Format) -> list[Backend]:
-    """Those that run artifacts of a format; the first one also exports it."""
+    """Those that run artifacts of a format; the first one also exports it, and reads it back."""
     return [backend_named(name) for name in _RUN_BY[format]]
+
+
+def runners(format: Format, wanted: Sequence[str] = ()) -> list[Backend]:
+    """The backends to run artifacts of a format by: those named, or all that are installed.
+
+    Raises InputError for names that there are not, or where none of those named runs the format.
+    """
+    unknown = [name for name in wanted if name not in NAMES]
+    if unknown:
+        raise InputError(f"There is no backend called {', '.join(unknown)}; there are {', '.join(NAMES)}.")
+    candidates = backends_for(format)
+    chosen = [backend for backend in candidates if (backend.name in wanted if wanted else backend.is_installed())]
+    if not chosen and wanted:
+        able = " and ".join(backend.name for backend in candidates)
+        raise InputError(f"{format} files are run by {able}, and not by {', '.join(wanted)}; leave out --backend, or name one.")
+    return chosen or candidates[:1]

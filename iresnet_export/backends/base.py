@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,24 +13,35 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.errors import ArtifactError, InputError
-from iresnet_export.layers import Deployable, Layer
+from iresnet_export.layers import Layer
+from iresnet_export.progress import Progress
+from iresnet_export.quantization.parameters import CALIBRATORS, TARGETS, Calibrator, Quantization, Target
+from iresnet_models.deployed import PRECISIONS, Deployable, Precision
+from iresnet_models.preprocessing import normalised
+from iresnet_models.spec import ModelSpec
 
-Progress = Callable[[str, float], None]
-"""Told what is being done and which share of it, 0 to 1, is done; may raise KeyboardInterrupt to cancel."""
+BF16_OPSET = 22
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """How to export. `batch` is the static batch size, or the one to optimise for; `max_batch` bounds a dynamic one."""
 
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     fold: bool = True
+    takes_pixels: bool = False
+    """Whether the artifact normalises by itself: pixels in, logits and probabilities out."""
     dynamic_batch: bool = True
     batch: int = 1
     max_batch: int = 32
-    opset: int = 20
+    opset: int | None = None
+    """ONNX's; None for 20, or 22 where bfloat16 needs it."""
+    target: Target = "cpu"
+    """What an int8 graph is made for: x86 and ARM processors, or TensorRT."""
+    calibrator: Calibrator = "percentile"
     calibration_data: str | None = None
     """`digits` or a folder, whose training images say how far activations reach; None for the network's own, or noise."""
+    calibration_images: int = 512
     compute_capabilities: tuple[str, ...] = ()
     """GPUs to build an engine for, such as `8.6`; TensorRT-RTX alone. Empty: its own choice."""
     flavour: str | None = None
@@ -42,6 +52,36 @@ class ExportOptions:
             raise InputError(f"The batch to optimise for ({self.batch}) must lie between 1 and the largest one ({self.max_batch}).")
         if self.batch < 1:
             raise InputError(f"A batch has at least one image, not {self.batch}.")
+        for option, value, known in (
+            ("--precision", self.precision, PRECISIONS),
+            ("--target", self.target, TARGETS),
+            ("--calibrator", self.calibrator, CALIBRATORS),
+        ):
+            if value not in known:
+                raise InputError(f"{option} takes {', '.join(known[:-1])} or {known[-1]}, not {value!r}.")
+        if self.precision != "fp32" and not self.fold:
+            raise InputError(f"--precision {self.precision} goes with the fold: leave out --no-fold, which is for float32.")
+        if self.calibration_images < 1:
+            raise InputError(f"--calibration-images takes a number of at least 1, not {self.calibration_images}.")
+        if self.precision == "bf16" and self.opset is not None and self.opset < BF16_OPSET:
+            raise InputError(f"bfloat16 convolutions came with ONNX opset {BF16_OPSET}; {self.opset} was asked for.")
+
+    @property
+    def onnx_opset(self) -> int:
+        return self.opset or (BF16_OPSET if self.precision == "bf16" else 20)
+
+    @property
+    def int8_settings(self) -> dict[str, Any]:
+        """Those that make an int8 export what it is."""
+        if self.precision != "int8":
+            return {}
+        data = self.calibration_data if self.calibration_data in (None, "digits") else Path(self.calibration_data).name
+        return {
+            "target": self.target,
+            "calibrator": self.calibrator,
+            "calibration_data": data,
+            "calibration_images": self.calibration_images,
+        }
 
 
 class Session(ABC):
@@ -50,10 +90,18 @@ class Session(ABC):
     device: torch.device
     batch: tuple[int, int] | None = None
     """The smallest and largest batch that it takes; None for any."""
+    takes_pixels: bool = False
+    """Whether the artifact does its own normalisation: its batches are pixels (n, h, w, 3), uint8, and not inputs."""
+    computed_precision: str = "fp32"
+    """The precision that its convolutions are really computed in here, whatever the artifact stores."""
 
     @abstractmethod
     def run(self, batch: Tensor) -> Tensor:
-        """Logits (n, classes), float32, for images (n, 3, h, w), float32, both on `device`."""
+        """Logits (n, classes), float32, for inputs (n, 3, h, w), float32, or for pixels, both on `device`."""
+
+    def batch_of(self, pixels: Tensor, spec: ModelSpec) -> Tensor:
+        """Pixels (n, h, w, 3), uint8, in host memory as what `run` takes, on the session's device."""
+        return (pixels if self.takes_pixels else normalised(pixels, spec)).to(self.device)
 
     def close(self) -> None:  # noqa: B027 - most sessions hold nothing that Python does not free
         """Frees memory, device and threads."""
@@ -74,6 +122,11 @@ class Backend(ABC):
     """Whether loading such a file can run native code."""
     parent_format: ClassVar[Format | None] = None
     """What it builds from, where that is not the network itself."""
+    precisions: ClassVar[tuple[Precision, ...]] = PRECISIONS
+
+    def is_installed(self) -> bool:
+        """Whether its package is here at all; a device or driver may still be missing."""
+        return True
 
     def settings(self, options: ExportOptions) -> dict[str, Any]:
         """Those of the options that change what this backend makes, for the descent."""
@@ -87,13 +140,17 @@ class Backend(ABC):
     def export(
         self,
         network: Deployable,
+        quantization: Quantization | None,
         path: Path,
         options: ExportOptions,
         identity: dict[str, Any],
         parent: Artifact | None,
         progress: Progress,
     ) -> dict[str, Any]:
-        """Writes the network to `path`, with `identity` inside where the format has a place; returns details for the descent."""
+        """Writes the network, in int8 by `quantization`, to `path`, with `identity` inside where the format has a place.
+
+        Returns details for the descent.
+        """
 
     @abstractmethod
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> Session:
@@ -114,7 +171,3 @@ def require_trusted(artifact: Artifact, trust: bool) -> None:
             "comes from, add --trust."
         )
     artifact.require_intact()
-
-
-def no_progress(_step: str, _share: float) -> None:
-    """For callers that show nothing."""

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.base import Backend, ExportOptions, Progress, Session
+from iresnet_export.backends.base import Backend, ExportOptions, Session
 from iresnet_export.errors import ExportError
-from iresnet_export.layers import Deployable, Layer, layers_of_network
+from iresnet_export.layers import Layer, layers_of_network
+from iresnet_export.progress import Progress
+from iresnet_export.quantization.parameters import Quantization
 from iresnet_models.checkpoint import load_checkpoint, save_checkpoint
+from iresnet_models.deployed import Deployable
 from iresnet_models.network import Network
 
 
@@ -23,6 +26,7 @@ class Eager(Backend):
     def export(
         self,
         network: Deployable,
+        quantization: Quantization | None,
         path: Path,
         options: ExportOptions,
         identity: dict[str, Any],

@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import fx, nn
 
 from iresnet_export import __version__
 from iresnet_export.errors import ExportError
-from iresnet_export.layers import Array, Deployable, Layer, conv_attributes, float32, traced
+from iresnet_export.layers import Array, array_of, plain_name, traced
+from iresnet_models.deployed import Deployable, DeployedNetwork
 
-INPUT, OUTPUT = "input", "logits"
+INPUT, OUTPUT, PROBABILITIES = "input", "logits", "probabilities"
 METADATA_KEY = "iresnet-export"
 OPSETS = range(18, 26)
 
@@ -36,13 +38,21 @@ class _Graph:
         self.nodes.append(helper.make_node(operator, list(inputs), [output], name=output, **attributes))
         return output
 
+    def rename(self, old: str, new: str) -> None:
+        """Gives a value another name, wherever it stands; nodes keep theirs."""
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    if name == old:
+                        names[index] = new
+
     def weight(self, name: str, values: Array) -> str:
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
     def weights(self, prefix: str, module: nn.Module, names: Sequence[str]) -> list[str]:
         state = module.state_dict()
-        return [self.weight(f"{prefix}.{name}", state[name].detach().cpu().numpy()) for name in names if name in state]
+        return [self.weight(f"{prefix}.{name}", array_of(state[name])) for name in names if name in state]
 
 
 def onnx_from_network(
@@ -50,8 +60,9 @@ def onnx_from_network(
 ) -> onnx.ModelProto:
     """The network in evaluation mode as an ONNX model: `input` (batch, 3, h, w) to `logits` (batch, classes), float32.
 
-    The batch is symbolic unless `static_batch` is given. Initialisers have the names of the state dict; a node and its
-    output have the name of the module, or of the block and operation. `identity` goes into the model's metadata.
+    One that takes pixels has an `input` (batch, h, w, 3), uint8, and a second output, `probabilities`. The batch is symbolic
+    unless `static_batch` is given. Initialisers have the names of the state dict; a node and its output have the name of the
+    module, or of the block and operation. `identity` goes into the model's metadata.
     """
     if opset not in OPSETS:
         raise ExportError(f"ONNX opset {opset} is not supported; choose one from {OPSETS.start} to {OPSETS.stop - 1}.")
@@ -61,28 +72,26 @@ def onnx_from_network(
         if node.op == "placeholder":
             values[node] = INPUT
         elif node.op == "call_module":
-            target = str(node.target)
-            layer = module.get_submodule(target)
+            layer, target = module.get_submodule(str(node.target)), plain_name(str(node.target))
             values[node] = _EMIT_MODULE[_supported(type(layer), _EMIT_MODULE, target)](graph, target, layer, values[node.args[0]])
+        elif node.op == "call_method":
+            emit = _EMIT_METHOD[_supported(node.target, _EMIT_METHOD, str(node.target))]
+            name = _function_name(node, str(node.target), names)
+            values[node] = emit(graph, name, values[node.args[0]], node.args[1:])
         elif node.op == "call_function":
             function = getattr(node.target, "__name__", str(node.target))
             name = _function_name(node, function, names)
             arguments = [values[argument] for argument in node.args if isinstance(argument, fx.Node)]
             values[node] = _EMIT_FUNCTION[_supported(function, _EMIT_FUNCTION, name)](graph, name, arguments)
         elif node.op == "get_attr":
-            target = str(node.target)
-            values[node] = graph.weight(target, module.get_buffer(target).detach().cpu().numpy())
+            values[node] = graph.weight(plain_name(str(node.target)), array_of(module.get_buffer(str(node.target))))
         elif node.op == "output":
-            _rename_output(graph, values[node.args[0]])
+            found = node.args[0] if isinstance(node.args[0], tuple) else (node.args[0],)
+            for value, name in zip(found, (OUTPUT, PROBABILITIES), strict=False):
+                graph.rename(values[value], name)
         else:
             raise ExportError(f"The network's forward pass holds a {node.op} ({node.target}), which cannot be exported to ONNX.")
     return _model(graph, network, opset, static_batch, identity)
-
-
-def _rename_output(graph: _Graph, name: str) -> None:
-    graph.nodes[-1].output[0] = OUTPUT
-    if graph.nodes[-1].name != name:
-        raise ExportError("The network's last operation does not give its output; this cannot be exported to ONNX.")
 
 
 def _supported(key: Any, table: dict[Any, Any], where: str) -> Any:
@@ -94,7 +103,7 @@ def _supported(key: Any, table: dict[Any, Any], where: str) -> Any:
 def _function_name(node: fx.Node, function: str, names: Counter[str]) -> str:
     """`layer1.0.relu`, `layer1.0.relu_1`, ...: the block and the operation."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    scope = stack[-1][0] if stack else ""
+    scope = plain_name(f"{stack[-1][0]}.").removesuffix(".") if stack else ""
     name = f"{scope}.{function}" if scope else function
     names[name] += 1
     return name if names[name] == 1 else f"{name}_{names[name] - 1}"
@@ -147,7 +156,16 @@ _EMIT_FUNCTION: dict[str, Callable[[_Graph, str, list[str]], str]] = {
     "relu": lambda graph, name, inputs: graph.add("Relu", inputs, name),
     "add": lambda graph, name, inputs: graph.add("Add", inputs, name),
     "mul": lambda graph, name, inputs: graph.add("Mul", inputs, name),
+    "sub": lambda graph, name, inputs: graph.add("Sub", inputs, name),
+    "softmax": lambda graph, name, inputs: graph.add("Softmax", inputs, name, axis=1),
     "flatten": lambda graph, name, inputs: graph.add("Flatten", inputs, name, axis=1),
+}
+
+_TYPES = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16, torch.bfloat16: TensorProto.BFLOAT16}
+
+_EMIT_METHOD: dict[str, Callable[[_Graph, str, str, Any], str]] = {
+    "permute": lambda graph, name, x, order: graph.add("Transpose", [x], name, perm=list(order)),
+    "to": lambda graph, name, x, dtype: graph.add("Cast", [x], name, to=_TYPES[dtype[0]]),
 }
 
 
@@ -155,9 +173,16 @@ def _model(
     graph: _Graph, network: Deployable, opset: int, static_batch: int | None, identity: dict[str, Any] | None
 ) -> onnx.ModelProto:
     spec, batch = network.spec, static_batch or "batch"
-    image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, 3, spec.image_size, spec.image_size])
-    logits = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch, spec.num_classes])
-    body = helper.make_graph(graph.nodes, spec.name, [image], [logits], graph.initializers)
+    size, takes_pixels = spec.image_size, isinstance(network, DeployedNetwork) and network.mean is not None
+    if takes_pixels:
+        image = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [batch, size, size, 3])
+    else:
+        image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, 3, size, size])
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, spec.num_classes])
+        for name in (OUTPUT, PROBABILITIES)[: 1 + takes_pixels]
+    ]
+    body = helper.make_graph(graph.nodes, spec.name, [image], outputs, graph.initializers)
     operators = helper.make_opsetid("", opset)
     model = helper.make_model(
         body,
@@ -170,71 +195,3 @@ def _model(
         helper.set_model_props(model, {METADATA_KEY: json.dumps(identity)})
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def layers_of_onnx(model: onnx.ModelProto) -> list[Layer]:
-    """Every Conv, BatchNormalization, Gemm and MatMul of a graph, and every Mul and Add of a constant, in its order."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
-    layers = [_read[node.op_type](node, constants) for node in model.graph.node if node.op_type in _read]
-    return [layer for layer in layers if layer.tensors or layer.kind not in ("mul", "add")]
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def _tensors(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], names: Sequence[str]) -> dict[str, Array]:
-    inputs = list(node.input)[1:]
-    return {name: numpy_helper.to_array(constants[value]) for name, value in zip(names, inputs, strict=False) if value in constants}
-
-
-def _read_conv(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Layer:
-    found = _attributes(node)
-    pads = found.get("pads", [0, 0, 0, 0])
-    symmetric = pads[:2] == pads[2:] and found.get("auto_pad", b"NOTSET") == b"NOTSET"
-    attributes = conv_attributes(
-        found.get("strides", [1, 1]), pads[:2] if symmetric else pads, found.get("dilations", [1, 1]), found.get("group", 1)
-    )
-    return Layer(node.name, "conv", _tensors(node, constants, ("weight", "bias")), attributes)
-
-
-def _read_batch_norm(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Layer:
-    found = _attributes(node)
-    attributes = {"eps": float32(found.get("epsilon", 1e-5))}
-    if found.get("training_mode", 0):
-        attributes["training_mode"] = 1
-    return Layer(node.name, "batch_norm", _tensors(node, constants, ("weight", "bias", "running_mean", "running_var")), attributes)
-
-
-def _read_gemm(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Layer:
-    found = _attributes(node)
-    tensors = _tensors(node, constants, ("weight", "bias"))
-    if "weight" in tensors and not found.get("transB", 0):
-        tensors["weight"] = tensors["weight"].T
-    attributes = {key: found[key] for key in ("alpha", "beta") if found.get(key, 1.0) != 1.0} | (
-        {"transA": 1} if found.get("transA", 0) else {}
-    )
-    return Layer(node.name, "linear", tensors, attributes)
-
-
-def _read_matmul(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Layer:
-    tensors = _tensors(node, constants, ("weight",))
-    return Layer(node.name, "linear", {name: values.T for name, values in tensors.items()}, {})
-
-
-def _read_constant(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Layer:
-    found = [numpy_helper.to_array(constants[value]) for value in node.input if value in constants]
-    return Layer(node.name, "mul" if node.op_type == "Mul" else "add", {"constant": found[0]} if found else {}, {})
-
-
-_read: dict[str, Callable[[onnx.NodeProto, dict[str, onnx.TensorProto]], Layer]] = {
-    "Conv": _read_conv,
-    "BatchNormalization": _read_batch_norm,
-    "Gemm": _read_gemm,
-    "MatMul": _read_matmul,
-    "Mul": _read_constant,
-    "Add": _read_constant,
-}

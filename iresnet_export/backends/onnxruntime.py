@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.base import Backend, ExportOptions, Progress, Session
+from iresnet_export.backends.base import Backend, ExportOptions, Session
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
-from iresnet_export.layers import Deployable, Layer
+from iresnet_export.layers import Layer
+from iresnet_export.precision import widest
+from iresnet_export.progress import Progress
+from iresnet_export.quantization.parameters import Quantization
+from iresnet_models.deployed import Deployable
 
 
 class OnnxRuntime(Backend):
@@ -21,7 +25,7 @@ class OnnxRuntime(Backend):
     format: ClassVar[Format] = "onnx"
 
     def settings(self, options: ExportOptions) -> dict[str, Any]:
-        return {"opset": options.opset}
+        return {"opset": options.onnx_opset} | options.int8_settings
 
     def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
         return None if options.dynamic_batch else (options.batch, options.batch)
@@ -29,6 +33,7 @@ class OnnxRuntime(Backend):
     def export(
         self,
         network: Deployable,
+        quantization: Quantization | None,
         path: Path,
         options: ExportOptions,
         identity: dict[str, Any],
@@ -36,20 +41,32 @@ class OnnxRuntime(Backend):
         progress: Progress,
     ) -> dict[str, Any]:
         from iresnet_export.backends.onnx_graph import onnx_from_network
+        from iresnet_export.quantization.qdq import quantized_onnx
 
         progress("Making the ONNX graph", 0.0)
         static_batch = None if options.dynamic_batch else options.batch
-        model = onnx_from_network(network, opset=options.opset, static_batch=static_batch, identity=identity)
+        model = onnx_from_network(network, opset=options.onnx_opset, static_batch=static_batch, identity=identity)
+        if quantization is not None:
+            model = quantized_onnx(model, quantization)
         progress("Writing", 0.7)
         path.write_bytes(model.SerializeToString(deterministic=True))
         progress("Writing", 1.0)
-        return {"ir_version": model.ir_version}
+        details: dict[str, Any] = {"ir_version": model.ir_version}
+        if quantization is not None and options.target == "cpu":
+            from iresnet_export.backends.onnx_optimized import optimised_graph, require_integers
+
+            progress("Proving that it runs in integers", 1.0)
+            details["optimised_operators"] = require_integers(optimised_graph(path, ["CPUExecutionProvider"]))
+        return details
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OnnxSession:
-        return OnnxSession(artifact.path, device, threads)
+        session = OnnxSession(artifact.path, device, threads)
+        if artifact.descent is not None and artifact.descent.precision != "fp32":
+            session.find_computed_precision(artifact.path)
+        return session
 
     def layers(self, artifact: Artifact) -> list[Layer]:
-        from iresnet_export.backends.onnx_graph import layers_of_onnx
+        from iresnet_export.backends.onnx_reading import layers_of_onnx
 
         return layers_of_onnx(read_onnx(artifact.path))
 
@@ -83,7 +100,8 @@ class OnnxSession(Session):
             options.intra_op_num_threads = threads
         # Its threads sleep as soon as a run has ended, rather than spin and slow down whatever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        self._session = _create(ort, path, options, _providers(ort, device))
+        self._providers = _providers(ort, device)
+        self._session = _create(ort, path, options, self._providers)
         if device.type == "cuda" and self._session.get_providers()[0] != "CUDAExecutionProvider":
             raise UnavailableError(
                 "ONNX Runtime fell back to the CPU: its CUDA provider could not be loaded. Install its libraries with "
@@ -95,8 +113,16 @@ class OnnxSession(Session):
                 f"{path} takes {len(self._session.get_inputs())} inputs ({names}); a classifier takes one, the images."
             )
         self._input, self._output = self._session.get_inputs()[0], self._session.get_outputs()[0]
+        self.takes_pixels = self._input.type == "tensor(uint8)"
+        self._type = np.uint8 if self.takes_pixels else np.float32
         size = self._input.shape[0]
         self.batch = (size, size) if isinstance(size, int) else None
+
+    def find_computed_precision(self, path: Path) -> None:
+        """Asks ONNX Runtime for the graph that it really computes: it turns to another precision without a word."""
+        from iresnet_export.backends.onnx_optimized import computed_precisions, optimised_graph
+
+        self.computed_precision = widest(computed_precisions(optimised_graph(path, self._providers)))
 
     def run(self, batch: Tensor) -> Tensor:
         if self.device.type == "cuda":
@@ -109,7 +135,7 @@ class OnnxSession(Session):
         index = self.device.index or 0
         logits = torch.empty((len(batch), self._output.shape[1]), device=self.device)
         binding = self._session.io_binding()
-        binding.bind_input(self._input.name, "cuda", index, np.float32, tuple(batch.shape), batch.data_ptr())
+        binding.bind_input(self._input.name, "cuda", index, self._type, tuple(batch.shape), batch.data_ptr())
         binding.bind_output(self._output.name, "cuda", index, np.float32, tuple(logits.shape), logits.data_ptr())
         torch.cuda.current_stream(self.device).synchronize()
         self._session.run_with_iobinding(binding)
@@ -134,6 +160,8 @@ def _create(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         first = str(error).strip().splitlines()[0]
+        if "NOT_IMPLEMENTED" in first:
+            raise UnavailableError(f"ONNX Runtime cannot compute {path.name} here: {first}") from error
         raise ArtifactError(
             f"ONNX Runtime cannot load {path}: {first}. Export it again, or check that the file is whole."
         ) from error

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.base import Backend, ExportOptions, Progress, Session, require_trusted
+from iresnet_export.backends.base import Backend, ExportOptions, Session, require_trusted
 from iresnet_export.backends.tensorrt_flavours import Flavour, flavour_for_building, flavour_named
 from iresnet_export.errors import ArtifactError, ExportError, UnavailableError
-from iresnet_export.layers import Deployable
+from iresnet_export.progress import Progress
+from iresnet_export.quantization.parameters import Quantization
+from iresnet_models.deployed import Deployable
 
 
 class TensorRT(Backend):
@@ -23,7 +25,8 @@ class TensorRT(Backend):
 
     def settings(self, options: ExportOptions) -> dict[str, Any]:
         return {
-            "opset": options.opset,
+            "opset": options.onnx_opset,
+            **options.int8_settings,
             "optimised_for_batch": options.batch,
             "flavour": flavour_for_building(options.flavour).name,
             "compute_capabilities": list(options.compute_capabilities),
@@ -35,6 +38,7 @@ class TensorRT(Backend):
     def export(
         self,
         network: Deployable,
+        quantization: Quantization | None,
         path: Path,
         options: ExportOptions,
         identity: dict[str, Any],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from iresnet_export.backends.base import ExportOptions, Progress
+from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx_graph import INPUT, OUTPUT
 from iresnet_export.backends.tensorrt_flavours import Flavour
 from iresnet_export.errors import ExportError, InputError
+from iresnet_export.progress import Progress
 
 
 def engine_from_onnx(flavour: Flavour, onnx: bytes, options: ExportOptions, progress: Progress) -> tuple[bytes, dict[str, Any]]:

@@ -13,10 +13,14 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.base import Backend, ExportOptions, Progress, Session, require_trusted
+from iresnet_export.backends.base import Backend, ExportOptions, Session, require_trusted
 from iresnet_export.backends.eager import torch_threads
 from iresnet_export.errors import ArtifactError, ExportError
-from iresnet_export.layers import Deployable, Kind, Layer, conv_attributes, float32
+from iresnet_export.layers import Kind, Layer, array_of, conv_attributes, float32
+from iresnet_export.precision import precision_of, widest
+from iresnet_export.progress import Progress
+from iresnet_export.quantization.parameters import Quantization
+from iresnet_models.deployed import Deployable, Precision
 
 METADATA_FILE = "iresnet-export.json"
 
@@ -25,10 +29,12 @@ class TorchScript(Backend):
     name: ClassVar[str] = "torchscript"
     format: ClassVar[Format] = "torchscript"
     native: ClassVar[bool] = True
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "bf16")
 
     def export(
         self,
         network: Deployable,
+        quantization: Quantization | None,
         path: Path,
         options: ExportOptions,
         identity: dict[str, Any],
@@ -37,6 +43,8 @@ class TorchScript(Backend):
     ) -> dict[str, Any]:
         size = network.spec.image_size
         example = torch.zeros(2, 3, size, size)
+        if options.takes_pixels:
+            example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
         with _deprecation_expected():
             progress("Tracing", 0.0)
             try:
@@ -54,21 +62,24 @@ class TorchScript(Backend):
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> ScriptSession:
         require_trusted(artifact, trust)
-        return ScriptSession(load_script(artifact.path, device), device, threads)
+        return ScriptSession(artifact, device, threads)
 
     def layers(self, artifact: Artifact) -> list[Layer]:
         return layers_of_script(load_script(artifact.path, torch.device("cpu")))
 
 
 class ScriptSession(Session):
-    def __init__(self, module: torch.jit.ScriptModule, device: torch.device, threads: int | None) -> None:
+    def __init__(self, artifact: Artifact, device: torch.device, threads: int | None) -> None:
         self.device = device
-        self._module, self._threads = module, threads
+        self._module, self._threads = load_script(artifact.path, device), threads
+        self.takes_pixels = artifact.descent is not None and artifact.descent.takes_pixels
+        weights = [layer.tensors["weight"] for layer in layers_of_script(self._module) if "weight" in layer.tensors]
+        self.computed_precision = widest([precision_of(values.dtype) for values in weights if values.ndim > 1])
 
     def run(self, batch: Tensor) -> Tensor:
         with torch.inference_mode(), torch_threads(self._threads):
-            logits: Tensor = self._module(batch)
-        return logits
+            found: Tensor | tuple[Tensor, Tensor] = self._module(batch)
+        return found if isinstance(found, Tensor) else found[0]
 
 
 def load_script(path: Path, device: torch.device) -> torch.jit.ScriptModule:
@@ -95,7 +106,7 @@ def layers_of_script(module: torch.jit.ScriptModule) -> list[Layer]:
             layers.append(_batch_norm(node))
         elif node.kind() in ("aten::linear", "aten::addmm"):
             layers.append(_linear(node))
-        elif node.kind() in ("aten::mul", "aten::add"):
+        elif node.kind() in ("aten::mul", "aten::add", "aten::sub"):
             layers += _with_constant(node)
     return layers
 
@@ -103,7 +114,7 @@ def layers_of_script(module: torch.jit.ScriptModule) -> list[Layer]:
 def _constants(node: Any, **positions: int) -> dict[str, Any]:
     inputs = list(node.inputs())
     values = {name: inputs[position].toIValue() for name, position in positions.items()}
-    return {name: value.detach().cpu().numpy() for name, value in values.items() if isinstance(value, Tensor)}
+    return {name: array_of(value) for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def _integers(value: Any) -> tuple[int, ...]:
@@ -135,8 +146,8 @@ def _linear(node: Any) -> Layer:
 def _with_constant(node: Any) -> list[Layer]:
     """The multiplication or addition of a constant, if that is what it is, and not of two streams."""
     constants = [value.toIValue() for value in list(node.inputs())[:2] if value.node().kind() == "prim::Constant"]
-    kind: Kind = "mul" if node.kind() == "aten::mul" else "add"
-    return [Layer(node.output().debugName(), kind, {"constant": value.detach().cpu().numpy()}, {}) for value in constants]
+    kinds: dict[str, Kind] = {"aten::mul": "mul", "aten::add": "add", "aten::sub": "sub"}
+    return [Layer(node.output().debugName(), kinds[node.kind()], {"constant": array_of(value)}, {}) for value in constants]
 
 
 def _strip_debug_records(path: Path) -> None:

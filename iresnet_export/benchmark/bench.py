@@ -12,15 +12,17 @@ from typing import Any, Literal
 import torch
 
 from iresnet_export.artifact import Artifact, open_artifact
-from iresnet_export.backends import backends_for
-from iresnet_export.backends.base import Progress, Session, no_progress
+from iresnet_export.backends import runners
+from iresnet_export.backends.base import Session
 from iresnet_export.backends.eager import EagerSession
 from iresnet_export.benchmark.clock import Samples, Timed, measure
 from iresnet_export.benchmark.statistics import Latency, Speedup, latency_of, speedup_of
 from iresnet_export.errors import InputError, UnavailableError
+from iresnet_export.progress import Progress, no_progress
 from iresnet_export.source import Source, source_of_artifact
-from iresnet_export.verification.verify import VerifyOptions, images_for
+from iresnet_export.verification.verify import VerifyOptions, pixels_for
 from iresnet_models.operations import multiply_accumulates
+from iresnet_models.preprocessing import normalised
 from iresnet_models.spec import ModelSpec
 
 
@@ -36,6 +38,7 @@ class BenchOptions:
     seed: int = 0
     checkpoint: Path | None = None
     trust: bool = False
+    backends: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.batch_sizes or min(self.batch_sizes) < 1:
@@ -95,8 +98,8 @@ def bench(paths: Sequence[Path], options: BenchOptions, progress: Progress = no_
 def _candidates(artifacts: list[Artifact], options: BenchOptions, skipped: list[Result], stack: ExitStack) -> list[_Candidate]:
     baselines: dict[tuple[str, ModelSpec], _Candidate] = {}
     found: list[_Candidate] = []
-    for artifact in artifacts:
-        backend = backends_for(artifact.format)[0]
+    runs = [(artifact, backend) for artifact in artifacts for backend in runners(artifact.format, options.backends)]
+    for artifact, backend in runs:
         precision = artifact.descent.precision if artifact.descent else "fp32"
         if artifact.descent is not None:
             artifact.require_intact()
@@ -168,10 +171,9 @@ def _takes(session: Session, batch: int) -> bool:
 
 def _inference(candidate: _Candidate, batch: int, options: BenchOptions) -> Any:
     """One inference, from images in host memory to logits in host memory."""
-    images, _ = images_for(candidate.spec, VerifyOptions(images=batch, seed=options.seed))
-    while len(images) < batch:
-        images = torch.cat([images, images])
-    images = images[:batch].contiguous()
+    pixels, _ = pixels_for(candidate.spec, VerifyOptions(images=batch, seed=options.seed))
+    pixels = pixels.repeat(-(-batch // len(pixels)), 1, 1, 1)[:batch].contiguous()
+    images = pixels if candidate.session.takes_pixels else normalised(pixels, candidate.spec)
     if options.device.type == "cuda":
         images = images.pin_memory()
 

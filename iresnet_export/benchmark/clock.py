@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from iresnet_export.backends.base import Progress
+from iresnet_export.progress import Progress
 
 RUNS_PER_TURN_SECONDS = 0.1
 """A turn is as many runs as fit in this, and at least three: long enough to be warm, short enough to take many turns."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from iresnet_export.cli.console import notice, progress_bar, say, show, write_report
-from iresnet_export.cli.options import Device, JsonFile, Trust, device_from_option, integers
+from iresnet_export.cli.options import BackendNames, Device, JsonFile, Trust, device_from_option, integers
 from iresnet_export.errors import InputError
 
 
@@ -27,6 +27,7 @@ def bench(
         Path | None, typer.Option("--checkpoint", help="The network of artifacts that have no descent.", show_default=False)
     ] = None,
     device: Device = "auto",
+    backend: BackendNames = None,
     trust: Trust = False,
     json: JsonFile = None,
 ) -> None:
@@ -48,6 +49,7 @@ def bench(
         seed=seed,
         checkpoint=checkpoint,
         trust=trust,
+        backends=tuple(backend or ()),
     )
     with progress_bar() as progress:
         results = bench_artifacts(artifacts or _artifacts_here(), options, progress)

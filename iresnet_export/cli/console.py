@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from iresnet_export.backends.base import Progress
+    from iresnet_export.progress import Progress
 
 _PIPED_WIDTH = 200
 

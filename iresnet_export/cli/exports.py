@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,6 +12,8 @@ from iresnet_export.cli.options import (
     OUTPUT,
     Arch,
     CalibrationData,
+    CalibrationImages,
+    CalibratorName,
     CheckpointFile,
     Depth,
     DynamicBatch,
@@ -20,15 +22,19 @@ from iresnet_export.cli.options import (
     ImageSize,
     NumClasses,
     Output,
+    PrecisionName,
     Seed,
     WeightsName,
+    WithPreprocessing,
     source_from_options,
 )
 
 if TYPE_CHECKING:
     from iresnet_export.artifact import Artifact
     from iresnet_export.backends.base import ExportOptions
+    from iresnet_export.quantization.parameters import Calibrator, Target
     from iresnet_export.source import Source
+    from iresnet_models.deployed import Precision
 
 _UNTRAINED = (
     "[yellow]Warning:[/] no checkpoint was given, so the weights are untrained (seed {seed}): good for measuring latency, not for "
@@ -42,7 +48,12 @@ _BOUNDS_FROM_NOISE = (
     "--no-fold."
 )
 
-Opset = Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 25.", rich_help_panel=OUTPUT)]
+Opset = Annotated[
+    int | None,
+    typer.Option(
+        "--opset", help="ONNX operator set, 18 to 25. [default: 20; 22 for bf16]", rich_help_panel=OUTPUT, show_default=False
+    ),
+]
 
 
 def torchscript(
@@ -53,7 +64,9 @@ def torchscript(
     seed: Seed = 0,
     image_size: ImageSize = None,
     num_classes: NumClasses = None,
+    precision: PrecisionName = "fp32",
     fold: Fold = True,
+    with_preprocessing: WithPreprocessing = False,
     calibration_data: CalibrationData = None,
     output: Output = None,
     force: Force = False,
@@ -64,8 +77,11 @@ def torchscript(
     """
     from iresnet_export.backends.base import ExportOptions
 
+    options = ExportOptions(
+        precision=cast("Precision", precision), fold=fold, takes_pixels=with_preprocessing, calibration_data=calibration_data
+    )
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
-    _export("torchscript", source, ExportOptions(fold=fold, calibration_data=calibration_data), output, force)
+    _export("torchscript", source, options, output, force)
 
 
 def onnx(
@@ -76,11 +92,18 @@ def onnx(
     seed: Seed = 0,
     image_size: ImageSize = None,
     num_classes: NumClasses = None,
-    opset: Opset = 20,
+    opset: Opset = None,
     dynamic_batch: DynamicBatch = True,
     batch: Annotated[int, typer.Option("--batch", help="The batch size of --static-batch.", rich_help_panel=OUTPUT, min=1)] = 1,
+    precision: PrecisionName = "fp32",
+    target: Annotated[
+        str, typer.Option("--target", help="int8: for `cpu` (U8S8) or `tensorrt` (S8S8).", rich_help_panel=OUTPUT)
+    ] = "cpu",
     fold: Fold = True,
+    with_preprocessing: WithPreprocessing = False,
     calibration_data: CalibrationData = None,
+    calibrator: CalibratorName = "percentile",
+    calibration_images: CalibrationImages = 512,
     output: Output = None,
     force: Force = False,
 ) -> None:
@@ -88,8 +111,13 @@ def onnx(
     from iresnet_export.backends.base import ExportOptions
 
     options = ExportOptions(
+        precision=cast("Precision", precision),
         fold=fold,
+        takes_pixels=with_preprocessing,
+        target=cast("Target", target),
+        calibrator=cast("Calibrator", calibrator),
         calibration_data=calibration_data,
+        calibration_images=calibration_images,
         dynamic_batch=dynamic_batch,
         batch=batch,
         max_batch=max(batch, 32),
@@ -125,15 +153,19 @@ def trt(
             show_default=False,
         ),
     ] = None,
-    opset: Opset = 20,
+    opset: Opset = None,
     dynamic_batch: DynamicBatch = True,
     batch: Annotated[
         int,
         typer.Option("--batch", help="The batch size to optimise for, or that of --static-batch.", rich_help_panel=OUTPUT, min=1),
     ] = 1,
     max_batch: Annotated[int, typer.Option("--max-batch", help="The largest dynamic batch.", rich_help_panel=OUTPUT, min=1)] = 32,
+    precision: PrecisionName = "fp32",
     fold: Fold = True,
+    with_preprocessing: WithPreprocessing = False,
     calibration_data: CalibrationData = None,
+    calibrator: CalibratorName = "percentile",
+    calibration_images: CalibrationImages = 512,
     output: Output = None,
     force: Force = False,
 ) -> None:
@@ -145,8 +177,13 @@ def trt(
     from iresnet_export.backends.tensorrt_flavours import flavour_for_building
 
     options = ExportOptions(
+        precision=cast("Precision", precision),
         fold=fold,
+        takes_pixels=with_preprocessing,
+        target="tensorrt",
+        calibrator=cast("Calibrator", calibrator),
         calibration_data=calibration_data,
+        calibration_images=calibration_images,
         dynamic_batch=dynamic_batch,
         batch=batch,
         max_batch=max_batch,
@@ -163,6 +200,7 @@ def trt(
 
 def _export(name: str, source: Source, options: ExportOptions, output: Path | None, force: bool) -> Artifact:
     from iresnet_export.exporting import export_artifact
+    from iresnet_export.precision import in_words
 
     if source.checkpoint is None:
         notice(_UNTRAINED.format(seed=source.weights.seed))
@@ -180,5 +218,13 @@ def _export(name: str, source: Source, options: ExportOptions, output: Path | No
         say(f"Folded: no BatchNorm is left; over {images} its error is {ratio:.2f} times the unfolded network's own.")
         if source.checkpoint is not None and not about["exact_everywhere"] and images.endswith("noise"):
             notice(_BOUNDS_FROM_NOISE)
+    if (about := descent.details.get("quantization")) is not None:
+        equalised = "; the stream's channels are equalised, which measured better" if about["equalised"] else ""
+        say(
+            f"Quantized: ranges by {about['calibrator']} over {about['image_source']}{equalised}. Predicted: signal to noise "
+            f"{about['predicted_sqnr_db']:.1f} dB, {about['predicted_agreement']:.1%} of the first classes as in fp32."
+        )
+    if shares := descent.details.get("multiply_accumulates"):
+        say(f"Multiply-accumulates: {in_words(shares)}.")
     say(f"{artifact.path}: {source.spec.name}, {descent.size_bytes / 1e6:.1f} MB, {descent.precision}, {batch}; weights read back.")
     return artifact

@@ -84,6 +84,24 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file of another 
 DynamicBatch = Annotated[
     bool, typer.Option("--dynamic-batch/--static-batch", help="Take any batch size, or --batch alone.", rich_help_panel=OUTPUT)
 ]
+PrecisionName = Annotated[
+    str,
+    typer.Option("--precision", help="fp32, fp16, bf16 or int8; inputs and outputs stay float32.", rich_help_panel=OUTPUT),
+]
+WithPreprocessing = Annotated[
+    bool,
+    typer.Option(
+        "--with-preprocessing",
+        help="Take uint8 pixels (batch, height, width, RGB), and give logits and probabilities.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+CalibratorName = Annotated[
+    str, typer.Option("--calibrator", help="int8: minmax, percentile (99.999) or entropy.", rich_help_panel=OUTPUT)
+]
+CalibrationImages = Annotated[
+    int, typer.Option("--calibration-images", help="int8: how many images to measure ranges with.", rich_help_panel=OUTPUT, min=1)
+]
 Fold = Annotated[
     bool,
     typer.Option("--fold/--no-fold", help="Fold every BatchNorm away, exactly, and prove it.", rich_help_panel=OUTPUT),
@@ -92,13 +110,17 @@ CalibrationData = Annotated[
     str | None,
     typer.Option(
         "--calibration-data",
-        help="`digits` or a folder with train/: images for the fold's bounds. [default: the network's own, or noise]",
+        help="`digits` or a folder with train/: images for int8's ranges and the fold's bounds. [default: the network's own]",
         rich_help_panel=OUTPUT,
         show_default=False,
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="`cpu`, `cuda`, or `auto` for a GPU where there is one.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the full report to this file.", show_default=False)]
+BackendNames = Annotated[
+    list[str] | None,
+    typer.Option("--backend", help="Run by this one alone; may be repeated. [default: all that are installed]", show_default=False),
+]
 Trust = Annotated[
     bool,
     typer.Option("--trust", help="Load files that run native code (TorchScript, engines) even if no descent vouches for them."),

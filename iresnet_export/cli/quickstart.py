@@ -64,14 +64,14 @@ def _table(summary: Summary) -> Table:
 
 
 def _row(row: Row) -> list[str]:
-    from iresnet_export.reporting.tables import size, status
+    from iresnet_export.reporting.tables import noise, size, status
 
     cells = [row.path.name, row.backend, size(row.size_bytes)]
     candidate, found, result = row.candidate, row.accuracy.evaluation, row.result
     if candidate is None:
         cells += ["reference", ""]
     else:
-        cells += [status(candidate.status), "" if candidate.outputs is None else f"{candidate.outputs.noise_ratio:.2f}"]
+        cells += [status(candidate.status), "" if candidate.outputs is None else noise(candidate.outputs)]
     cells.append("" if found is None else f"{found.top1:.1f} %")
     if result is None or result.latency is None:
         return [*cells, "", ""]

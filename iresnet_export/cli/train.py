@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iresnet_export.cli.console import notice, progress_bar, say, show, write_report
-from iresnet_export.cli.options import Device, JsonFile, Trust, device_from_option, integers
+from iresnet_export.cli.options import BackendNames, Device, JsonFile, Trust, device_from_option, integers
 
 if TYPE_CHECKING:
     from iresnet_train import Progress as TrainingProgress
@@ -196,6 +196,7 @@ def evaluate(
         Path | None, typer.Option("--checkpoint", help="The network of artifacts that have no descent.", show_default=False)
     ] = None,
     device: Device = "auto",
+    backend: BackendNames = None,
     trust: Trust = False,
     json: JsonFile = None,
 ) -> None:
@@ -204,7 +205,7 @@ def evaluate(
     from iresnet_export.reporting.tables import eval_table
     from iresnet_export.verification.accuracy import EvalOptions, accuracies
 
-    options = EvalOptions(data, batch_size, workers, device_from_option(device), checkpoint, trust)
+    options = EvalOptions(data, batch_size, workers, device_from_option(device), checkpoint, trust, tuple(backend or ()))
     with progress_bar() as progress:
         found = accuracies(files, options, progress)
     show(eval_table(found))

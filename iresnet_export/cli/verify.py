@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from iresnet_export.cli.console import notice, progress_bar, say, show, write_report
-from iresnet_export.cli.options import Device, JsonFile, Trust, device_from_option, integers
+from iresnet_export.cli.options import BackendNames, Device, JsonFile, Trust, device_from_option, integers
 from iresnet_export.errors import InputError
 
 
@@ -29,6 +29,7 @@ def verify(
     images: Annotated[int, typer.Option("--images", help="How many images; at least 32.")] = 64,
     batch: Annotated[str, typer.Option("--batch", help="Batch sizes to run at.")] = "1,7,32",
     device: Device = "cpu",
+    backend: BackendNames = None,
     trust: Trust = False,
     json: JsonFile = None,
 ) -> None:
@@ -45,7 +46,9 @@ def verify(
     from iresnet_export.verification.verify import VerifyOptions
     from iresnet_export.verification.verify import verify as verify_artifacts
 
-    options = VerifyOptions(checkpoint, data, images, integers(batch, "--batch"), device_from_option(device), trust)
+    options = VerifyOptions(
+        checkpoint, data, images, integers(batch, "--batch"), device_from_option(device), trust, backends=tuple(backend or ())
+    )
     with progress_bar() as progress:
         verification = verify_artifacts(artifacts, options, progress)
     for reference in verification.references:

@@ -10,7 +10,7 @@ from typing import Any
 from iresnet_export.benchmark.bench import BenchOptions, Result
 from iresnet_export.environment import environment
 from iresnet_export.verification.accuracy import Accuracy, EvalOptions
-from iresnet_export.verification.outputs import NOISE_LIMIT
+from iresnet_export.verification.criteria import NOISE_LIMIT
 from iresnet_export.verification.verify import Candidate, Verification, VerifyOptions
 
 _BENCH_LATER = {
@@ -38,7 +38,7 @@ def verify_document(verification: Verification, options: VerifyOptions) -> dict[
                 "depth": reference.source.spec.depth,
                 "checkpoint_sha256": reference.source.weights.sha256 if reference.source.checkpoint else None,
                 "weights": reference.source.weights.kind,
-                "images": len(reference.images),
+                "images": len(reference.pixels),
                 "image_source": reference.image_source,
                 "noise_floor": {"fp32": reference.noise_floor},
             }
@@ -97,12 +97,11 @@ def _document(kind: str, **body: Any) -> dict[str, Any]:
 def _candidate(candidate: Candidate) -> dict[str, Any]:
     outputs, weights = candidate.outputs, candidate.weights
     keys = ("noise_ratio", "max_abs", "max_rel", "cosine", "sqnr_db", "top1_agreement")
-    runs = candidate.status != "skipped"
     found = {
         "artifact": candidate.artifact.name,
         "backend": candidate.backend,
         "precision": candidate.precision,
-        "computed_precision": candidate.precision if runs and outputs else None,
+        "computed_precision": candidate.computed_precision,
         "reference": candidate.reference,
         "batch_sizes": list(outputs.batch_sizes) if outputs else [],
         "status": candidate.status,
@@ -111,7 +110,11 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
         **{key: getattr(outputs, key) if outputs else None for key in keys},
         "first_divergence": None,
     }
-    reasons = {key: candidate.reason or "not reached" for key in ("computed_precision", *keys) if not outputs}
+    reasons = {key: candidate.reason or "not reached" for key in keys if not outputs}
+    if candidate.computed_precision is None:
+        reasons["computed_precision"] = candidate.reason or "not reached"
+    if outputs and outputs.noise_ratio is None:
+        reasons["noise_ratio"] = "int8 has no rounding error of its own to go by: see sqnr_db and top1_agreement"
     if weights is None:
         reasons["weights"] = candidate.reason or "this format hides its weights"
     reasons["first_divergence"] = "outputs of single blocks are not compared by this version"

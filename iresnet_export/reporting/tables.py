@@ -9,6 +9,7 @@ from rich.table import Table
 
 from iresnet_export.benchmark.bench import Result
 from iresnet_export.verification.accuracy import Accuracy
+from iresnet_export.verification.outputs import OutputsReport
 from iresnet_export.verification.verify import Candidate, Verification
 
 STATUS_STYLE = {"pass": "green", "ok": "green", "fail": "bold red", "skipped": "yellow"}
@@ -31,8 +32,15 @@ def size(count: int | None) -> str:
     return "" if count is None else f"{count / 1e6:.1f} MB"
 
 
+def noise(outputs: OutputsReport) -> str:
+    """The error in noise floors, or of int8 the signal-to-noise ratio."""
+    if outputs.noise_ratio is not None:
+        return f"{outputs.noise_ratio:.2f}"
+    return "" if outputs.sqnr_db is None else f"{outputs.sqnr_db:.1f} dB"
+
+
 def verify_table(verification: Verification) -> Table:
-    made = table("artifact", "backend", "verdict", ">weights", ">noise ratio", ">max error", ">top-1 agrees", "batch")
+    made = table("artifact", "backend", "precision", "verdict", ">weights", ">noise ratio", ">max error", ">top-1 agrees", "batch")
     for candidate in verification.candidates:
         made.add_row(*_verify_row(candidate))
     return made
@@ -43,12 +51,12 @@ def _verify_row(candidate: Candidate) -> list[str]:
     equal = "not read" if weights is None else f"{weights.compared:,} equal" if weights.passed else "differ"
     if weights is not None and not weights.matched:
         equal = "fused" if candidate.status == "pass" else "differ"
-    row = [candidate.artifact.name, candidate.backend, status(candidate.status), equal]
+    row = [candidate.artifact.name, candidate.backend, candidate.precision, status(candidate.status), equal]
     if outputs is None:
         return [*row, "", "", "", ""]
     return [
         *row,
-        f"{outputs.noise_ratio:.2f}",
+        noise(outputs),
         f"{outputs.max_abs:.2g}",
         f"{outputs.top1_agreement:.1%}",
         ", ".join(map(str, outputs.batch_sizes)),

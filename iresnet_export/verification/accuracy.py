@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, open_artifact
-from iresnet_export.backends import backends_for
-from iresnet_export.backends.base import Progress, no_progress
+from iresnet_export.backends import runners
+from iresnet_export.backends.base import Backend
 from iresnet_export.errors import InputError, UnavailableError
+from iresnet_export.progress import Progress, no_progress
 from iresnet_export.source import source_of_artifact
 from iresnet_export.verification.outputs import usable_batch_sizes
+from iresnet_export.verification.reference import in_batches
+from iresnet_models.preprocessing import to_pixels
 from iresnet_models.spec import ModelSpec
 from iresnet_train import Evaluation, Loader, evaluate, evaluation_set
 
@@ -30,6 +33,7 @@ class EvalOptions:
     device: torch.device = torch.device("cpu")
     checkpoint: Path | None = None
     trust: bool = False
+    backends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,15 @@ class Accuracy:
 
 def accuracies(paths: Sequence[Path], options: EvalOptions, progress: Progress = no_progress) -> list[Accuracy]:
     """Evaluates every file over the whole held-out part of the data."""
-    return [accuracy_of(open_artifact(path), options, progress) for path in paths]
+    artifacts = [open_artifact(path) for path in paths]
+    return [
+        accuracy_of(artifact, backend, options, progress)
+        for artifact in artifacts
+        for backend in runners(artifact.format, options.backends if artifact.format != "checkpoint" else ())
+    ]
 
 
-def accuracy_of(artifact: Artifact, options: EvalOptions, progress: Progress = no_progress) -> Accuracy:
-    backend = backends_for(artifact.format)[0]
+def accuracy_of(artifact: Artifact, backend: Backend, options: EvalOptions, progress: Progress = no_progress) -> Accuracy:
     spec = spec_of(artifact, options.checkpoint)
     data = options.data or spec.data
     if data is None:
@@ -62,13 +70,12 @@ def accuracy_of(artifact: Artifact, options: EvalOptions, progress: Progress = n
         return Accuracy(artifact.path, backend.name, "skipped", None, str(error))
     with session:
         (size,) = usable_batch_sizes(session, [options.batch_size])
-        loader = Loader(evaluation_set(data, spec), size, workers=options.workers)
+        loader = Loader(evaluation_set(data, spec, to_pixels(spec)), size, workers=options.workers)
         done = 0
 
-        def predict(images: Tensor) -> Tensor:
+        def predict(pixels: Tensor) -> Tensor:
             nonlocal done
-            filled = torch.cat([images, images[:1].expand(size - len(images), -1, -1, -1)]) if len(images) < size else images
-            logits = session.run(filled.to(session.device)).cpu()[: len(images)]
+            logits = in_batches(session.run, session.batch_of(pixels, spec), size).cpu()
             done += 1
             progress(f"Evaluating {artifact.path.name}", done / len(loader))
             return logits

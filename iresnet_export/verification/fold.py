@@ -13,16 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from iresnet_export.artifact import Descent
-from iresnet_export.backends.base import Progress
 from iresnet_export.errors import ArtifactError, ExportError
-from iresnet_export.layers import Array, Deployable
+from iresnet_export.layers import Array
+from iresnet_export.progress import Progress
 from iresnet_export.source import Source
 from iresnet_export.verification.reference import in_batches, rms
+from iresnet_models.deployed import DTYPES, Deployable, Precision, deployed
 from iresnet_models.folded import FoldedBlock, FoldedNetwork
-from iresnet_models.folding import fold, fold_by_plan
+from iresnet_models.folding import fold_by_plan
+from iresnet_models.folding_decisions import GivenScales, plan_fold
 from iresnet_models.folding_plan import FoldPlan
+from iresnet_models.preprocessing import noise_pixels, normalised
 from iresnet_models.spec import ModelSpec
-from iresnet_train.data import training_images
+from iresnet_train.data import training_pixels
 
 FOLD_LIMIT = 2.0
 """A fold that is exact errs about as much as the unfolded network does; twice as much is another network."""
@@ -32,45 +35,77 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class FoldProof:
-    """`error_ratio`: the folded network's float32 error over the unfolded one's, both against float64, over all logits."""
+    """The folded network's error over the unfolded one's, both against float64, over all logits.
+
+    `error_ratio`: in float32. `own_precision`: in the half precision that is exported, of both; None for others.
+    """
 
     images: int
     image_source: str
     error_ratio: float
+    own_precision: float | None = None
 
 
 def fold_sample(spec: ModelSpec, data: str | None, seed: int = 0) -> tuple[Tensor, str]:
-    """Images that say how far the network's stream reaches: training images, or seeded noise where there are none."""
+    """Inputs that say how far the network's stream reaches: training images, or seeded noise where there are none."""
     data = data or spec.data
     if data is None:
-        count = 4 if spec.image_size > 64 else 64
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(count, 3, spec.image_size, spec.image_size, generator=generator), f"{count} images of seeded noise"
-    images, _ = training_images(data, spec, 32 if spec.image_size > 64 else 64, seed)
-    return images, f"{len(images)} training images of {data if data == 'digits' else Path(data).name}"
+        pixels = noise_pixels(spec, 4 if spec.image_size > 64 else 64, seed)
+        where = f"{len(pixels)} images of seeded noise"
+    else:
+        pixels, _ = training_pixels(data, spec, 32 if spec.image_size > 64 else 64, seed)
+        where = f"{len(pixels)} training images of {data if data == 'digits' else Path(data).name}"
+    return normalised(pixels, spec), where
 
 
-def proved_fold(source: Source, sample: Tensor, image_source: str, progress: Progress) -> tuple[FoldedNetwork, FoldProof]:
-    """The exact fold of a network, proved over the sample.
+def proved_fold(
+    source: Source,
+    sample: Tensor,
+    image_source: str,
+    progress: Progress,
+    *,
+    precision: Precision = "fp32",
+    scales: GivenScales | None = None,
+) -> tuple[FoldedNetwork, FoldProof]:
+    """The exact fold of a network in float32, proved over the sample, in float32 and in the half precision that is exported.
 
     Raises ExportError, which names the first block that differs, if it errs more than FOLD_LIMIT times as much as the network.
     """
     progress("Folding BatchNorms", 0.0)
     size = min(_BATCH, len(sample))
-    folded = fold(source.network, sample=sample)
+    plan = plan_fold(source.network, sample=sample, scales=scales)
+    folded = fold_by_plan(source.network, plan)
     progress("Proving the fold", 0.5)
     exact = in_batches(copy.deepcopy(source.network).double(), sample.double(), size).numpy()
     own = in_batches(source.network, sample, size).numpy()
     ratio = _error_ratio(in_batches(folded, sample, size).numpy(), own, exact)
-    progress("Proving the fold", 1.0)
     if not ratio <= FOLD_LIMIT:
         where = _first_departure(source, folded, sample[:size])
-        raise ExportError(
-            f"The fold of {source.spec.name} was refused: over {image_source} its error is {ratio:.3g} times the unfolded "
-            "network's "
-            f"own, and up to {FOLD_LIMIT:g} is rounding; it departs in {where}. Export with --no-fold."
-        )
-    return folded, FoldProof(len(sample), image_source, ratio)
+        raise ExportError(_refused(source, image_source, ratio, f"it departs in {where}"))
+    half = None
+    if precision in ("fp16", "bf16"):
+        progress(f"Proving the fold in {precision}", 0.7)
+        half = _ratio_in(DTYPES[precision], source, plan, sample[:size], exact[:size])
+        if not half <= FOLD_LIMIT:
+            raise ExportError(_refused(source, image_source, half, f"that is so in {precision} only, not in fp32"))
+    progress("Proving the fold", 1.0)
+    return folded, FoldProof(len(sample), image_source, ratio, half)
+
+
+def _refused(source: Source, image_source: str, ratio: float, where: str) -> str:
+    return (
+        f"The fold of {source.spec.name} was refused: over {image_source} its error is {ratio:.3g} times the unfolded network's "
+        f"own, and up to {FOLD_LIMIT:g} is rounding; {where}. Export it in fp32 with --no-fold."
+    )
+
+
+def _ratio_in(dtype: torch.dtype, source: Source, plan: FoldPlan, images: Tensor, exact: Array) -> float:
+    """The error ratio where both networks are computed in `dtype`."""
+    outputs = []
+    for chosen in (plan, None):
+        network = deployed(source.network, chosen, dtype)
+        outputs.append(in_batches(network, images, len(images)).numpy())
+    return _error_ratio(outputs[0], outputs[1], exact)
 
 
 def fold_details(folded: FoldedNetwork, proof: FoldProof) -> dict[str, Any]:
@@ -84,13 +119,17 @@ def fold_details(folded: FoldedNetwork, proof: FoldProof) -> dict[str, Any]:
 
 
 def deployed_network(source: Source, descent: Descent | None) -> Deployable:
-    """The network whose weights an artifact should hold: the source's, or its fold by the recorded plan."""
-    if descent is None or not descent.fold:
+    """The network whose weights an artifact should hold: the source's, folded, cast and scaled as the descent says."""
+    if descent is None:
         return source.network
-    details = descent.details.get("fold")
-    if not isinstance(details, dict) or "plan" not in details:
-        raise ArtifactError(f"The descent of {descent.file} tells of a fold but holds no plan of it. Export the artifact again.")
-    return fold_by_plan(source.network, FoldPlan.from_json(details["plan"]))
+    plan = None
+    if descent.fold:
+        details = descent.details.get("fold")
+        if not isinstance(details, dict) or "plan" not in details:
+            raise ArtifactError(f"The descent of {descent.file} tells of a fold but holds no plan of it. Export it again.")
+        plan = FoldPlan.from_json(details["plan"])
+    dtype = DTYPES.get(descent.precision, torch.float32)
+    return deployed(source.network, plan, dtype, takes_pixels=descent.takes_pixels)
 
 
 def _error_ratio(found: Array, own: Array, exact: Array) -> float:

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iresnet_export.backends.base import Progress
 from iresnet_export.errors import CheckFailedError, InputError
 from iresnet_export.layers import Array
+from iresnet_export.progress import Progress
 from iresnet_export.source import Source
 from iresnet_models.network import Network
+from iresnet_models.preprocessing import normalised
 
 MINIMUM_IMAGES = 32
 """Below this many images the pooled error depends on which images they are."""
@@ -31,29 +32,30 @@ _DOUBLE_BATCH = 8
 
 @dataclass(frozen=True)
 class Reference:
-    """A source's answers for some images: `images` (n, 3, h, w) float32, `logits` (n, classes) float64.
+    """A source's answers for some images: `pixels` (n, h, w, 3) uint8, `logits` (n, classes) float64.
 
     `noise_floor` is in units of the logits.
     """
 
     id: str
     source: Source
-    images: Tensor
+    pixels: Tensor
     image_source: str
     logits: Array
     noise_floor: float
 
 
 def reference_of(
-    identifier: str, source: Source, images: Tensor, image_source: str, batch_sizes: Sequence[int], progress: Progress
+    identifier: str, source: Source, pixels: Tensor, image_source: str, batch_sizes: Sequence[int], progress: Progress
 ) -> Reference:
     """Computes the reference on the CPU. Raises CheckFailedError if the network itself gives NaN or infinity."""
-    if len(images) < MINIMUM_IMAGES:
+    if len(pixels) < MINIMUM_IMAGES:
         raise InputError(
-            f"Parity is measured over at least {MINIMUM_IMAGES} images, and there are {len(images)}; give more with --images "
+            f"Parity is measured over at least {MINIMUM_IMAGES} images, and there are {len(pixels)}; give more with --images "
             "or --data."
         )
     progress("Reference in float64", 0.0)
+    images = normalised(pixels, source.spec)
     double = copy.deepcopy(source.network).double().eval()
     logits = in_batches(double, images.double(), _DOUBLE_BATCH).numpy()
     del double
@@ -70,7 +72,7 @@ def reference_of(
         progress("Noise floor of float32", step / len(steps))
         floor = max(floor, rms(form(source.network, few, size).numpy() - logits[: len(few)]))
     progress("Noise floor of float32", 1.0)
-    return Reference(identifier, source, images, image_source, logits, floor)
+    return Reference(identifier, source, pixels, image_source, logits, floor)
 
 
 def in_batches(run: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
@@ -80,7 +82,7 @@ def in_batches(run: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Te
         for start in range(0, len(images), size):
             batch = images[start : start + size]
             lacking = size - len(batch)
-            filled = torch.cat([batch, images[:1].expand(lacking, -1, -1, -1)]) if lacking else batch
+            filled = torch.cat([batch, images[:1].expand(lacking, *images.shape[1:])]) if lacking else batch
             outputs.append(run(filled)[: len(batch)])
     return torch.cat(outputs)
 

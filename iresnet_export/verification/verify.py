@@ -11,15 +11,19 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, open_artifact
-from iresnet_export.backends import backends_for
-from iresnet_export.backends.base import Backend, Progress, no_progress, require_trusted
+from iresnet_export.backends import backends_for, runners
+from iresnet_export.backends.base import Backend, require_trusted
 from iresnet_export.errors import ArtifactError, IResNetError, StaleDescentError, UnavailableError
 from iresnet_export.layers import layers_of_network
+from iresnet_export.progress import Progress, no_progress
+from iresnet_export.quantization.parameters import quantized_layers
 from iresnet_export.source import Source, source_of_artifact
+from iresnet_export.verification.criteria import criterion_for, quantization_of
 from iresnet_export.verification.fold import deployed_network
 from iresnet_export.verification.outputs import OutputsReport, compare_outputs
 from iresnet_export.verification.reference import Reference, reference_of
 from iresnet_export.verification.weights import WeightsReport, compare_layers
+from iresnet_models.preprocessing import noise_pixels
 from iresnet_models.spec import ModelSpec
 
 Status = Literal["pass", "fail", "skipped"]
@@ -36,6 +40,8 @@ class VerifyOptions:
     device: torch.device = torch.device("cpu")
     trust: bool = False
     seed: int = 0
+    backends: tuple[str, ...] = ()
+    """The backends to run artifacts by; none named: all that are installed."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Candidate:
     precision: str
     status: Status
     reason: str | None
+    computed_precision: str | None = None
     reference: str | None = None
     weights: WeightsReport | None = None
     outputs: OutputsReport | None = None
@@ -78,9 +85,9 @@ class References:
     def of(self, source: Source) -> Reference:
         key = (source.weights.sha256, source.spec)
         if key not in self._known:
-            images, where = images_for(source.spec, self._options)
+            pixels, where = pixels_for(source.spec, self._options)
             identifier = f"{source.spec.name}-{source.weights.sha256[:8]}"
-            self._known[key] = reference_of(identifier, source, images, where, self._options.batch_sizes, self._progress)
+            self._known[key] = reference_of(identifier, source, pixels, where, self._options.batch_sizes, self._progress)
         return self._known[key]
 
 
@@ -88,13 +95,18 @@ def verify(paths: Sequence[Path], options: VerifyOptions, progress: Progress = n
     """Verifies every artifact; raises InputError for wrong use, and records everything that is wrong with an artifact."""
     artifacts = [open_artifact(path) for path in paths]
     references = References(options, progress)
-    candidates = [verify_one(artifact, options, references, progress) for artifact in artifacts]
+    candidates = [
+        verify_one(artifact, backend, options, references, progress)
+        for artifact in artifacts
+        for backend in runners(artifact.format, options.backends)
+    ]
     return Verification(references.all, candidates)
 
 
-def verify_one(artifact: Artifact, options: VerifyOptions, references: References, progress: Progress) -> Candidate:
-    """One artifact's verdict. An engine's weights are those of the ONNX file that it was built from."""
-    backend = backends_for(artifact.format)[0]
+def verify_one(
+    artifact: Artifact, backend: Backend, options: VerifyOptions, references: References, progress: Progress
+) -> Candidate:
+    """The verdict on an artifact as a backend runs it. An engine's weights are those of the ONNX file that it was built from."""
     precision = artifact.descent.precision if artifact.descent else "fp32"
 
     def verdict(status: Status, reason: str | None, **measured: Any) -> Candidate:
@@ -106,7 +118,7 @@ def verify_one(artifact: Artifact, options: VerifyOptions, references: Reference
         source = source_of_artifact(artifact, options.checkpoint)
         if backend.native:
             require_trusted(artifact, options.trust)
-        weights = _weights(artifact, backend, source, progress)
+        weights = _weights(artifact, source, progress)
     except StaleDescentError as error:
         return verdict("fail", str(error))
     wrong = _wrong_weights(artifact, weights)
@@ -116,18 +128,25 @@ def verify_one(artifact: Artifact, options: VerifyOptions, references: Reference
         return verdict("fail" if wrong else "skipped", wrong or str(error), weights=weights)
     except ArtifactError as error:
         return verdict("fail", wrong or f"it does not load: {error}", weights=weights)
+    computed = session.computed_precision
+    if computed != precision:
+        session.close()
+        reason = f"it stores {precision}, and {backend.name} would compute it in {computed} here: nothing is said of {precision}"
+        return verdict("fail" if wrong else "skipped", wrong or reason, weights=weights, computed_precision=computed)
     reference = references.of(source)
     try:
         with session:
-            outputs = compare_outputs(session, reference, options.batch_sizes, progress)
+            criterion = criterion_for(precision, artifact, reference, options.batch_sizes, progress)
+            outputs = compare_outputs(session, reference, criterion, options.batch_sizes, progress)
     except (IResNetError, KeyboardInterrupt):
         raise
     except Exception as error:  # a runtime's own error types are many: whatever it raises, the artifact does not run
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         failure = f"it does not run: {type(error).__name__}: {first}"
-        return verdict("fail", wrong or failure, weights=weights, reference=reference.id)
-    reason = "; ".join(text for text in (wrong, outputs.reason) if text) or None
-    return verdict("fail" if reason else "pass", reason, reference=reference.id, weights=weights, outputs=outputs)
+        return verdict("fail", wrong or failure, weights=weights, computed_precision=computed, reference=reference.id)
+    complaint = "; ".join(text for text in (wrong, outputs.reason) if text) or None
+    status: Status = "fail" if complaint else "pass"
+    return verdict(status, complaint, computed_precision=computed, reference=reference.id, weights=weights, outputs=outputs)
 
 
 def _wrong_weights(artifact: Artifact, weights: WeightsReport | None) -> str | None:
@@ -137,10 +156,10 @@ def _wrong_weights(artifact: Artifact, weights: WeightsReport | None) -> str | N
     return f"weights: {weights.first_difference}"
 
 
-def _weights(artifact: Artifact, backend: Backend, source: Source, progress: Progress) -> WeightsReport | None:
+def _weights(artifact: Artifact, source: Source, progress: Progress) -> WeightsReport | None:
     """Read back from the artifact, or where its format hides them, from the one that it was built from."""
     progress("Weights", 0.0)
-    layers = backend.layers(artifact)
+    layers = backends_for(artifact.format)[0].layers(artifact)
     if layers is None:
         if artifact.descent is None or artifact.descent.parent is None:
             return None
@@ -148,20 +167,20 @@ def _weights(artifact: Artifact, backend: Backend, source: Source, progress: Pro
         layers = backends_for(artifact.format)[0].layers(artifact)
         if layers is None:
             raise ArtifactError(f"The weights of {artifact.path} cannot be read back.")
-    report = compare_layers(layers_of_network(deployed_network(source, artifact.descent)), layers)
+    expected = layers_of_network(deployed_network(source, artifact.descent))
+    quantization = quantization_of(artifact.descent)
+    report = compare_layers(expected if quantization is None else quantized_layers(expected, quantization), layers)
     progress("Weights", 1.0)
     return report
 
 
-def images_for(spec: ModelSpec, options: VerifyOptions) -> tuple[Tensor, str]:
-    """Held-out images of the network's data set as its inputs, and in words what they are."""
+def pixels_for(spec: ModelSpec, options: VerifyOptions) -> tuple[Tensor, str]:
+    """Held-out images of the network's data set as pixels (n, h, w, 3), and in words what they are."""
     data = options.data or spec.data
     if data is None:
-        generator = torch.Generator().manual_seed(options.seed)
-        noise = torch.randn(options.images, 3, spec.image_size, spec.image_size, generator=generator)
-        return noise, f"{options.images} images of seeded noise"
-    from iresnet_train.data import evaluation_images
+        return noise_pixels(spec, options.images, options.seed), f"{options.images} images of seeded noise"
+    from iresnet_train.data import evaluation_pixels
 
-    images, _ = evaluation_images(data, spec, options.images, seed=options.seed)
+    pixels, _ = evaluation_pixels(data, spec, options.images, seed=options.seed)
     name = data if data == "digits" else Path(data).name
-    return images, f"{len(images)} held-out images of {name}"
+    return pixels, f"{len(pixels)} held-out images of {name}"

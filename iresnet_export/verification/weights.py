@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from iresnet_export.layers import Array, Layer
 
@@ -78,15 +79,28 @@ def _tensor_difference(name: str, wanted: Array, got: Array | None) -> tuple[str
         return f"{name} has the shape {got.shape} and not {wanted.shape}", 0.0
     if got.dtype == wanted.dtype and np.array_equal(wanted, got):
         return None, 0.0
+    if np.issubdtype(got.dtype, np.integer) or np.issubdtype(wanted.dtype, np.integer):
+        return _code_difference(name, wanted, got)
     exact = wanted.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.abs(got.astype(np.float64) - exact) / np.spacing(np.abs(exact).astype(got.dtype)).astype(np.float64)
     wrong = ~(distance <= _HALF_ULP)  # NaN is wrong too
     worst = float(np.nanmax(np.where(np.isfinite(distance), distance, np.inf)))
-    if not wrong.any():
-        return None, worst
+    return (_described(name, wanted, got, wrong) if wrong.any() else None), worst
+
+
+def _code_difference(name: str, wanted: Array, got: Array) -> tuple[str | None, float]:
+    """Codes are whole numbers of one type: they are equal or wrong."""
+    if got.dtype != wanted.dtype:
+        return f"{name} is stored as {got.dtype} and not as {wanted.dtype}", float("inf")
+    wrong = wanted != got
+    return _described(name, wanted, got, wrong), float(np.abs(wanted.astype(np.int64) - got.astype(np.int64)).max())
+
+
+def _described(name: str, wanted: Array, got: Array, wrong: npt.NDArray[np.bool_]) -> str:
+    """The first wrong number of a tensor, and how many there are."""
     index = tuple(int(i) for i in np.argwhere(wrong)[0])
     where = ", ".join(map(str, index))
     count = int(wrong.sum())
     others = f" (and {count - 1} more in this tensor)" if count > 1 else ""
-    return f"{name}[{where}] is {got[index]!s} and not {wanted[index]!s}{others}", worst
+    return f"{name}[{where}] is {got[index]!s} and not {wanted[index]!s}{others}"

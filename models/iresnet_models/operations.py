@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,21 +20,27 @@ def parameter_count(spec: ModelSpec) -> int:
 
 def multiply_accumulates(spec: ModelSpec) -> int:
     """Multiply-accumulates of all convolutions and the classifier, for one image of the spec's size."""
-    network, total = _skeleton(spec).eval(), 0
+    return sum(layer_multiply_accumulates(spec).values())
 
-    def count(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            total += output.numel() * math.prod(module.weight.shape[1:])
-        elif isinstance(module, nn.Linear):
-            total += output.numel() * module.in_features
 
-    handles = [module.register_forward_hook(count) for module in network.modules()]
+def layer_multiply_accumulates(spec: ModelSpec) -> dict[str, int]:
+    """The same for each convolution and the classifier, by name, in execution order."""
+    network, found = _skeleton(spec).eval(), dict[str, int]()
+
+    def counter(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def count(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            found[name] = output.numel() * math.prod(weight.shape[1:])
+
+        return count
+
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(counter(name))
     with torch.no_grad():
         network(torch.empty(1, 3, spec.image_size, spec.image_size, device="meta"))
-    for handle in handles:
-        handle.remove()
-    return total
+    return found
 
 
 def _skeleton(spec: ModelSpec) -> Network:

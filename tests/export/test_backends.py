@@ -11,9 +11,10 @@ import torch
 
 from iresnet_export.artifact import Artifact, open_artifact
 from iresnet_export.backends import NAMES, backend_named, backends_for
-from iresnet_export.backends.base import ExportOptions, no_progress
+from iresnet_export.backends.base import ExportOptions
 from iresnet_export.errors import ArtifactError, InputError, UnavailableError
 from iresnet_export.layers import layers_of_network
+from iresnet_export.progress import no_progress
 from iresnet_export.source import Source
 from iresnet_export.verification.weights import compare_layers
 

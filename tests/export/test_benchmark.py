@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from iresnet_export.artifact import Artifact
-from iresnet_export.backends.base import no_progress
 from iresnet_export.benchmark import clock
 from iresnet_export.benchmark.bench import BenchOptions, bench
 from iresnet_export.benchmark.clock import Samples, Timed, measure
 from iresnet_export.benchmark.statistics import latency_of, speedup_of
 from iresnet_export.errors import ArtifactError, InputError
+from iresnet_export.progress import no_progress
 from iresnet_export.reporting.documents import bench_document
 
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from iresnet_export.backends.onnx_graph import METADATA_KEY, OPSETS, layers_of_onnx, onnx_from_network
+from iresnet_export.backends.onnx_graph import METADATA_KEY, OPSETS, onnx_from_network
+from iresnet_export.backends.onnx_reading import layers_of_onnx
 from iresnet_export.errors import ExportError
 from iresnet_export.layers import layers_of_network
 from iresnet_export.verification.weights import compare_layers

@@ -15,13 +15,14 @@ from conftest import Outcome
 
 from iresnet_export.artifact import Artifact, descent_path, open_artifact
 from iresnet_export.backends import tensorrt_flavours
-from iresnet_export.backends.base import ExportOptions, no_progress
+from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx_graph import onnx_from_network
 from iresnet_export.backends.tensorrt import TensorRT
 from iresnet_export.backends.tensorrt_builder import engine_from_onnx
 from iresnet_export.backends.tensorrt_flavours import Flavour, flavour_for_building, flavour_named
 from iresnet_export.errors import ExportError, InputError, MissingPackageError, UnavailableError
 from iresnet_export.exporting import export_artifact
+from iresnet_export.progress import no_progress
 from iresnet_export.source import Source
 from iresnet_export.verification.verify import VerifyOptions, verify
 

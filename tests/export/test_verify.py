@@ -18,11 +18,12 @@ import torch
 from onnx import numpy_helper
 
 from iresnet_export.artifact import Artifact, open_artifact
-from iresnet_export.backends.base import ExportOptions, Session, no_progress
+from iresnet_export.backends.base import ExportOptions, Session
 from iresnet_export.backends.eager import EagerSession
 from iresnet_export.backends.torchscript import TorchScript
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleDescentError
 from iresnet_export.exporting import export_artifact
+from iresnet_export.progress import no_progress
 from iresnet_export.reporting.documents import verify_document
 from iresnet_export.source import Source, source_from_checkpoint, untrained_source
 from iresnet_export.verification.outputs import NOISE_LIMIT, compare_outputs
@@ -31,6 +32,7 @@ from iresnet_export.verification.verify import Candidate, VerifyOptions, verify
 from iresnet_export.verification.weights import compare_layers
 from iresnet_models import ModelSpec, Network, save_checkpoint
 from iresnet_models.initialization import untrained_network
+from iresnet_models.preprocessing import noise_pixels, normalised
 
 Copy = Callable[[str], Artifact]
 Vouch = Callable[[Path], Artifact]
@@ -195,14 +197,13 @@ def test_an_export_whose_weights_are_wrong_takes_no_place(
 
 @pytest.fixture(scope="module")
 def reference(small_source: Source) -> Reference:
-    images = torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    return reference_of("r", small_source, images, "noise", (1, 7), no_progress)
+    return reference_of("r", small_source, noise_pixels(small_source.spec, 40, 0), "noise", (1, 7), no_progress)
 
 
 def test_the_reference_is_float64_and_the_floor_is_rounding(reference: Reference, small_source: Source) -> None:
     double = copy.deepcopy(small_source.network).double()
     with torch.inference_mode():
-        expected = double(reference.images.double()).numpy()
+        expected = double(normalised(reference.pixels, reference.source.spec).double()).numpy()
     assert reference.logits.dtype == np.float64
     np.testing.assert_allclose(reference.logits, expected, rtol=1e-12, atol=1e-12)
     assert 1e-8 < reference.noise_floor / rms(expected) < 1e-4
@@ -283,7 +284,7 @@ def test_a_network_that_gives_nan_is_no_reference(small_spec: ModelSpec) -> None
     with torch.no_grad():
         source.network.bn1.running_var.fill_(-1.0)
     with pytest.raises(CheckFailedError, match="nothing to compare with"):
-        reference_of("r", source, torch.randn(32, 3, 32, 32), "noise", (8,), no_progress)
+        reference_of("r", source, noise_pixels(source.spec, 32, 0), "noise", (8,), no_progress)
 
 
 def test_too_few_images_are_refused(small_source: Source) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from iresnet_models import ModelSpec
 from iresnet_models.errors import InputError
-from iresnet_models.preprocessing import load_image, preprocessing
+from iresnet_models.preprocessing import load_image, noise_pixels, normalised, preprocessing, to_pixels
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -34,6 +34,23 @@ def test_resize_crop_scale_normalise(size: tuple[int, int]) -> None:
     assert found.shape == (3, 224, 224)
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+def test_pixels_become_the_same_inputs_bit_for_bit() -> None:
+    spec = ModelSpec("iresnet", 50)
+    images = [photo(300, 200), photo(256, 256)]
+    pixels = torch.stack([to_pixels(spec)(image) for image in images])
+    assert (pixels.shape, pixels.dtype) == ((2, 224, 224, 3), torch.uint8)
+    assert torch.equal(normalised(pixels, spec), torch.stack([preprocessing(spec)(image) for image in images]))
+
+
+def test_noise_follows_from_its_seed() -> None:
+    spec = ModelSpec("iresnet", 18, image_size=32, resize=32)
+    noise = noise_pixels(spec, 4, seed=1)
+    assert (noise.shape, noise.dtype) == ((4, 32, 32, 3), torch.uint8)
+    assert torch.equal(noise, noise_pixels(spec, 4, seed=1))
+    assert not torch.equal(noise, noise_pixels(spec, 4, seed=2))
+    assert abs(float(noise.double().mean()) - 127.5) < 4
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])

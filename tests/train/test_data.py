@@ -14,7 +14,8 @@ from torchvision.datasets import ImageFolder
 
 from iresnet_models import ModelSpec
 from iresnet_models.errors import InputError
-from iresnet_train import digits_spec, evaluation_images, evaluation_set, spec_for, training_images, training_set
+from iresnet_models.preprocessing import normalised
+from iresnet_train import digits_spec, evaluation_pixels, evaluation_set, spec_for, training_pixels, training_set
 
 SMALL = {"image_size": 32, "resize": 32}
 
@@ -61,7 +62,8 @@ def test_digits_are_the_bundled_pixels_as_8_bit_images() -> None:
 
 
 def test_the_digits_are_normalised_to_mean_0_and_deviation_1() -> None:
-    inputs, _ = training_images("digits", digits_spec(), 2000)
+    pixels, _ = training_pixels("digits", digits_spec(), 2000)
+    inputs = normalised(pixels, digits_spec())
     assert inputs.shape == (1297, 3, 32, 32)
     assert abs(float(inputs.mean())) < 0.02
     assert abs(float(inputs.std()) - 1) < 0.02
@@ -207,42 +209,42 @@ def test_another_number_of_classes_is_refused(digit_folder: Path) -> None:
 
 def test_images_are_chosen_by_the_seed() -> None:
     spec = digits_spec()
-    images, labels = evaluation_images("digits", spec, 40, seed=3)
-    again, _ = evaluation_images("digits", spec, 40, seed=3)
-    other, _ = evaluation_images("digits", spec, 40, seed=4)
-    assert images.shape == (40, 3, 32, 32)
-    assert images.dtype == torch.float32
+    images, labels = evaluation_pixels("digits", spec, 40, seed=3)
+    again, _ = evaluation_pixels("digits", spec, 40, seed=3)
+    other, _ = evaluation_pixels("digits", spec, 40, seed=4)
+    assert images.shape == (40, 32, 32, 3)
+    assert images.dtype == torch.uint8
     assert torch.equal(images, again)
     assert not torch.equal(images, other)
     held_out = evaluation_set("digits", spec)
     rows = {held_out[index][0].numpy().tobytes(): held_out.labels[index] for index in range(len(held_out))}
     assert labels is not None
-    assert [rows[image.numpy().tobytes()] for image in images] == labels.tolist()
+    assert [rows[image.numpy().tobytes()] for image in normalised(images, spec)] == labels.tolist()
 
 
 def test_all_images_are_taken_where_there_are_fewer(digit_folder: Path) -> None:
     spec = three_classes(digit_folder)
-    held_out, labels = evaluation_images(str(digit_folder), spec, 1000)
-    training, _ = training_images(str(digit_folder), spec, 1000)
+    held_out, labels = evaluation_pixels(str(digit_folder), spec, 1000)
+    training, _ = training_pixels(str(digit_folder), spec, 1000)
     assert (len(held_out), len(training)) == (24, 72)
     assert labels is not None
     assert sorted(labels.tolist()) == [0] * 8 + [1] * 8 + [2] * 8
     with pytest.raises(InputError, match="not 0"):
-        evaluation_images(str(digit_folder), spec, 0)
+        evaluation_pixels(str(digit_folder), spec, 0)
 
 
-def test_images_for_calibration_are_training_images() -> None:
+def test_images_for_calibration_are_training_pixels() -> None:
     spec = digits_spec()
-    chosen, labels = training_images("digits", spec, 100, seed=1)
+    chosen, labels = training_pixels("digits", spec, 100, seed=1)
     training = training_set("digits", spec)
     rows = {training[index][0].numpy().tobytes(): training.labels[index] for index in range(len(training))}
-    assert [rows[image.numpy().tobytes()] for image in chosen] == labels.tolist()
+    assert [rows[image.numpy().tobytes()] for image in normalised(chosen, spec)] == labels.tolist()
 
 
 def test_a_folder_of_images_without_classes_has_no_labels(digit_folder: Path) -> None:
     folder = digit_folder / "val" / "0"
-    images, labels = evaluation_images(str(folder), ModelSpec("iresnet", 50), 5)
-    assert images.shape == (5, 3, 224, 224)
+    images, labels = evaluation_pixels(str(folder), ModelSpec("iresnet", 50), 5)
+    assert images.shape == (5, 224, 224, 3)
     assert labels is None
     with pytest.raises(InputError, match="holds no folders, but 8 images"):
         evaluation_set(str(folder), three_classes(digit_folder))
@@ -253,4 +255,4 @@ def test_an_unreadable_image_is_named(digit_folder: Path, tmp_path: Path) -> Non
     bad = tmp_path / "d" / "val" / "0" / "bad.png"
     bad.write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"bad\.png cannot be read"):
-        evaluation_images(str(tmp_path / "d"), three_classes(digit_folder), 1000)
+        evaluation_pixels(str(tmp_path / "d"), three_classes(digit_folder), 1000)

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from iresnet_train.config import DIGITS, OFFICIAL, PRESETS, TrainConfig, config_for
 
 if TYPE_CHECKING:
-    from iresnet_train.data import digits_spec, evaluation_images, evaluation_set, spec_for, training_images, training_set
+    from iresnet_train.data import (
+        calibration_set,
+        digits_spec,
+        evaluation_pixels,
+        evaluation_set,
+        spec_for,
+        training_pixels,
+        training_set,
+    )
     from iresnet_train.loader import Loader
     from iresnet_train.loop import Progress, TrainingResult, train
     from iresnet_train.metrics import Evaluation, evaluate
@@ -21,13 +29,14 @@ _LAZY = {
     "Loader": "loader",
     "Progress": "loop",
     "TrainingResult": "loop",
+    "calibration_set": "data",
     "digits_spec": "data",
     "evaluate": "metrics",
-    "evaluation_images": "data",
+    "evaluation_pixels": "data",
     "evaluation_set": "data",
     "spec_for": "data",
     "train": "loop",
-    "training_images": "data",
+    "training_pixels": "data",
     "training_set": "data",
 }
 
@@ -40,14 +49,15 @@ __all__ = [
     "Progress",
     "TrainConfig",
     "TrainingResult",
+    "calibration_set",
     "config_for",
     "digits_spec",
     "evaluate",
-    "evaluation_images",
+    "evaluation_pixels",
     "evaluation_set",
     "spec_for",
     "train",
-    "training_images",
+    "training_pixels",
     "training_set",
 ]
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from iresnet_models.errors import InputError
-from iresnet_models.preprocessing import image_batch, load_image, preprocessing
+from iresnet_models.preprocessing import load_image, preprocessing, to_pixels
 from iresnet_models.spec import ModelSpec
 
 DIGITS_DATA = "digits"
@@ -80,8 +80,8 @@ def training_set(data: str, spec: ModelSpec, augment: Transform | None = None) -
     return LabelledImages(images, labels, augment or preprocessing(spec))
 
 
-def evaluation_set(data: str, spec: ModelSpec) -> LabelledImages:
-    """The held-out part, prepared in the one way of `spec`.
+def evaluation_set(data: str, spec: ModelSpec, prepare: Transform | None = None) -> LabelledImages:
+    """The held-out part, prepared in the one way of `spec`, or by `prepare`.
 
     That is the held-out digits; of a folder its val/, or the folder itself where it has neither train/ nor val/.
     Raises InputError where the data's classes are not those of `spec`.
@@ -91,33 +91,39 @@ def evaluation_set(data: str, spec: ModelSpec) -> LabelledImages:
     else:
         folder, training = _held_out_folder(data), Path(data) / "train"
         images, labels = _labelled_images(folder, _class_names(spec, training if training.is_dir() else folder))
-    return LabelledImages(images, labels, preprocessing(spec))
+    return LabelledImages(images, labels, prepare or preprocessing(spec))
 
 
-def evaluation_images(data: str, spec: ModelSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
-    """`count` held-out inputs (n, 3, s, s) and their labels (n), chosen by `seed`; all of them if there are fewer.
+def evaluation_pixels(data: str, spec: ModelSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+    """`count` held-out images as pixels (n, s, s, 3) and their labels (n), chosen by `seed`; all of them if there are fewer.
 
     `data` may also be a folder of images without classes: then there are no labels.
     """
     unlabelled = _images_without_classes(data)
     if unlabelled:
-        return _inputs(unlabelled, spec, _choice(len(unlabelled), count, seed)), None
+        return _pixels(unlabelled, spec, _choice(len(unlabelled), count, seed)), None
     return _selection(evaluation_set(data, spec), spec, count, seed)
 
 
-def training_images(data: str, spec: ModelSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The same from the training part, prepared as for evaluation: what an int8 network is calibrated with."""
+def training_pixels(data: str, spec: ModelSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The same from the training part, prepared as for evaluation."""
     return _selection(training_set(data, spec), spec, count, seed)
+
+
+def calibration_set(data: str, spec: ModelSpec, count: int, seed: int = 0) -> Dataset[tuple[Tensor, int]]:
+    """The same images, each opened when it is asked for: what an int8 network is calibrated with, however many there are."""
+    training = training_set(data, spec, to_pixels(spec))
+    return Subset(training, _choice(len(training), count, seed))
 
 
 def _selection(images: LabelledImages, spec: ModelSpec, count: int, seed: int) -> tuple[Tensor, Tensor]:
     chosen = _choice(len(images), count, seed)
-    return _inputs(images.images, spec, chosen), torch.tensor([images.labels[index] for index in chosen])
+    return _pixels(images.images, spec, chosen), torch.tensor([images.labels[index] for index in chosen])
 
 
-def _inputs(images: Sequence[Source], spec: ModelSpec, chosen: list[int]) -> Tensor:
-    prepare = preprocessing(spec)
-    return image_batch([prepare(_opened(images[index])) for index in chosen])
+def _pixels(images: Sequence[Source], spec: ModelSpec, chosen: list[int]) -> Tensor:
+    prepare = to_pixels(spec)
+    return torch.stack([prepare(_opened(images[index])) for index in chosen])
 
 
 def _choice(available: int, count: int, seed: int) -> list[int]:

@@ -1,0 +1,96 @@
+"""ONNX files, run by OpenVINO on CPUs."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from iresnet_export.artifact import Artifact, Format
+from iresnet_export.backends.base import Backend, ExportOptions, Session
+from iresnet_export.errors import ArtifactError, ExportError, MissingPackageError, UnavailableError
+from iresnet_export.precision import widest
+from iresnet_export.progress import Progress
+from iresnet_export.quantization.parameters import Quantization
+from iresnet_models.deployed import Deployable
+
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
+"""The floating-point precision asked for; int8 is in the graph itself, and what is left of float there is float32."""
+_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
+
+
+class OpenVino(Backend):
+    name: ClassVar[str] = "openvino"
+    format: ClassVar[Format] = "onnx"
+
+    def is_installed(self) -> bool:
+        return find_spec("openvino") is not None
+
+    def export(
+        self,
+        network: Deployable,
+        quantization: Quantization | None,
+        path: Path,
+        options: ExportOptions,
+        identity: dict[str, Any],
+        parent: Artifact | None,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        raise ExportError("OpenVINO runs ONNX files; export one with: iresnet-export onnx")
+
+    def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OpenVinoSession:
+        if device.type != "cpu":
+            raise UnavailableError("OpenVINO runs on the CPU here; add --device cpu.")
+        precision = artifact.descent.precision if artifact.descent else "fp32"
+        return OpenVinoSession(artifact.path, precision, threads)
+
+
+class OpenVinoSession(Session):
+    """A compiled graph and one request, on the CPU."""
+
+    def __init__(self, path: Path, precision: str, threads: int | None) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingPackageError("openvino", "Running ONNX files by OpenVINO", "iresnet-export[openvino]") from error
+        self.device = torch.device("cpu")
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            model = openvino.Core().read_model(path)
+            self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            if "precision" in str(error).lower() and _HINTS[precision] in str(error):
+                raise UnavailableError(f"OpenVINO cannot compute in {precision} on this processor: {lines[-1]}") from error
+            raise ArtifactError(
+                f"OpenVINO cannot load {path}: {lines[-1]}. Export it again, or check that the file is whole."
+            ) from error
+        self._request = self._compiled.create_infer_request()
+        taken = self._compiled.inputs[0]
+        batch = taken.partial_shape[0]
+        self.batch = None if batch.is_dynamic else (batch.get_length(), batch.get_length())
+        self.takes_pixels = taken.element_type == openvino.Type.u8
+        self.computed_precision = widest(_computed_precisions(self._compiled))
+
+    def run(self, batch: Tensor) -> Tensor:
+        found = self._request.infer({0: batch.numpy()}, share_inputs=True)
+        return torch.from_numpy(found[self._compiled.outputs[0]].copy())
+
+    def close(self) -> None:
+        del self._request, self._compiled
+
+
+def _computed_precisions(compiled: Any) -> list[str]:
+    """The precision of every convolution, as the graph that OpenVINO runs says."""
+    found = []
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        about = node.get_rt_info()
+        if about["layerType"].astype(str) == "Convolution":
+            kind = about["runtimePrecision"].astype(str)
+            found.append(_PRECISIONS.get(kind, kind))
+    return found

@@ -1,0 +1,141 @@
+"""From a network and images to the fold and the ranges of its int8 export, and what they are predicted to cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.onnx_graph import onnx_from_network
+from iresnet_export.errors import InputError
+from iresnet_export.layers import Array
+from iresnet_export.onnx_evaluation import OnnxGraph
+from iresnet_export.progress import Progress
+from iresnet_export.quantization.calibration import calibrated_ranges
+from iresnet_export.quantization.parameters import Quantization
+from iresnet_export.quantization.qdq import Sites, quantized_onnx
+from iresnet_export.source import Source
+from iresnet_models.deployed import Deployable
+from iresnet_models.folding_decisions import stream_maxima
+from iresnet_models.network import Network
+from iresnet_models.preprocessing import noise_pixels, normalised
+from iresnet_models.spec import ModelSpec
+
+_BATCH = 8
+_STRONGEST = 16.0
+"""Channels are not scaled further up or down than this."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Calibration images, each (h, w, 3) pixels when it is asked for, and what they are in words."""
+
+    pixels: Sequence[Tensor] | Dataset[tuple[Tensor, int]]
+    count: int
+    source: str
+    spec: ModelSpec
+
+    @property
+    def compared(self) -> int:
+        """How many of them serve to compare int8 with float32."""
+        return min(self.count, 64 if self.spec.image_size <= 64 else 32)
+
+    def batches(self, count: int) -> Iterator[Tensor]:
+        """The first `count` images in batches of pixels (n, h, w, 3)."""
+        for start in range(0, count, _BATCH):
+            found = [self.pixels[index] for index in range(start, min(start + _BATCH, count))]
+            yield torch.stack([item if isinstance(item, Tensor) else item[0] for item in found])
+
+
+def calibration_images(source: Source, options: ExportOptions) -> Images:
+    """The images that the options ask for; seeded noise for untrained weights alone, since noise says nothing of photographs."""
+    spec, data = source.spec, options.calibration_data or source.spec.data
+    if data is None and source.checkpoint is not None:
+        raise InputError(
+            "int8 needs images to measure how far activations reach, best some that the network was trained on. Name a folder that "
+            "holds train/ with --calibration-data FOLDER."
+        )
+    if data is None:
+        count = 64 if spec.image_size <= 64 else 32
+        return Images(list(noise_pixels(spec, count, seed=0)), count, f"{count} images of seeded noise", spec)
+    from iresnet_train.data import calibration_set
+
+    found: Any = calibration_set(data, spec, options.calibration_images)
+    name = data if data == "digits" else Path(data).name
+    return Images(found, len(found), f"{len(found)} training images of {name}", spec)
+
+
+def equalising_scales(source: Source, images: Images) -> list[Tensor | None]:
+    """Scales of the residual stream's channels, stage by stage, that bring them half way (geometrically) to one range.
+
+    All the way would be best for the stream, and worst for the weights that read it (Nagel et al. 2019, section 4.1). None where
+    no BatchNorm reads a stage's stream.
+    """
+    inputs = normalised(torch.cat(list(images.batches(images.compared))), source.spec)
+    maxima = stream_maxima(source.network, inputs)
+    scales: list[Tensor | None] = []
+    for stage in range(1, 5):
+        found = [values for name, values in maxima.items() if name.startswith(f"layer{stage}.")]
+        reach = torch.stack(found).amax(0) if found else torch.zeros(0)
+        heard = reach[reach > 0]
+        if not len(heard):
+            scales.append(None)
+            continue
+        wanted = (heard.median() / reach.clamp(min=float(heard.min()))).sqrt()
+        scales.append(wanted.clamp(1 / _STRONGEST, _STRONGEST))
+    return scales
+
+
+def chosen_quantization(
+    source: Source, networks: Mapping[bool, Deployable], images: Images, options: ExportOptions, progress: Progress
+) -> Quantization:
+    """The quantization of the better of the folded networks, whose keys say whether they are equalised: measured, not guessed."""
+    few = list(images.batches(images.compared))
+    exact = np.concatenate([_logits(source.network, normalised(batch, images.spec)) for batch in few])
+    graphs = {equalised: onnx_from_network(network, opset=options.onnx_opset) for equalised, network in networks.items()}
+
+    def measured(equalised: bool, count: int) -> Quantization:
+        model = graphs[equalised]
+        sites = Sites(model, options.target)
+        batches = (_as_taken(batch, images.spec, options) for batch in images.batches(count))
+        ranges = calibrated_ranges(OnnxGraph(model), sites.ranged, batches, count // _BATCH, options.calibrator, progress)
+        undecided = Quantization(
+            options.target, options.calibrator, count, images.source, ranges, sites.inputs, equalised, images.compared, 0.0, 0.0
+        )
+        progress("Predicting what int8 costs", 0.0)
+        quantized = OnnxGraph(quantized_onnx(model, undecided))
+        found = np.concatenate([quantized.run(_as_taken(batch, images.spec, options)).numpy() for batch in few])
+        return dataclasses.replace(
+            undecided,
+            predicted_sqnr_db=sqnr_db(found, exact),
+            predicted_agreement=float(np.mean(found.argmax(1) == exact.argmax(1))),
+        )
+
+    best = max((measured(equalised, images.compared) for equalised in graphs), key=lambda found: found.predicted_sqnr_db)
+    return best if images.count == images.compared else measured(best.equalised, images.count)
+
+
+def sqnr_db(found: Array, exact: Array) -> float:
+    """Signal to quantization noise, in decibels."""
+    error = float(np.square(found.astype(np.float64) - exact).mean())
+    signal = float(np.square(exact.astype(np.float64)).mean())
+    return 10 * math.log10(signal / max(error, np.finfo(np.float64).tiny)) if signal > 0 else 0.0
+
+
+def _logits(network: Network, inputs: Tensor) -> Array:
+    with torch.inference_mode():
+        found: Array = network(inputs).numpy()
+    return found
+
+
+def _as_taken(pixels: Tensor, spec: ModelSpec, options: ExportOptions) -> Tensor:
+    return pixels if options.takes_pixels else normalised(pixels, spec)

@@ -1,0 +1,100 @@
+"""What an artifact's outputs are held against, for each precision: nothing is guessed, all follows from the network itself.
+
+float32: the noise floor of the reference. float16 and bfloat16: the same, of PyTorch's own eager network with the same folded, cast
+weights. int8 has no rounding error to go by: there it is the signal-to-noise ratio and the decisions which calibration predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from iresnet_export.artifact import Artifact, Descent
+from iresnet_export.progress import Progress
+from iresnet_export.quantization.parameters import Quantization
+from iresnet_export.verification.fold import deployed_network
+from iresnet_export.verification.reference import Reference, in_batches, rms
+from iresnet_models.preprocessing import normalised
+
+NOISE_LIMIT = 2.5
+"""Honest float32 backends stay below 1.9 noise floors at every depth, scale and data set; TF32 begins at 197."""
+
+SQNR_MARGIN_DB = 3.0
+"""Held-out images may cost int8 this much more than those it was calibrated with."""
+
+_HALF_IMAGES = 8
+"""Half precision is slow on a CPU."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """`images`: how many of the reference's are compared. `noise_floor` (in units of the logits) or `quantization` is given."""
+
+    precision: str
+    images: int
+    noise_floor: float | None = None
+    quantization: Quantization | None = None
+
+    def complaint(self, noise_ratio: float | None, sqnr_db: float | None, top1_agreement: float) -> str | None:
+        """Why outputs with these figures are unacceptable, if they are."""
+        if self.quantization is not None:
+            return self._int8_complaint(self.quantization, sqnr_db, top1_agreement)
+        if noise_ratio is not None and noise_ratio <= NOISE_LIMIT:
+            return None
+        return (
+            f"the outputs differ from the float64 network by {noise_ratio:.3g} times its own {self.precision} rounding error; "
+            f"up to {NOISE_LIMIT} is rounding"
+        )
+
+    def _int8_complaint(self, predicted: Quantization, sqnr_db: float | None, top1_agreement: float) -> str | None:
+        if sqnr_db is not None and sqnr_db < predicted.predicted_sqnr_db - SQNR_MARGIN_DB:
+            return (
+                f"int8 costs more than calibration predicted: signal to noise is {sqnr_db:.1f} dB, "
+                f"{predicted.predicted_sqnr_db:.1f} dB were predicted, and {SQNR_MARGIN_DB:g} dB less is allowed"
+            )
+        expected = predicted.predicted_agreement
+        spread = math.sqrt(max(expected * (1 - expected), 1 / self.images) / self.images)
+        if top1_agreement < expected - 3 * spread:
+            return (
+                f"int8 decides otherwise than calibration predicted: {top1_agreement:.1%} of the first classes agree, and "
+                f"{expected:.1%} were predicted, give or take {3 * spread:.1%} for {self.images} images"
+            )
+        return None
+
+
+def quantization_of(descent: Descent | None) -> Quantization | None:
+    """What a descent says of an int8 artifact's quantization; None for other precisions."""
+    if descent is None or descent.precision != "int8":
+        return None
+    return Quantization.from_json(descent.details.get("quantization"))
+
+
+def criterion_for(
+    precision: str, artifact: Artifact, reference: Reference, batch_sizes: Sequence[int], progress: Progress
+) -> Criterion:
+    """What the outputs of an artifact of this precision are held against."""
+    if precision == "fp32":
+        return Criterion(precision, len(reference.pixels), noise_floor=reference.noise_floor)
+    quantization = quantization_of(artifact.descent)
+    if quantization is not None:
+        return Criterion(precision, len(reference.pixels), quantization=quantization)
+    pixels = reference.pixels[:_HALF_IMAGES]
+    network = deployed_network(reference.source, artifact.descent)
+    takes_pixels = artifact.descent is not None and artifact.descent.takes_pixels
+    images = pixels if takes_pixels else normalised(pixels, reference.source.spec)
+    exact = reference.logits[: len(pixels)]
+    floor = 2.0**-24 * rms(exact)
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        found = network(batch)
+        logits: torch.Tensor = found[0] if takes_pixels else found
+        return logits
+
+    sizes = sorted({min(size, len(pixels)) for size in batch_sizes})
+    for step, size in enumerate(sizes):
+        progress(f"Noise floor of {precision}", step / len(sizes))
+        floor = max(floor, rms(in_batches(run, images, size).numpy() - exact))
+    return Criterion(precision, len(pixels), noise_floor=floor)
