@@ -18,8 +18,12 @@ from iresnet_models.spec import ModelSpec
 
 SCHEMA = "iresnet-export/descent/1"
 
-Format = Literal["checkpoint", "torchscript", "onnx", "engine"]
-SUFFIXES: dict[str, Format] = {".ts": "torchscript", ".onnx": "onnx", ".engine": "engine", ".plan": "engine"}
+Format = Literal["checkpoint", "torchscript", "pt2", "aoti", "onnx", "engine"]
+SUFFIXES: dict[str, Format] = {".ts": "torchscript", ".pt2": "pt2", ".onnx": "onnx", ".engine": "engine", ".plan": "engine"}
+"""The last suffix of each; a package (`aoti`) ends in .aoti.pt2."""
+
+_PT2_PARTS: dict[str, Format] = {"/data/aotinductor/": "aoti", "/models/": "pt2"}
+"""Torch writes programs and packages as archives of one kind; what lies in it says which it is."""
 
 
 @dataclass(frozen=True)
@@ -211,14 +215,18 @@ def _format_of(path: Path) -> Format:
             names = archive.namelist()
         if any("/code/" in f"/{name}" for name in names):
             return "torchscript"
-        if any(name.endswith("data.pkl") for name in names):
+        if any(name.endswith("/archive_format") for name in names):
+            for part, format in _PT2_PARTS.items():
+                if any(part in name for name in names):
+                    return format
+        elif any(name.endswith("data.pkl") for name in names):
             return "checkpoint"
     elif known in ("onnx", "engine"):
         return known
     elif known is None and path.suffix.lower() in (".pt", ".pth", ".tar", ".bin"):
         return "checkpoint"
     raise ArtifactError(
-        f"{path} is not an artifact that this project knows: neither TorchScript (.ts), ONNX (.onnx), a TensorRT engine "
-        "(.engine, .plan) "
+        f"{path} is not an artifact that this project knows: neither TorchScript (.ts), a torch.export program or "
+        "package (.pt2), ONNX (.onnx), a TensorRT engine (.engine, .plan) "
         "nor a checkpoint (.pt, .pth); or it was cut off while it was written or copied."
     )

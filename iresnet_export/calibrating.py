@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from iresnet_export.backends.base import ExportOptions
@@ -25,7 +25,7 @@ from iresnet_export.quantization.parameters import Quantization
 from iresnet_export.quantization.qdq import Sites, quantized_onnx
 from iresnet_export.source import Source
 from iresnet_models.deployed import Deployable
-from iresnet_models.folding_decisions import stream_maxima
+from iresnet_models.folded import FoldedNetwork
 from iresnet_models.network import Network
 from iresnet_models.preprocessing import noise_pixels, normalised
 from iresnet_models.spec import ModelSpec
@@ -74,25 +74,42 @@ def calibration_images(source: Source, options: ExportOptions) -> Images:
     return Images(found, len(found), f"{len(found)} training images of {name}", spec)
 
 
-def equalising_scales(source: Source, images: Images) -> list[Tensor | None]:
+def equalising_scales(folded: FoldedNetwork, images: Images) -> list[Tensor | None]:
     """Scales of the residual stream's channels, stage by stage, that bring them half way (geometrically) to one range.
 
-    All the way would be best for the stream, and worst for the weights that read it (Nagel et al. 2019, section 4.1). None where
-    no BatchNorm reads a stage's stream.
+    `folded` has scales of 1. All the way would be best for the stream, and worst for the weights that read it (Nagel et al. 2019,
+    section 4.1). None where a stage's stream is read by ReLUs alone.
     """
-    inputs = normalised(torch.cat(list(images.batches(images.compared))), source.spec)
-    maxima = stream_maxima(source.network, inputs)
-    scales: list[Tensor | None] = []
-    for stage in range(1, 5):
-        found = [values for name, values in maxima.items() if name.startswith(f"layer{stage}.")]
-        reach = torch.stack(found).amax(0) if found else torch.zeros(0)
-        heard = reach[reach > 0]
-        if not len(heard):
-            scales.append(None)
-            continue
-        wanted = (heard.median() / reach.clamp(min=float(heard.min()))).sqrt()
-        scales.append(wanted.clamp(1 / _STRONGEST, _STRONGEST))
-    return scales
+    reach: list[Tensor | None] = [None] * 4
+    handles = [
+        block.register_forward_hook(_furthest(reach, stage))
+        for stage, blocks in enumerate(folded.stages)
+        for block in blocks
+        if not block.layout.final_relu
+    ]
+    with torch.inference_mode():
+        for batch in images.batches(images.compared):
+            folded(normalised(batch, images.spec))
+    for handle in handles:
+        handle.remove()
+    return [None if found is None else _halfway(found) for found in reach]
+
+
+def _furthest(reach: list[Tensor | None], stage: int) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
+    def record(_module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> None:
+        found = output.abs().amax((0, 2, 3)).double()
+        known = reach[stage]
+        reach[stage] = found if known is None else torch.maximum(known, found)
+
+    return record
+
+
+def _halfway(reach: Tensor) -> Tensor | None:
+    heard = reach[reach > 0]
+    if not len(heard):
+        return None
+    wanted = (heard.median() / reach.clamp(min=float(heard.min()))).sqrt()
+    return wanted.clamp(1 / _STRONGEST, _STRONGEST)
 
 
 def chosen_quantization(

@@ -23,7 +23,7 @@ from iresnet_export.backends.base import Backend, ExportOptions
 from iresnet_export.calibrating import calibration_images, chosen_quantization, equalising_scales
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.layers import layers_of_network
-from iresnet_export.precision import precision_shares
+from iresnet_export.precision import in_words, precision_shares, shares
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.quantization.parameters import Quantization, quantized_layers
 from iresnet_export.source import Source
@@ -31,8 +31,10 @@ from iresnet_export.verification.fold import fold_details, fold_sample, proved_f
 from iresnet_export.verification.weights import compare_layers
 from iresnet_models.deployed import DTYPES, Deployable, deployed
 from iresnet_models.files import replacing, sha256_of
+from iresnet_models.folded import FoldedNetwork
+from iresnet_models.operations import layer_multiply_accumulates
 
-SUFFIX = {"torchscript": ".ts", "onnx": ".onnx", "engine": ".engine"}
+SUFFIX = {"torchscript": ".ts", "pt2": ".pt2", "aoti": ".aoti.pt2", "onnx": ".onnx", "engine": ".engine"}
 
 
 def default_output(backend: Backend, source: Source, options: ExportOptions, folder: Path = Path("artifacts")) -> Path:
@@ -71,7 +73,7 @@ def export_artifact(
     network, quantization, about = _deployable(source, options, parent, progress)
     with replacing(output) as temporary:
         details = backend.export(network, quantization, temporary, options, identity, parent, progress) | about
-        details |= _proved(backend, network, quantization, temporary, planned)
+        details["multiply_accumulates"] = _proved(backend, network, quantization, temporary, planned, details)
         written = dataclasses.replace(
             planned,
             sha256=sha256_of(temporary),
@@ -106,7 +108,11 @@ def _parent(
     if backend.parent_format is None:
         return None
     parent_backend = backends_for(backend.parent_format)[0]
-    path = output.with_suffix(SUFFIX[parent_backend.format])
+    own = SUFFIX[backend.format]
+    stem = output.name.removesuffix(own) if output.name.endswith(own) else output.stem
+    path = output.with_name(stem + SUFFIX[parent_backend.format])
+    if path == output:
+        raise InputError(f"{output} is the place of the {path.suffix} file that it is made from; let its name end in {own}.")
     planned = _planned(parent_backend, source, options, path)
     if path.exists():
         try:
@@ -143,12 +149,17 @@ def _quantized(
 ) -> tuple[Deployable, Quantization, dict[str, Any]]:
     """The fold and the quantization of it that measure best, with or without the stream's channels equalised."""
     images = calibration_images(source, options)
-    scales = equalising_scales(source, images)
     tried: dict[bool, tuple[Deployable, dict[str, Any]]] = {}
-    for equalised in (False, True) if any(scale is not None for scale in scales) else (False,):
-        folded, proof = proved_fold(source, sample, where, progress, scales=scales if equalised else None)
+
+    def fold_with(scales: list[Tensor | None] | None) -> FoldedNetwork:
+        folded, proof = proved_fold(source, sample, where, progress, scales=scales)
         network = deployed(source.network, folded.plan, takes_pixels=True) if options.takes_pixels else folded
-        tried[equalised] = network, fold_details(folded, proof)
+        tried[scales is not None] = network, fold_details(folded, proof)
+        return folded
+
+    scales = equalising_scales(fold_with(None), images)
+    if any(scale is not None for scale in scales):
+        fold_with(scales)
     networks = {equalised: network for equalised, (network, _) in tried.items()}
     quantization = chosen_quantization(source, networks, images, options, progress)
     network, about_fold = tried[quantization.equalised]
@@ -156,19 +167,29 @@ def _quantized(
 
 
 def _proved(
-    backend: Backend, network: Deployable, quantization: Quantization | None, path: Path, planned: Descent
-) -> dict[str, Any]:
+    backend: Backend,
+    network: Deployable,
+    quantization: Quantization | None,
+    path: Path,
+    planned: Descent,
+    details: dict[str, Any],
+) -> dict[str, float]:
     """Reads the file back: raises ExportError unless it holds the weights, in the precision that was asked for.
 
-    Returns the share of multiply-accumulates in each precision, as the file stores them.
+    Returns the share of multiply-accumulates in each precision, as the file stores them. A backend whose files hide their layers
+    tells of their `layer_precisions` itself.
     """
     layers = backend.layers(Artifact(path, backend.format, planned))
     if layers is None:
-        return {}
+        told = details.pop("layer_precisions", None)
+        return {} if told is None else shares(told, list(layer_multiply_accumulates(planned.spec).values()))
     expected = layers_of_network(network)
     if quantization is not None:
         expected = quantized_layers(expected, quantization)
     report = compare_layers(expected, layers)
     if not report.passed:
         raise ExportError(f"The export was refused: read back from the file, {report.first_difference}.")
-    return {"multiply_accumulates": precision_shares(layers, planned.spec)}
+    found = precision_shares(layers, planned.spec)
+    if found.keys() != {planned.precision}:
+        raise ExportError(f"The export was refused: {planned.precision} was asked for, and the file holds {in_words(found)}.")
+    return found

@@ -12,6 +12,7 @@ from typing import Any
 
 from iresnet_export.artifact import Artifact, open_artifact
 from iresnet_export.errors import InputError
+from iresnet_export.precision import in_words
 from iresnet_models.files import sha256_of
 
 
@@ -51,6 +52,8 @@ class Inspection:
             rows += [
                 ("weights", f"{origin} ({descent.weights.sha256[:16]}…)"),
                 ("precision", descent.precision),
+                ("multiply-accumulates", in_words(descent.details.get("multiply_accumulates", {}))),
+                ("takes", "uint8 pixels" if descent.takes_pixels else "normalised float32 images"),
                 ("batch", "any" if descent.batch is None else f"{descent.batch[0]} to {descent.batch[1]}"),
                 ("built from", descent.parent.file if descent.parent else ""),
                 ("made by", descent.command),
@@ -86,6 +89,9 @@ def inspect_file(path: Path) -> Inspection:
     if artifact.descent is not None and artifact.format == "engine":
         details = artifact.descent.details
         found["notes"] = {"built by": f"{details.get('flavour')} {details.get('builder_version')}", "for": str(details.get("gpus"))}
+    if artifact.descent is not None and artifact.format == "aoti":
+        details = artifact.descent.details
+        found["notes"] = {"compiled by": f"torch {details.get('torch')}", "for": f"CPUs with {details.get('cpu_capability')}"}
     return Inspection(artifact, sha256_of(path), **found)
 
 
@@ -145,6 +151,13 @@ def _inspect_torchscript(path: Path) -> dict[str, Any]:
     return {"identity": identity, "operators": dict(operators.most_common()), "weights": dict(weights)}
 
 
+def _inspect_pt2(path: Path) -> dict[str, Any]:
+    from iresnet_export.backends.pt2_reading import read_archive
+
+    found = read_archive(path)
+    return found | {"identity": _identity(found["identity"])}
+
+
 def _inspect_engine(path: Path) -> dict[str, Any]:
     return {}
 
@@ -174,6 +187,8 @@ def _identity(text: str | None) -> dict[str, Any] | None:
 _READERS = {
     "onnx": _inspect_onnx,
     "torchscript": _inspect_torchscript,
+    "pt2": _inspect_pt2,
+    "aoti": _inspect_pt2,
     "engine": _inspect_engine,
     "checkpoint": _inspect_checkpoint,
 }

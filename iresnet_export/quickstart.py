@@ -6,33 +6,47 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from iresnet_export.backends import backend_named
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.benchmark.bench import BenchOptions, Result, bench
 from iresnet_export.errors import InputError, UnavailableError
-from iresnet_export.exporting import export_artifact
+from iresnet_export.exporting import default_output, export_artifact
 from iresnet_export.progress import Progress
 from iresnet_export.reporting.documents import bench_document, verify_document
 from iresnet_export.source import source_from_checkpoint
 from iresnet_export.verification.accuracy import Accuracy, EvalOptions, accuracies
 from iresnet_export.verification.verify import Candidate, Verification, VerifyOptions, verify
+from iresnet_models.deployed import Precision
 from iresnet_models.files import write_json
 from iresnet_train import Progress as TrainingProgress
 from iresnet_train import TrainingResult, config_for, train
 
 MARKER = "quickstart.json"
-BACKENDS = ("torchscript", "onnxruntime", "tensorrt")
+EXPORTS: tuple[tuple[str, Precision], ...] = (
+    ("torchscript", "fp32"),
+    ("onnxruntime", "fp32"),
+    ("onnxruntime", "bf16"),
+    ("onnxruntime", "int8"),
+    ("tensorrt", "fp32"),
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the summary: the checkpoint in eager PyTorch, or an artifact."""
+    """One line of the summary: the checkpoint in eager PyTorch, or an artifact as a backend runs it."""
 
     path: Path
     backend: str
+    precision: str
     size_bytes: int
     candidate: Candidate | None
     accuracy: Accuracy
     result: Result | None
+
+    @property
+    def latency(self) -> float | None:
+        """Median in milliseconds."""
+        return self.result.latency.p50 if self.result is not None and self.result.latency is not None else None
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,12 @@ class Summary:
     verification: Verification
     rows: list[Row]
     missing: dict[str, str]
+
+    @property
+    def fastest(self) -> Row | None:
+        """The fastest of those that passed."""
+        passed = [row for row in self.rows if row.candidate is not None and row.candidate.status == "pass" and row.latency]
+        return min(passed, key=lambda row: row.latency or 0.0, default=None)
 
 
 def train_digits(folder: Path, epochs: int | None, progress: Callable[[TrainingProgress], None] | None = None) -> TrainingResult:
@@ -57,7 +77,7 @@ def train_digits(folder: Path, epochs: int | None, progress: Callable[[TrainingP
 
 def deploy(folder: Path, training: TrainingResult, seconds: float, progress: Progress, say: Callable[[str], None]) -> Summary:
     """Exports the trained network to every format that can be had here, and verifies, evaluates and measures them all."""
-    say("2. Exporting to TorchScript, ONNX and TensorRT; every weight is read back")
+    say("2. Exporting to TorchScript, ONNX (fp32, bf16, int8) and TensorRT; every weight is read back")
     paths, missing = _export_all(folder, training.best, progress)
     say("3. Verifying each against the float64 network, on held-out digits")
     verify_options = VerifyOptions()
@@ -68,7 +88,7 @@ def deploy(folder: Path, training: TrainingResult, seconds: float, progress: Pro
     bench_options = BenchOptions(seconds=seconds)
     results = bench(paths, bench_options, progress)
     write_json(folder / "bench.json", bench_document(results, bench_options))
-    rows = _rows(training.best, paths, verification, scores, results)
+    rows = _rows(training.best, verification, scores, results)
     return Summary(folder, training, verification, rows, missing)
 
 
@@ -83,29 +103,25 @@ def _claim(folder: Path) -> None:
 def _export_all(folder: Path, checkpoint: Path, progress: Progress) -> tuple[list[Path], dict[str, str]]:
     source = source_from_checkpoint(checkpoint)
     paths, missing = [], {}
-    for name, suffix in zip(BACKENDS, (".ts", ".onnx", ".engine"), strict=True):
-        output = folder / "artifacts" / f"{source.spec.name}{suffix}"
+    for name, precision in EXPORTS:
+        options = ExportOptions(precision=precision)
+        output = default_output(backend_named(name), source, options, folder / "artifacts")
         try:
-            paths.append(export_artifact(name, source, ExportOptions(), output=output, force=True, progress=progress).path)
+            paths.append(export_artifact(name, source, options, output=output, force=True, progress=progress).path)
         except UnavailableError as error:
-            missing[name] = str(error)
+            missing[output.name] = str(error)
     return paths, missing
 
 
-def _rows(
-    checkpoint: Path, paths: list[Path], verification: Verification, scores: list[Accuracy], results: list[Result]
-) -> list[Row]:
-    verdicts = {candidate.artifact: candidate for candidate in verification.candidates}
-    speeds = {result.artifact: result for result in results}
+def _rows(checkpoint: Path, verification: Verification, scores: list[Accuracy], results: list[Result]) -> list[Row]:
+    """One for each file and each backend that runs it."""
+    verdicts = {(candidate.artifact, candidate.backend): candidate for candidate in verification.candidates}
+    speeds = {(result.artifact, result.backend): result for result in results}
     eager = next((result for result in results if result.backend == "eager"), None)
-    return [
-        Row(
-            path,
-            score.backend,
-            path.stat().st_size,
-            verdicts.get(path),
-            score,
-            eager if path == checkpoint else speeds.get(path.name),
-        )
-        for path, score in zip([checkpoint, *paths], scores, strict=True)
-    ]
+    rows = []
+    for score in scores:
+        candidate = verdicts.get((score.artifact, score.backend))
+        result = eager if score.artifact == checkpoint else speeds.get((score.artifact.name, score.backend))
+        precision = "fp32" if candidate is None else candidate.precision
+        rows.append(Row(score.artifact, score.backend, precision, score.artifact.stat().st_size, candidate, score, result))
+    return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -29,8 +30,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+        if item.get_closest_marker("compiler") and not _has_compiler():
+            item.add_marker(pytest.mark.skip(reason="needs a C++ compiler"))
         if item.get_closest_marker("slow") and not config.getoption("--run-slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --run-slow, as CI does"))
+
+
+@functools.cache
+def _has_compiler() -> bool:
+    from iresnet_export.backends.aotinductor import cpp_compiler
+    from iresnet_export.errors import UnavailableError
+
+    try:
+        cpp_compiler()
+    except UnavailableError:
+        return False
+    return True
 
 
 @pytest.fixture(autouse=True)

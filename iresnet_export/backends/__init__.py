@@ -12,6 +12,8 @@ from iresnet_export.errors import InputError
 _BACKENDS = {
     "eager": "eager:Eager",
     "torchscript": "torchscript:TorchScript",
+    "exported": "exported:Exported",
+    "aotinductor": "aotinductor:AOTInductor",
     "onnxruntime": "onnxruntime:OnnxRuntime",
     "openvino": "openvino:OpenVino",
     "tensorrt": "tensorrt:TensorRT",
@@ -19,6 +21,8 @@ _BACKENDS = {
 _RUN_BY: dict[Format, tuple[str, ...]] = {
     "checkpoint": ("eager",),
     "torchscript": ("torchscript",),
+    "pt2": ("exported",),
+    "aoti": ("aotinductor",),
     "onnx": ("onnxruntime", "openvino"),
     "engine": ("tensorrt",),
 }

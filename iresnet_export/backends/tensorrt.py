@@ -10,6 +10,7 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.base import Backend, ExportOptions, Session, require_trusted
+from iresnet_export.backends.onnx_graph import OUTPUT
 from iresnet_export.backends.tensorrt_flavours import Flavour, flavour_for_building, flavour_named
 from iresnet_export.errors import ArtifactError, ExportError, UnavailableError
 from iresnet_export.progress import Progress
@@ -61,7 +62,10 @@ class TensorRT(Backend):
                 "that it is for."
             )
         name = artifact.descent.details.get("flavour") if artifact.descent else None
-        return EngineSession(artifact.path, flavour_named(name or "tensorrt"), device)
+        session = EngineSession(artifact.path, flavour_named(name or "tensorrt"), device)
+        # The network was strongly typed: what the builder proved of its types is what is computed.
+        session.computed_precision = artifact.descent.precision if artifact.descent else "fp32"
+        return session
 
 
 class EngineSession(Session):
@@ -87,29 +91,31 @@ class EngineSession(Session):
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         self._input = next(name for name in names if modes[name] == trt.TensorIOMode.INPUT)
-        self._output = next(name for name in names if modes[name] == trt.TensorIOMode.OUTPUT)
+        self._outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
+        self.takes_pixels = self._engine.get_tensor_dtype(self._input) == trt.uint8
         smallest, _, largest = self._engine.get_tensor_profile_shape(self._input, 0)
         self._smallest, self._largest = smallest[0], largest[0]
         self.batch = (self._smallest, self._largest)
-        self._classes = self._engine.get_tensor_shape(self._output)[1]
+        self._classes = self._engine.get_tensor_shape(self._outputs[0])[1]
 
     def run(self, batch: Tensor) -> Tensor:
         batch = batch.contiguous()
-        logits = torch.empty((len(batch), self._classes), device=self.device)
+        outputs = [torch.empty((len(batch), self._classes), device=self.device) for _ in self._outputs]
         if not self._context.set_input_shape(self._input, tuple(batch.shape)):
             raise ArtifactError(
                 f"The engine takes batches of {self._smallest} to {self._largest} images of its own size, not {tuple(batch.shape)}."
             )
         self._context.set_tensor_address(self._input, batch.data_ptr())
-        self._context.set_tensor_address(self._output, logits.data_ptr())
+        for name, values in zip(self._outputs, outputs, strict=True):
+            self._context.set_tensor_address(name, values.data_ptr())
         current = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(current)
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise UnavailableError("TensorRT could not start the engine; another process may hold the GPU or its memory.")
         current.wait_stream(self._stream)
-        for tensor in (batch, logits):
+        for tensor in (batch, *outputs):
             tensor.record_stream(self._stream)
-        return logits
+        return outputs[self._outputs.index(OUTPUT) if OUTPUT in self._outputs else 0]
 
     def close(self) -> None:
         del self._context, self._engine, self._runtime

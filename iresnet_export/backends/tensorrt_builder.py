@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.backends.onnx_graph import INPUT, OUTPUT
+from iresnet_export.backends.onnx_graph import INPUT, OUTPUT, PROBABILITIES
 from iresnet_export.backends.tensorrt_flavours import Flavour
 from iresnet_export.errors import ExportError, InputError
+from iresnet_export.precision import widest
 from iresnet_export.progress import Progress
 
 
@@ -22,7 +23,8 @@ def engine_from_onnx(flavour: Flavour, onnx: bytes, options: ExportOptions, prog
     if not parser.parse(onnx):
         errors = "; ".join(_described(parser.get_error(index)) for index in range(parser.num_errors))
         raise ExportError(f"{flavour.name} {flavour.version} cannot read the ONNX file: {errors or flavour.complaints()}.")
-    _require_parsed(flavour, network)
+    _require_parsed(flavour, network, options)
+    precisions = _require_precision(flavour, network, options.precision)
     config = builder.create_builder_config()
     # TF32 is on by default; it would round every product of a float32 network to 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -36,7 +38,8 @@ def engine_from_onnx(flavour: Flavour, onnx: bytes, options: ExportOptions, prog
     if plan is None:
         raise ExportError(f"{flavour.name} {flavour.version} built no engine: {flavour.complaints()}.")
     progress("Building engine", 1.0)
-    return bytes(plan), {"flavour": flavour.name, "builder_version": flavour.version, "gpus": gpus, "layers": network.num_layers}
+    details = {"flavour": flavour.name, "builder_version": flavour.version, "gpus": gpus, "layers": network.num_layers}
+    return bytes(plan), {**details, "layer_precisions": precisions}
 
 
 def _described(error: Any) -> str:
@@ -44,14 +47,44 @@ def _described(error: Any) -> str:
     return f"{node}{error.desc()}"
 
 
-def _require_parsed(flavour: Flavour, network: Any) -> None:
+def _require_parsed(flavour: Flavour, network: Any, options: ExportOptions) -> None:
     inputs = [network.get_input(index).name for index in range(network.num_inputs)]
     outputs = [network.get_output(index).name for index in range(network.num_outputs)]
-    if network.num_layers == 0 or inputs != [INPUT] or outputs != [OUTPUT]:
+    wanted = [OUTPUT, PROBABILITIES] if options.takes_pixels else [OUTPUT]
+    if network.num_layers == 0 or inputs != [INPUT] or outputs != wanted:
         raise ExportError(
             f"{flavour.name} {flavour.version} read the ONNX file as {network.num_layers} layers from {inputs} to {outputs}, "
-            f"and not as a network from {INPUT} to {OUTPUT}: {flavour.complaints()}."
+            f"and not as a network from {INPUT} to {', '.join(wanted)}: {flavour.complaints()}."
         )
+
+
+def _require_precision(flavour: Flavour, network: Any, precision: str) -> list[str]:
+    """The precision of every convolution and linear layer of a strongly typed network, which is what it is computed in.
+
+    Raises ExportError if one of them is not in the precision that was asked for: TensorRT says nothing of that by itself.
+    """
+    trt = flavour.module
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    producers = {layer.get_output(index).name: layer for layer in layers for index in range(layer.num_outputs)}
+    names = {trt.float32: "fp32", trt.float16: "fp16", trt.bfloat16: "bf16", trt.int8: "int8", trt.fp8: "fp8"}
+
+    def read_as(tensor: Any) -> str:
+        producer = producers.get(tensor.name)
+        if producer is not None and producer.type == trt.LayerType.DEQUANTIZE:
+            tensor = producer.get_input(0)
+        return names.get(tensor.dtype, str(tensor.dtype))
+
+    found = []
+    for layer in layers:
+        if layer.type in (trt.LayerType.CONVOLUTION, trt.LayerType.MATRIX_MULTIPLY):
+            inputs = [layer.get_input(index) for index in range(layer.num_inputs)]
+            found.append(widest([read_as(tensor) for tensor in inputs if tensor is not None and len(tensor.shape) > 1]))
+            if found[-1] != precision:
+                raise ExportError(
+                    f"{flavour.name} {flavour.version} read {layer.name} of the ONNX file in {found[-1]}, "
+                    f"and {precision} was asked for."
+                )
+    return found
 
 
 def _set_profile(flavour: Flavour, builder: Any, network: Any, config: Any, options: ExportOptions) -> None:

@@ -112,12 +112,13 @@ def _candidates(artifacts: list[Artifact], options: BenchOptions, skipped: list[
         except UnavailableError as error:
             skipped += [_skipped(artifact, backend.name, precision, batch, options, str(error)) for batch in options.batch_sizes]
             continue
+        stack.enter_context(session)
+        if session.computed_precision != precision:
+            reason = f"it stores {precision}, and {backend.name} computes it in {session.computed_precision} here"
+            skipped += [_skipped(artifact, backend.name, precision, batch, options, reason) for batch in options.batch_sizes]
+            continue
         size = artifact.path.stat().st_size
-        found.append(
-            _Candidate(
-                artifact.path.name, backend.name, precision, source.spec, stack.enter_context(session), size, baselines[key].label
-            )
-        )
+        found.append(_Candidate(artifact.path.name, backend.name, precision, source.spec, session, size, baselines[key].label))
     return [*baselines.values(), *found]
 
 

@@ -48,6 +48,11 @@ _BOUNDS_FROM_NOISE = (
     "--no-fold."
 )
 
+_PARENTS = {
+    "engine": "the ONNX file that the engine is built from",
+    "aoti": "the torch.export program that the package is compiled from",
+}
+
 Opset = Annotated[
     int | None,
     typer.Option(
@@ -81,7 +86,7 @@ def torchscript(
         precision=cast("Precision", precision), fold=fold, takes_pixels=with_preprocessing, calibration_data=calibration_data
     )
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
-    _export("torchscript", source, options, output, force)
+    run_export("torchscript", source, options, output, force)
 
 
 def onnx(
@@ -124,7 +129,7 @@ def onnx(
         opset=opset,
     )
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
-    _export("onnxruntime", source, options, output, force)
+    run_export("onnxruntime", source, options, output, force)
 
 
 def trt(
@@ -193,12 +198,13 @@ def trt(
     )
     flavour_for_building(flavour)  # says what is missing before any work is done
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
-    artifact = _export("tensorrt", source, options, output, force)
+    artifact = run_export("tensorrt", source, options, output, force)
     details = artifact.descent.details if artifact.descent else {}
     say(f"Built by {details['flavour']} {details['builder_version']} for {details['gpus']}.")
 
 
-def _export(name: str, source: Source, options: ExportOptions, output: Path | None, force: bool) -> Artifact:
+def run_export(name: str, source: Source, options: ExportOptions, output: Path | None, force: bool) -> Artifact:
+    """Exports, and says what was made and what of it the user should know."""
     from iresnet_export.exporting import export_artifact
     from iresnet_export.precision import in_words
 
@@ -212,7 +218,7 @@ def _export(name: str, source: Source, options: ExportOptions, output: Path | No
     if descent.batch is not None and descent.batch[0] == descent.batch[1]:
         batch = f"batch {descent.batch[0]}"
     if descent.parent is not None:
-        say(f"{artifact.path.parent / descent.parent.file}: the ONNX file that the engine is built from.")
+        say(f"{artifact.path.parent / descent.parent.file}: {_PARENTS[descent.format]}.")
     if (about := descent.details.get("fold")) is not None:
         ratio, images = about["proof"]["error_ratio"], about["proof"]["image_source"]
         say(f"Folded: no BatchNorm is left; over {images} its error is {ratio:.2f} times the unfolded network's own.")

@@ -11,8 +11,10 @@ import typer
 
 from iresnet_export import __version__
 from iresnet_export.cli.bench import bench
+from iresnet_export.cli.export_pt2 import pt2
 from iresnet_export.cli.exports import onnx, torchscript, trt
 from iresnet_export.cli.info import inspect, models
+from iresnet_export.cli.predict import predict
 from iresnet_export.cli.quickstart import quickstart
 from iresnet_export.cli.train import evaluate, train
 from iresnet_export.cli.verify import verify
@@ -32,10 +34,12 @@ for command, name, panel in (
     (train, "train", "Train"),
     (evaluate, "eval", "Train"),
     (torchscript, "torchscript", "Export"),
+    (pt2, "pt2", "Export"),
     (onnx, "onnx", "Export"),
     (trt, "trt", "Export"),
     (verify, "verify", "Check and measure"),
     (bench, "bench", "Check and measure"),
+    (predict, "predict", "Use"),
     (models, "models", "Look"),
     (inspect, "inspect", "Look"),
 ):

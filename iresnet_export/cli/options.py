@@ -123,7 +123,9 @@ BackendNames = Annotated[
 ]
 Trust = Annotated[
     bool,
-    typer.Option("--trust", help="Load files that run native code (TorchScript, engines) even if no descent vouches for them."),
+    typer.Option(
+        "--trust", help="Load files that run native code (TorchScript, .pt2, engines) even if no descent vouches for them."
+    ),
 ]
 
 

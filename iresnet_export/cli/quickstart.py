@@ -40,11 +40,17 @@ def quickstart(
 
 def _explain(summary: Summary) -> None:
     for name, reason in summary.missing.items():
-        notice(f"Not exported to {name}: {reason}")
+        notice(f"{name} was not exported: {reason}")
     for candidate in summary.verification.candidates:
         if candidate.reason is not None:
-            say(f"{candidate.artifact.name} {candidate.status}: {candidate.reason}")
-    say("Parity: error against float64 in units of the network's own float32 rounding error; up to 2.5 is rounding and passes.")
+            say(f"{candidate.artifact.name} by {candidate.backend} {candidate.status}: {candidate.reason}")
+    say("Parity: error against float64 in units of the network's own rounding error in that precision; up to 2.5 is rounding.")
+    say("int8 has no such unit: its signal to noise in dB, and its decisions, are held against what calibration predicted.")
+    if (best := summary.fastest) is not None and best.result is not None and best.result.speedup is not None:
+        say(
+            f"[bold]Fastest on this machine: {best.path.name} by {best.backend}[/], {best.latency:.2f} ms an image, "
+            f"{best.result.speedup.p50:.1f} times as fast as eager PyTorch."
+        )
     folder = summary.folder
     say(f"\nEverything lies in {folder}/: the run (log.csv, best.pt) in run/, the artifacts and their descents in artifacts/,")
     say("the measurements in verify.json and bench.json. Try next:")
@@ -57,7 +63,7 @@ def _explain(summary: Summary) -> None:
 def _table(summary: Summary) -> Table:
     from iresnet_export.reporting.tables import table
 
-    made = table("artifact", "runs by", ">size", "parity", ">noise ratio", ">top-1", ">median ms", ">speed-up")
+    made = table("artifact", "runs by", "precision", ">size", "parity", ">noise ratio", ">top-1", ">median ms", ">speed-up")
     for row in summary.rows:
         made.add_row(*_row(row))
     return made
@@ -66,7 +72,7 @@ def _table(summary: Summary) -> Table:
 def _row(row: Row) -> list[str]:
     from iresnet_export.reporting.tables import noise, size, status
 
-    cells = [row.path.name, row.backend, size(row.size_bytes)]
+    cells = [row.path.name, row.backend, row.precision, size(row.size_bytes)]
     candidate, found, result = row.candidate, row.accuracy.evaluation, row.result
     if candidate is None:
         cells += ["reference", ""]

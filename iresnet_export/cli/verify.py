@@ -13,7 +13,7 @@ from iresnet_export.errors import InputError
 
 
 def verify(
-    artifacts: Annotated[list[Path], typer.Argument(help="Artifacts: .ts, .onnx, .engine.", show_default=False)],
+    artifacts: Annotated[list[Path], typer.Argument(help="Artifacts: .ts, .pt2, .onnx, .engine.", show_default=False)],
     checkpoint: Annotated[
         Path | None,
         typer.Option("--checkpoint", help="What they should be, where their descent does not lead to it.", show_default=False),

@@ -42,8 +42,8 @@ class Quantization:
 
     `ranges`: lowest and highest value of every activation that is quantized, by its name in the ONNX graph. `inputs`: the
     activation whose codes each convolution or linear layer reads. `equalised`: whether the fold's free scales make the channels
-    of the residual stream alike. `predicted_sqnr_db` and `predicted_agreement`: signal to error of the logits, and share of the same first
-    class, of this graph against the float32 network over the first `compared` of the images, computed by torch.
+    of the residual stream alike. `predicted_sqnr_db` and `predicted_agreement`: signal to error of the logits, and share of the
+    same first class, of this graph against the float32 network over the first `compared` of the images, computed by torch.
     """
 
     target: str

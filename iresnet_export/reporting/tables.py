@@ -67,6 +67,7 @@ def bench_table(results: Sequence[Result]) -> Table:
     made = table(
         "artifact",
         "backend",
+        "precision",
         ">batch",
         ">median ms",
         ">95 % interval",
@@ -83,7 +84,7 @@ def bench_table(results: Sequence[Result]) -> Table:
 
 
 def _bench_row(result: Result) -> list[str]:
-    row = [result.artifact, result.backend, str(result.batch)]
+    row = [result.artifact, result.backend, result.precision, str(result.batch)]
     latency = result.latency
     if latency is None:
         return [*row, status(result.status), *[""] * 7]

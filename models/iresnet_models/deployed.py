@@ -38,7 +38,7 @@ class DeployedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         if self.mean is not None:
-            x = x.permute(0, 3, 1, 2).to(torch.float32) - self.mean
+            x = x.to(torch.float32).permute(0, 3, 1, 2) - self.mean  # TensorRT moves no uint8
         if self.dtype is not torch.float32:
             x = x.to(self.dtype)
         logits: Tensor = self.network(x)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
@@ -62,11 +64,62 @@ def _cropping(spec: ModelSpec) -> v2.Transform:
     )
 
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation."""
+
+
 def load_image(path: Path) -> Image.Image:
-    """An image file as RGB, upright as its EXIF orientation says; InputError names a file that cannot be read."""
+    """An image file as 8-bit RGB, upright as its EXIF orientation says; InputError names a file that cannot be read.
+
+    Of an animation the first frame. Colours are those of PIL's `convert("RGB")`, as in the official evaluation, except where it
+    would show what nobody sees. It drops alpha, which bares the arbitrary colours under transparent pixels: an image with any
+    alpha below 255 is laid on white. It clips greys of more than 8 bits to white: they keep their upper 8 bits, as PIL keeps
+    those of 16-bit colours. Greys in floating point are taken if they lie within 0 to 1, or within 0 to 255.
+    """
     try:
         with Image.open(path) as image:
-            upright: Image.Image = ImageOps.exif_transpose(image)
-            return upright.convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"The image {path} cannot be read ({error}). Remove it or replace it.") from error
+            image.load()
+            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            return _as_rgb(image if turn is None else image.transpose(turn))
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder that meets a damaged file raises whatever it stumbles over
+        raise InputError(f"The image {path} cannot be read ({_reason(error)}). Remove it or replace it.") from error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_grey8(np.asarray(image))).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    lowest, _ = layer.getchannel("A").getextrema()
+    if lowest == 255:
+        return layer.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _grey8(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Greys of 16 or 32 bits, or in floating point, in 8 bits."""
+    floating = np.issubdtype(values.dtype, np.floating)
+    least, most = values.min(), values.max()
+    if not 0 <= least <= most <= (255 if floating else 65535):  # nor is NaN
+        wanted = "0 to 1 or 0 to 255" if floating else "0 to 65535"
+        raise ValueError(f"its greys reach from {least:g} to {most:g}, and only those from {wanted} have a known meaning")
+    scaled: NDArray[Any] = np.rint(values * 255 if most <= 1 else values) if floating else values >> 8
+    return scaled.astype(np.uint8)
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong, without the path that some messages repeat."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is empty, damaged, or no image of a known format"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -111,9 +111,12 @@ def test_settling_waits_for_idle_threads() -> None:
     thread.join()
 
 
+BACKENDS = ("onnxruntime", "torchscript")
+
+
 @pytest.fixture(scope="module")
 def measured(artifacts: dict[str, Artifact]) -> tuple[list[object], BenchOptions]:
-    options = BenchOptions(batch_sizes=(1, 3), seconds=0.05, warmup_seconds=0.01, threads=1)
+    options = BenchOptions(batch_sizes=(1, 3), seconds=0.05, warmup_seconds=0.01, threads=1, backends=BACKENDS)
     return list(bench([artifact.path for artifact in artifacts.values()], options)), options
 
 
@@ -148,5 +151,5 @@ def test_a_foreign_artifact_needs_its_checkpoint(artifacts: dict[str, Artifact],
     foreign.write_bytes(artifacts["onnxruntime"].path.read_bytes())
     with pytest.raises(ArtifactError, match="--checkpoint"):
         bench([foreign], BenchOptions())
-    options = BenchOptions(checkpoint=small_checkpoint, seconds=0.02, warmup_seconds=0.0, threads=1)
+    options = BenchOptions(checkpoint=small_checkpoint, seconds=0.02, warmup_seconds=0.0, threads=1, backends=BACKENDS)
     assert [result.status for result in bench([foreign], options)] == ["ok", "ok"]

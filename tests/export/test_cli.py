@@ -132,7 +132,8 @@ def test_export_verify_bench_inspect(run: Run, small_checkpoint: Path) -> None:
     assert outcome.status == 0, outcome.out
     assert outcome.out.count("pass") >= 2
     assert json.loads(Path("verify.json").read_text(encoding="utf-8"))["passed"] is True
-    outcome = run("bench", "--seconds", "0.05", "--threads", "1", "--json", "bench.json")
+    runs = ("--backend", "onnxruntime", "--backend", "torchscript")
+    outcome = run("bench", "--seconds", "0.05", "--threads", "1", *runs, "--json", "bench.json")
     assert outcome.status == 0
     assert len(json.loads(Path("bench.json").read_text(encoding="utf-8"))["results"]) == 3
     outcome = run("inspect", "artifacts/iresnet18.onnx", "--json", "inspect.json")
@@ -220,7 +221,7 @@ def test_train_and_eval(run: Run) -> None:
     assert len(Path("run/log.csv").read_text(encoding="utf-8").splitlines()) == 3
     assert run("train", "--data", "digits", "--epochs", "1", "--result-path", "run").status == 2
     run("onnx", "--checkpoint", "run/best.pt")
-    outcome = run("eval", "run/best.pt", "artifacts/iresnet18.onnx", "--json", "eval.json")
+    outcome = run("eval", "run/best.pt", "artifacts/iresnet18.onnx", "--backend", "onnxruntime", "--json", "eval.json")
     assert outcome.status == 0, outcome.err
     first, second = json.loads(Path("eval.json").read_text(encoding="utf-8"))["results"]
     assert first["images"] == 500
@@ -241,9 +242,10 @@ def test_a_diverged_checkpoint_is_refused(run: Run, small_spec: ModelSpec) -> No
 def test_quickstart(run: Run) -> None:
     outcome = run("quickstart", "--epochs", "2", "--seconds", "0.05")
     assert outcome.status == 0, outcome.err + outcome.out
-    for text in ("best.pt", "iresnet18.onnx", "iresnet18.ts", "reference", "pass", "baseline", "iresnet-export inspect"):
+    for text in ("best.pt", "iresnet18.onnx", "iresnet18.ts", "reference", "pass", "baseline", "Fastest on this machine", "int8"):
         assert text in outcome.out
-    for file in ("run/best.pt", "artifacts/iresnet18.onnx", "artifacts/iresnet18.ts", "verify.json", "bench.json"):
+    exports = [f"artifacts/iresnet18{rest}" for rest in (".onnx", ".ts", "-bf16.onnx", "-int8-cpu.onnx")]
+    for file in ("run/best.pt", *exports, "verify.json", "bench.json"):
         assert (Path("quickstart") / file).exists()
     Path("other").mkdir()
     Path("other/mine").touch()

@@ -1,0 +1,84 @@
+"""Does int8 decide as float32 does? iResNets trained on the digits, exported in int8, over all held-out digits.
+
+Run: python benchmarks/int8_decisions.py --json benchmarks/results/int8_decisions.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iresnet_export.artifact import Artifact
+from iresnet_export.backends import runners
+from iresnet_export.backends.base import ExportOptions
+from iresnet_export.environment import environment
+from iresnet_export.exporting import export_artifact
+from iresnet_export.quantization.parameters import CALIBRATORS
+from iresnet_export.source import Source, source_from_checkpoint
+from iresnet_export.verification.reference import in_batches
+from iresnet_models.files import write_json
+from iresnet_models.preprocessing import normalised
+from iresnet_train import config_for, evaluation_pixels, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--depths", default="18,50,101")
+    parser.add_argument("--epochs", type=int, help="default: the digits preset's")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for depth in map(int, options.depths.split(",")):
+            config = config_for("digits", depth=depth, result_path=Path(folder) / str(depth), epochs=options.epochs)
+            source = source_from_checkpoint(train(config).best)
+            for calibrator in CALIBRATORS:
+                choice = ExportOptions(precision="int8", calibrator=calibrator)
+                path = Path(folder) / f"{depth}-{calibrator}.onnx"
+                rows += compared(source, export_artifact("onnxruntime", source, choice, output=path))
+    print("| network | calibrator | equalised | runs by | float32 top-1 | int8 top-1 | same decision | SQNR |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        print(
+            f"| {row['network']} | {row['calibrator']} | {'yes' if row['equalised'] else 'no'} | {row['backend']} | {row['top1_fp32']:.1f} % "
+            f"| {row['top1_int8']:.1f} % | {row['agreement']:.1f} % | {row['sqnr_db']:.1f} dB |"
+        )
+    if options.json is not None:
+        date = datetime.now(UTC).date().isoformat()
+        write_json(options.json, {"date": date, "environment": environment(), "images": 500, "results": rows})
+
+
+def compared(source: Source, artifact: Artifact) -> list[dict[str, Any]]:
+    pixels, labels = evaluation_pixels("digits", source.spec, 500)
+    assert labels is not None
+    with torch.inference_mode():
+        exact = in_batches(source.network, normalised(pixels, source.spec), 50)
+    assert artifact.descent is not None
+    quantization = artifact.descent.details["quantization"]
+    rows = []
+    for backend in runners("onnx"):
+        with backend.load(artifact, torch.device("cpu")) as session:
+            found = in_batches(session.run, session.batch_of(pixels, source.spec), 50)
+        noise = (found - exact).double().square().mean()
+        rows.append(
+            {
+                "network": source.spec.name,
+                "calibrator": quantization["calibrator"],
+                "equalised": quantization["equalised"],
+                "backend": backend.name,
+                "top1_fp32": 100 * float((exact.argmax(1) == labels).double().mean()),
+                "top1_int8": 100 * float((found.argmax(1) == labels).double().mean()),
+                "agreement": 100 * float((found.argmax(1) == exact.argmax(1)).double().mean()),
+                "sqnr_db": 10 * float(torch.log10(exact.double().square().mean() / noise)),
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()

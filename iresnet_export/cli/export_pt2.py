@@ -1,0 +1,79 @@
+"""`pt2`: torch.export programs, and AOTInductor packages compiled from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from iresnet_export.cli.console import say
+from iresnet_export.cli.exports import run_export
+from iresnet_export.cli.options import (
+    OUTPUT,
+    Arch,
+    CalibrationData,
+    CheckpointFile,
+    Depth,
+    DynamicBatch,
+    Fold,
+    Force,
+    ImageSize,
+    NumClasses,
+    Output,
+    PrecisionName,
+    Seed,
+    WeightsName,
+    WithPreprocessing,
+    source_from_options,
+)
+
+if TYPE_CHECKING:
+    from iresnet_models.deployed import Precision
+
+
+def pt2(
+    arch: Arch = None,
+    depth: Depth = None,
+    checkpoint: CheckpointFile = None,
+    weights: WeightsName = None,
+    seed: Seed = 0,
+    image_size: ImageSize = None,
+    num_classes: NumClasses = None,
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile it to a shared library by AOTInductor (.aoti.pt2).", rich_help_panel=OUTPUT),
+    ] = False,
+    dynamic_batch: DynamicBatch = True,
+    batch: Annotated[int, typer.Option("--batch", help="The batch size of --static-batch.", rich_help_panel=OUTPUT, min=1)] = 1,
+    precision: PrecisionName = "fp32",
+    fold: Fold = True,
+    with_preprocessing: WithPreprocessing = False,
+    calibration_data: CalibrationData = None,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Export to a torch.export program, and with --compile to native code for processors like this one.
+
+    --compile needs a C++ compiler; the program that the package is compiled from is kept beside it. A package runs with the same
+    version of torch on the same kind of processor.
+    """
+    from iresnet_export.backends.base import ExportOptions
+
+    options = ExportOptions(
+        precision=cast("Precision", precision),
+        fold=fold,
+        takes_pixels=with_preprocessing,
+        calibration_data=calibration_data,
+        dynamic_batch=dynamic_batch,
+        batch=batch,
+        max_batch=max(batch, 32),
+    )
+    if compile:
+        from iresnet_export.backends.aotinductor import cpp_compiler
+
+        cpp_compiler()  # says what is missing before any work is done
+    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
+    artifact = run_export("aotinductor" if compile else "exported", source, options, output, force)
+    if compile and artifact.descent is not None:
+        details = artifact.descent.details
+        say(f"Compiled by {details['compiler']} for torch {details['torch']} and CPUs with {details['cpu_capability']}.")

@@ -1,0 +1,71 @@
+"""`predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from iresnet_export.cli.console import notice, progress_bar, show, write_report
+from iresnet_export.cli.options import Device, JsonFile, Trust, device_from_option
+
+if TYPE_CHECKING:
+    from iresnet_export.prediction import Predictions
+
+
+def predict(
+    artifact: Annotated[Path, typer.Argument(help="An artifact or a checkpoint.", show_default=False)],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE_OR_FOLDER", help="Image files, and folders with images at any depth.", show_default=False),
+    ],
+    top_k: Annotated[int, typer.Option("--top-k", help="How many classes to show, at most all.", min=1)] = 5,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images run at a time.", min=1)] = 32,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="The network of an artifact that has no descent.", show_default=False)
+    ] = None,
+    device: Device = "auto",
+    backend: Annotated[
+        str | None,
+        typer.Option("--backend", help="Run by this one, not by the first that can.", show_default=False),
+    ] = None,
+    trust: Trust = False,
+    json: JsonFile = None,
+) -> None:
+    """Say what images show: the likeliest classes, with their probabilities.
+
+    Images are prepared as the artifact's own network was trained to see them. One that cannot be read is named, the others are
+    predicted nevertheless, and the exit status is 2.
+    """
+    from rich.markup import escape
+
+    from iresnet_export.prediction import PredictOptions
+    from iresnet_export.prediction import predict as predict_images
+
+    options = PredictOptions(top_k, batch_size, device_from_option(device), checkpoint, trust, backend)
+    with progress_bar() as progress:
+        predictions = predict_images(artifact, images, options, progress)
+    show(_table(predictions))
+    for image in predictions.unreadable:
+        notice(escape(image.reason or ""))
+    write_report(json, predictions.to_json())
+    if predictions.unreadable:
+        notice(f"Not read: {len(predictions.unreadable)} of {len(predictions.images)} images; see the reasons above.")
+        raise typer.Exit(2)
+
+
+def _table(predictions: Predictions) -> Any:
+    """A row for each image, a line in it for each class."""
+    from rich.markup import escape
+
+    from iresnet_export.reporting.tables import table
+
+    made = table("image", "class", ">probability")
+    for image in predictions.images:
+        if not image.top:
+            made.add_row(escape(image.file), f"[yellow]{image.status}[/]", "")
+            continue
+        labels = "\n".join(escape(entry.label) for entry in image.top)
+        made.add_row(escape(image.file), labels, "\n".join(f"{entry.probability:.2%}" for entry in image.top))
+    return made

@@ -1,0 +1,248 @@
+"""Labels and probabilities of image files, by whatever runs an artifact here, with the artifact's own preprocessing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from iresnet_export.artifact import Artifact, open_artifact
+from iresnet_export.backends import runners
+from iresnet_export.backends.base import Session
+from iresnet_export.environment import environment
+from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, UnavailableError
+from iresnet_export.progress import Progress, no_progress
+from iresnet_export.verification.accuracy import spec_of
+from iresnet_export.verification.outputs import usable_batch_sizes
+from iresnet_export.verification.reference import in_batches
+from iresnet_models.preprocessing import load_image, to_pixels
+from iresnet_models.spec import ModelSpec
+
+SCHEMA = "iresnet-export/predict/1"
+
+IMAGE_SUFFIXES: tuple[str, ...] = (*IMG_EXTENSIONS, ".gif")
+"""What the names of images in folders end in, in either case."""
+
+_DECODERS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """`top_k` is at most the number of classes; `batch_size` bounds memory; `backend`: None for the first that can run here."""
+
+    top_k: int = 5
+    batch_size: int = 32
+    device: torch.device = torch.device("cpu")
+    checkpoint: Path | None = None
+    trust: bool = False
+    backend: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (("--top-k", self.top_k), ("--batch-size", self.batch_size)):
+            if value < 1:
+                raise InputError(f"{option} takes a number of at least 1, not {value}.")
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image file, and the name that reports give it: no longer than what the user typed makes it."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class ClassProbability:
+    """A class by its number, its label (the number again, where classes have no names), and its probability."""
+
+    number: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class ImagePrediction:
+    """The likeliest classes of an image, the likeliest first; none where it is unreadable, and `reason` says why."""
+
+    file: str
+    top: tuple[ClassProbability, ...]
+    reason: str | None = None
+
+    @property
+    def status(self) -> Literal["ok", "unreadable"]:
+        return "ok" if self.reason is None else "unreadable"
+
+    def to_json(self) -> dict[str, Any]:
+        top = [{"class": entry.number, "label": entry.label, "probability": entry.probability} for entry in self.top]
+        return {"file": self.file, "status": self.status, "reason": self.reason, "top": top}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What an artifact says of images, in the order in which they were named and found."""
+
+    artifact: Path
+    backend: str
+    computed_precision: str
+    options: PredictOptions
+    images: tuple[ImagePrediction, ...]
+
+    @property
+    def unreadable(self) -> tuple[ImagePrediction, ...]:
+        return tuple(image for image in self.images if image.status == "unreadable")
+
+    def to_json(self) -> dict[str, Any]:
+        """The report of `predict`."""
+        options = self.options
+        return {
+            "schema": SCHEMA,
+            "environment": environment(),
+            "settings": {"top_k": options.top_k, "batch_size": options.batch_size, "device": options.device.type},
+            "artifact": self.artifact.name,
+            "backend": self.backend,
+            "computed_precision": self.computed_precision,
+            "results": [image.to_json() for image in self.images],
+        }
+
+
+def predict(path: Path, images: Sequence[Path], options: PredictOptions, progress: Progress = no_progress) -> Predictions:
+    """The likeliest classes of every image that `images` names, or that lies in a folder that it names.
+
+    Images that cannot be read are told of and left out. Raises InputError where there is no image at all, UnavailableError where
+    the artifact cannot run here, and CheckFailedError where its outputs are not numbers.
+    """
+    artifact = open_artifact(path)
+    spec = spec_of(artifact, options.checkpoint)
+    found = find_images(images)
+    if artifact.descent is not None:
+        artifact.require_intact()
+    backend, session = _session(artifact, options)
+    (size,) = usable_batch_sizes(session, [options.batch_size])
+    with session, closing(_decoded(found, spec, size)) as batches:
+        predictions: list[ImagePrediction] = []
+        for batch in batches:
+            predictions += _predicted(session, spec, artifact, batch, options)
+            progress(f"Predicting by {artifact.path.name}", len(predictions) / len(found))
+        return Predictions(artifact.path, backend, session.computed_precision, options, tuple(predictions))
+
+
+def find_images(named: Sequence[Path]) -> list[Found]:
+    """The files that are named, whatever they are, and the images in the folders that are named, at any depth, sorted.
+
+    A file goes by the name it was given, an image in a folder by its path in that folder; after the folder's name, where more than
+    one thing is named, so that the images of two folders can be told apart. Hidden files and folders are passed over.
+    """
+    found: list[Found] = []
+    for path in named:
+        if not path.is_dir():
+            found.append(Found(path, _printable(path)))
+            continue
+        found += [Found(image, _printable(image.relative_to(path) if len(named) == 1 else image)) for image in _images_under(path)]
+    if not found:
+        where = ", ".join(map(_printable, named[:4])) + (", ..." if len(named) > 4 else "")
+        raise InputError(
+            f"No image was found in {where or 'nothing'}: folders are searched for files that end in {', '.join(IMAGE_SUFFIXES)}. "
+            "Name other folders, or the image files themselves, which may end in anything."
+        )
+    return found
+
+
+def _images_under(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise InputError(f"The folder {error.filename} cannot be searched ({error.strerror}). Change its permissions.") from error
+
+    images: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images += [Path(place, name) for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
+    return sorted(images)
+
+
+def _printable(path: Path) -> str:
+    """A path with `/` on every system; bytes in it that are no text appear as `\\udc..` escapes."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _session(artifact: Artifact, options: PredictOptions) -> tuple[str, Session]:
+    """A session of the first backend that can run the artifact here, with the backend's name."""
+    unavailable: list[UnavailableError] = []
+    for backend in runners(artifact.format, () if options.backend is None else (options.backend,)):
+        try:
+            return backend.name, backend.load(artifact, options.device, trust=options.trust)
+        except UnavailableError as error:
+            unavailable.append(error)
+    raise unavailable[0]
+
+
+_Decoded = tuple[Found, Tensor | str]
+"""An image with its pixels, or with the reason why it cannot be read."""
+
+
+def _decoded(found: Sequence[Found], spec: ModelSpec, size: int) -> Generator[list[_Decoded], None, None]:
+    """Batch after batch; while the caller works on one, threads decode the next, and no more than that."""
+    prepare = to_pixels(spec)
+
+    def decode(image: Found) -> _Decoded:
+        try:
+            return image, prepare(load_image(image.path))
+        except InputError as error:
+            return image, str(error).replace(str(image.path), image.name)
+
+    pool = ThreadPoolExecutor(_DECODERS)
+    try:
+        ahead: list[Future[_Decoded]] = []
+        for start in range(0, len(found) + size, size):
+            now, ahead = ahead, [pool.submit(decode, image) for image in found[start : start + size]]
+            if now:
+                yield [future.result() for future in now]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _predicted(
+    session: Session, spec: ModelSpec, artifact: Artifact, batch: Sequence[_Decoded], options: PredictOptions
+) -> list[ImagePrediction]:
+    """The predictions of one batch."""
+    readable = [(image, pixels) for image, pixels in batch if isinstance(pixels, Tensor)]
+    tops = iter(_tops(session, spec, artifact, readable, options) if readable else ())
+    return [
+        ImagePrediction(image.name, next(tops)) if isinstance(pixels, Tensor) else ImagePrediction(image.name, (), pixels)
+        for image, pixels in batch
+    ]
+
+
+def _tops(
+    session: Session, spec: ModelSpec, artifact: Artifact, batch: Sequence[tuple[Found, Tensor]], options: PredictOptions
+) -> list[tuple[ClassProbability, ...]]:
+    (size,) = usable_batch_sizes(session, [len(batch)])  # a few images need not cost what a full batch does
+    inputs = session.batch_of(torch.stack([pixels for _, pixels in batch]), spec)
+    logits = in_batches(session.run, inputs, size).cpu().double()
+    if logits.ndim != 2 or logits.shape[1] != spec.num_classes:
+        raise ArtifactError(
+            f"{artifact.path} gives outputs of the shape {tuple(logits.shape)} for {len(batch)} images, and not {spec.num_classes} "
+            f"logits each, as {spec.name} does. Name the checkpoint that it was made from with --checkpoint, or export it again."
+        )
+    wrong = [image.name for (image, _), finite in zip(batch, logits.isfinite().all(1), strict=True) if not finite]
+    if wrong:
+        raise CheckFailedError(
+            f"{artifact.path} gives NaN or infinite outputs for {wrong[0]}: its numbers overflow. Check it with "
+            "`iresnet-export verify`, and export it in another precision."
+        )
+    # Of equal logits the first class wins, as in argmax.
+    order = logits.sort(dim=1, descending=True, stable=True).indices[:, : options.top_k]
+    probabilities = logits.softmax(dim=1).gather(1, order)
+    return [
+        tuple(
+            ClassProbability(number, str(number) if spec.labels is None else spec.labels[number], probability)
+            for number, probability in zip(numbers, values, strict=True)
+        )
+        for numbers, values in zip(order.tolist(), probabilities.tolist(), strict=True)
+    ]
