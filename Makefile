@@ -7,9 +7,9 @@ INSTALLED := $(VENV)/.installed
 
 # TensorRT-RTX builds engines without a GPU; NVIDIA has it for x86-64 Linux (and Windows, where there is no make).
 ifeq ($(shell uname -s)-$(shell uname -m),Linux-x86_64)
-EXTRAS := tensorrt-rtx,dev
+EXTRAS := openvino,tensorrt-rtx,dev
 else
-EXTRAS := dev
+EXTRAS := openvino,dev
 endif
 
 .PHONY: quickstart test lint pytest install clean

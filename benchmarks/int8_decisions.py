@@ -45,8 +45,8 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print(
-            f"| {row['network']} | {row['calibrator']} | {'yes' if row['equalised'] else 'no'} | {row['backend']} | {row['top1_fp32']:.1f} % "
-            f"| {row['top1_int8']:.1f} % | {row['agreement']:.1f} % | {row['sqnr_db']:.1f} dB |"
+            f"| {row['network']} | {row['calibrator']} | {'yes' if row['equalised'] else 'no'} | {row['backend']} "
+            f"| {row['top1_fp32']:.1f} % | {row['top1_int8']:.1f} % | {row['agreement']:.1f} % | {row['sqnr_db']:.1f} dB |"
         )
     if options.json is not None:
         date = datetime.now(UTC).date().isoformat()

@@ -19,6 +19,7 @@ ORDER = [
     ("iresnet_export.progress", 2),
     ("iresnet_export.layers", 3),
     ("iresnet_export.precision", 4),
+    ("iresnet_export.observing", 4),
     ("iresnet_export.onnx_evaluation", 4),
     ("iresnet_export.quantization", 4),
     ("iresnet_export.source", 4),

@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram as Program
 
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.base import Backend, ExportOptions, Session, require_trusted
 from iresnet_export.backends.eager import torch_threads
-from iresnet_export.backends.exported import Program, layers_of_program, load_program, precisions_of_layers, quiet
+from iresnet_export.backends.exported import layers_of_program, load_program, precisions_of_layers, quiet
 from iresnet_export.backends.torchscript import METADATA_FILE
 from iresnet_export.errors import ArtifactError, ExportError, UnavailableError
 from iresnet_export.progress import Progress
@@ -79,6 +80,9 @@ class PackageSession(Session):
     """A compiled library. It reads its inputs' memory without asking for their shape, so that is checked here."""
 
     def __init__(self, artifact: Artifact, threads: int | None) -> None:
+        from torch._C._aoti import AOTIModelPackageLoader
+        from torch.export.pt2_archive._package import AOTICompiledModel
+
         self.device, self._threads, descent = torch.device("cpu"), threads, artifact.descent
         self._image: tuple[int, ...] | None = None
         if descent is not None:
@@ -86,10 +90,11 @@ class PackageSession(Session):
             size = descent.spec.image_size
             self._image = (size, size, 3) if self.takes_pixels else (3, size, size)
         try:
-            with quiet("torch.export", "torch._inductor"):
-                self._package = torch._inductor.aoti_load_package(str(artifact.path))
-        except Exception as error:  # torch raises what comes: RuntimeError, KeyError, errors of JSON and of zip
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            # torch._inductor.aoti_load_package does the same, but before that compiles small programs for many seconds, only to
+            # compare the instruction set with the package's; that is done in `load`, and needs no compiler.
+            self._package = AOTICompiledModel(AOTIModelPackageLoader(str(artifact.path), "model", False, 1, -1))
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[0]
             raise ArtifactError(
                 f"torch {torch.__version__} cannot load {artifact.path} ({first}). Packages are tied to a version of torch and a "
                 "kind of processor; export it again here."
@@ -138,7 +143,7 @@ def _compiled(program: Program, compiler: list[str], folder: Path) -> Path:
     script = _pathless(compiler, folder)
     try:
         with (
-            # What it would log to stderr is about CUDA, which it does not compile for, and about the cache below.
+            # What they log to stderr is about CUDA, which is not compiled for, and about caches, which are temporary.
             quiet("torch._inductor", "torch.utils.cpp_extension"),
             config.patch({"cpp.cxx": (None, str(script))}),
             utils.fresh_cache(dir=str(folder)),
@@ -151,11 +156,10 @@ def _compiled(program: Program, compiler: list[str], folder: Path) -> Path:
 
 
 def _pathless(compiler: list[str], folder: Path) -> Path:
-    """A script that calls the compiler so that the library holds no path of this machine: they begin with a dot instead."""
+    """A script that calls the compiler so that the library holds no path of this machine: messages name sources relatively."""
     script = folder / Path(compiler[0]).name
-    places = (folder, Path(torch.__file__).parent.parent)
-    command = shlex.join([*compiler, *(f"-ffile-prefix-map={place}=." for place in places)])
-    script.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+    maps = [f"-ffile-prefix-map={place}=." for place in (folder, Path(torch.__file__).parent.parent)]
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(compiler)} "$@" {shlex.join(maps)} -g0\n', encoding="utf-8")
     script.chmod(0o700)
     return script
 
@@ -177,8 +181,8 @@ def _layer_precisions(program: Program) -> list[str]:
 
 def _processor() -> dict[str, Any]:
     """What a package is tied to: torch's version without its build, its name for the instruction set, and each extension."""
-    # torch 2.11 has no list of extensions.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    # Not every version of torch tells of the extensions.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return {
         "torch": torch.__version__.partition("+")[0],
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

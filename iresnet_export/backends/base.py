@@ -14,6 +14,7 @@ from torch import Tensor
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_export.layers import Layer
+from iresnet_export.observing import Observer
 from iresnet_export.progress import Progress
 from iresnet_export.quantization.parameters import CALIBRATORS, TARGETS, Calibrator, Quantization, Target
 from iresnet_models.deployed import PRECISIONS, Deployable, Precision
@@ -158,6 +159,10 @@ class Backend(ABC):
 
     def layers(self, artifact: Artifact) -> list[Layer] | None:
         """Every weighted layer as the artifact holds it, in execution order; None where the format hides them."""
+        return None
+
+    def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> Observer | None:
+        """The artifact's inner values, as this backend computes them; None where they cannot be had."""
         return None
 
 

@@ -24,6 +24,8 @@ from iresnet_export.progress import Progress
 from iresnet_export.quantization.parameters import Quantization
 from iresnet_models.deployed import Deployable, Precision
 
+_CONSTANT_KINDS: dict[str, Kind] = {"mul": "mul", "add": "add", "sub": "sub"}
+
 
 class Exported(Backend):
     name: ClassVar[str] = "exported"
@@ -119,7 +121,7 @@ def layers_of_program(program: Program) -> list[Layer]:
     for node in program.graph.nodes:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
-        kind = node.target._schema.name.removeprefix("aten::")
+        kind = _kind(node)
         if node.all_input_nodes and all(source.name in constants for source in node.all_input_nodes):
             constants[node.name] = node.target(*_values(node.args, constants), **_values(node.kwargs, constants))
         elif kind in ("conv2d", "convolution"):
@@ -128,9 +130,15 @@ def layers_of_program(program: Program) -> list[Layer]:
             layers.append(_batch_norm(node, constants))
         elif kind in ("linear", "addmm"):
             layers.append(_linear(node, constants))
-        elif kind in ("mul", "add", "sub"):
-            layers += _with_constant(node, kind, constants)
+        elif kind in _CONSTANT_KINDS:
+            layers += _with_constant(node, constants)
     return layers
+
+
+def _kind(node: fx.Node) -> str:
+    """A call's operator, whichever of its overloads."""
+    name: str = node.target._schema.name  # type: ignore[union-attr]
+    return name.removeprefix("aten::")
 
 
 def _values(arguments: Any, constants: dict[str, Tensor]) -> Any:
@@ -181,12 +189,12 @@ def _linear(node: fx.Node, constants: dict[str, Tensor]) -> Layer:
     return Layer(node.name, "linear", {name: values.T for name, values in tensors.items()}, {})
 
 
-def _with_constant(node: fx.Node, kind: Kind, constants: dict[str, Tensor]) -> list[Layer]:
+def _with_constant(node: fx.Node, constants: dict[str, Tensor]) -> list[Layer]:
     """The multiplication or addition of a constant, if that is what it is, and not of two streams."""
     found = _arguments(node)
     tensors = [values for name in ("self", "other") for values in _tensors(found, constants, constant=name).values()]
     attributes = {} if found.get("alpha", 1) == 1 else {"alpha": found["alpha"]}
-    return [Layer(node.name, kind, {"constant": values}, attributes) for values in tensors]
+    return [Layer(node.name, _CONSTANT_KINDS[_kind(node)], {"constant": values}, attributes) for values in tensors]
 
 
 @contextmanager

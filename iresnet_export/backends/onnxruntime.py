@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,8 @@ from torch import Tensor
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.base import Backend, ExportOptions, Session
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
-from iresnet_export.layers import Layer
+from iresnet_export.layers import Array, Layer
+from iresnet_export.observing import Observer
 from iresnet_export.precision import widest
 from iresnet_export.progress import Progress
 from iresnet_export.quantization.parameters import Quantization
@@ -69,6 +71,9 @@ class OnnxRuntime(Backend):
         from iresnet_export.backends.onnx_reading import layers_of_onnx
 
         return layers_of_onnx(read_onnx(artifact.path))
+
+    def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OnnxObserver:
+        return OnnxObserver(artifact.path, device)
 
 
 def read_onnx(path: Path) -> Any:
@@ -144,6 +149,37 @@ class OnnxSession(Session):
     def close(self) -> None:
         with contextlib.suppress(AttributeError):
             del self._session
+
+
+class OnnxObserver(Observer):
+    """Sessions of the graph with further outputs, made when they are first asked for."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        from iresnet_export.backends.onnx_observing import operations_of_onnx
+
+        self._model, self._device = read_onnx(path), device
+        self.operations = operations_of_onnx(self._model)
+        self._input = self._model.graph.input[0]
+        self.takes_pixels = self._input.type.tensor_type.elem_type == 2  # uint8
+        self._sessions: dict[tuple[int, ...], tuple[Callable[[list[str], Array], list[Array]], list[str]]] = {}
+
+    def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        key = tuple(wanted)
+        if key not in self._sessions:
+            self._sessions[key] = self._session(wanted)
+        run, names = self._sessions[key]
+        return [torch.from_numpy(value) for value in run(names, batch.cpu().numpy())]
+
+    def _session(self, wanted: Sequence[int]) -> tuple[Callable[[list[str], Array], list[Array]], list[str]]:
+        import onnxruntime as ort
+
+        from iresnet_export.backends.onnx_observing import with_outputs
+
+        model, names = with_outputs(self._model, wanted)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=_providers(ort, self._device))
+        return lambda outputs, batch: session.run(outputs, {self._input.name: batch}), names
 
 
 def _providers(ort: Any, device: torch.device) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,10 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.base import Backend, ExportOptions, Session
+from iresnet_export.backends.onnx_observing import with_outputs
+from iresnet_export.backends.onnxruntime import OnnxObserver
 from iresnet_export.errors import ArtifactError, ExportError, MissingPackageError, UnavailableError
+from iresnet_export.layers import Array
 from iresnet_export.precision import widest
 from iresnet_export.progress import Progress
 from iresnet_export.quantization.parameters import Quantization
@@ -46,6 +50,31 @@ class OpenVino(Backend):
             raise UnavailableError("OpenVINO runs on the CPU here; add --device cpu.")
         precision = artifact.descent.precision if artifact.descent else "fp32"
         return OpenVinoSession(artifact.path, precision, threads)
+
+    def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OpenVinoObserver:
+        return OpenVinoObserver(artifact, device)
+
+
+class OpenVinoObserver(OnnxObserver):
+    """The graph with further outputs, compiled as the session compiles it."""
+
+    def __init__(self, artifact: Artifact, device: torch.device) -> None:
+        super().__init__(artifact.path, device)
+        self._hint = _HINTS[artifact.descent.precision if artifact.descent else "fp32"]
+
+    def _session(self, wanted: Sequence[int]) -> tuple[Callable[[list[str], Array], list[Array]], list[str]]:
+        import openvino
+
+        model, names = with_outputs(self._model, wanted)
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": self._hint})
+        request = compiled.create_infer_request()
+
+        def run(outputs: list[str], batch: Array) -> list[Array]:
+            found = request.infer({0: batch})
+            return [found[compiled.output(name)].astype("float32") for name in outputs]
+
+        return run, names
 
 
 class OpenVinoSession(Session):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +17,7 @@ from iresnet_export.backends.base import Backend, ExportOptions, Session, requir
 from iresnet_export.backends.eager import torch_threads
 from iresnet_export.errors import ArtifactError, ExportError
 from iresnet_export.layers import Kind, Layer, array_of, conv_attributes, float32
+from iresnet_export.observing import Observer, Operation
 from iresnet_export.precision import precision_of, widest
 from iresnet_export.progress import Progress
 from iresnet_export.quantization.parameters import Quantization
@@ -67,6 +68,35 @@ class TorchScript(Backend):
     def layers(self, artifact: Artifact) -> list[Layer]:
         return layers_of_script(load_script(artifact.path, torch.device("cpu")))
 
+    def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> ScriptObserver:
+        require_trusted(artifact, trust)
+        return ScriptObserver(artifact, device)
+
+
+class ScriptObserver(Observer):
+    """A script's graph, run as a function that gives further values."""
+
+    def __init__(self, artifact: Artifact, device: torch.device) -> None:
+        self._module = _frozen(load_script(artifact.path, device))
+        self._graph = self._module.graph
+        self._nodes = [node for node in self._graph.nodes() if node.kind().removeprefix("aten::") in _KINDS]
+        self.operations = [Operation(_KINDS[node.kind().removeprefix("aten::")]) for node in self._nodes]
+        self.takes_pixels = artifact.descent is not None and artifact.descent.takes_pixels
+
+    def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        graph = self._graph.copy()
+        nodes = [node for node in graph.nodes() if node.kind().removeprefix("aten::") in _KINDS]
+        values = [nodes[index].output() for index in wanted]
+        both = graph.create("prim::TupleConstruct", values, 1)
+        both.output().setType(torch._C.TupleType([value.type() for value in values]))
+        graph.appendNode(both)
+        for _ in list(graph.outputs()):
+            graph.eraseOutput(0)
+        graph.registerOutput(both.output())
+        function = torch._C._create_function_from_graph("observed", graph)
+        with torch.inference_mode():
+            return [value.float() for value in function(self._module._c, batch)]
+
 
 class ScriptSession(Session):
     def __init__(self, artifact: Artifact, device: torch.device, threads: int | None) -> None:
@@ -95,11 +125,8 @@ def load_script(path: Path, device: torch.device) -> torch.jit.ScriptModule:
 
 def layers_of_script(module: torch.jit.ScriptModule) -> list[Layer]:
     """Every convolution, BatchNorm and linear layer of a graph, in execution order, with its constant inputs."""
-    if any(True for _ in module.parameters()):
-        with _deprecation_expected():
-            module = torch.jit.freeze(module.eval(), optimize_numerics=False)
     layers = []
-    for node in module.graph.nodes():
+    for node in _frozen(module).graph.nodes():
         if node.kind() in ("aten::_convolution", "aten::conv2d"):
             layers.append(_conv(node))
         elif node.kind() == "aten::batch_norm":
@@ -109,6 +136,32 @@ def layers_of_script(module: torch.jit.ScriptModule) -> list[Layer]:
         elif node.kind() in ("aten::mul", "aten::add", "aten::sub"):
             layers += _with_constant(node)
     return layers
+
+
+def _frozen(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """A module whose weights are constants of its graph."""
+    if not any(True for _ in module.parameters()):
+        return module
+    with _deprecation_expected():
+        frozen: torch.jit.ScriptModule = torch.jit.freeze(module.eval(), optimize_numerics=False)
+        return frozen
+
+
+_KINDS = {
+    "_convolution": "conv",
+    "conv2d": "conv",
+    "batch_norm": "batch_norm",
+    "relu": "relu",
+    "relu_": "relu",
+    "add": "add",
+    "add_": "add",
+    "mul": "mul",
+    "max_pool2d": "max_pool",
+    "adaptive_avg_pool2d": "average_pool",
+    "mean": "average_pool",
+    "linear": "linear",
+    "addmm": "linear",
+}
 
 
 def _constants(node: Any, **positions: int) -> dict[str, Any]:

@@ -29,6 +29,9 @@ def verify(
     images: Annotated[int, typer.Option("--images", help="How many images; at least 32.")] = 64,
     batch: Annotated[str, typer.Option("--batch", help="Batch sizes to run at.")] = "1,7,32",
     device: Device = "cpu",
+    localise: Annotated[
+        bool, typer.Option("--localise", help="Compare block by block even if nothing fails, and show the table.")
+    ] = False,
     backend: BackendNames = None,
     trust: Trust = False,
     json: JsonFile = None,
@@ -42,12 +45,19 @@ def verify(
     if images < 1:
         raise InputError(f"--images takes a number of images, not {images}.")
     from iresnet_export.reporting.documents import verify_document
-    from iresnet_export.reporting.tables import verify_table
+    from iresnet_export.reporting.tables import localisation_table, verify_table
     from iresnet_export.verification.verify import VerifyOptions
     from iresnet_export.verification.verify import verify as verify_artifacts
 
     options = VerifyOptions(
-        checkpoint, data, images, integers(batch, "--batch"), device_from_option(device), trust, backends=tuple(backend or ())
+        checkpoint,
+        data,
+        images,
+        integers(batch, "--batch"),
+        device_from_option(device),
+        trust,
+        backends=tuple(backend or ()),
+        localise=localise,
     )
     with progress_bar() as progress:
         verification = verify_artifacts(artifacts, options, progress)
@@ -58,6 +68,8 @@ def verify(
         )
     show(verify_table(verification))
     for candidate in verification.candidates:
+        if localise and candidate.localisation is not None:
+            show(localisation_table(candidate, candidate.localisation))
         if candidate.reason is not None:
             say(f"{candidate.artifact} [bold]{candidate.status}[/]: {candidate.reason}")
     write_report(json, verify_document(verification, options))

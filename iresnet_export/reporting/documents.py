@@ -108,7 +108,8 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
         "reason": candidate.reason,
         "weights": weights.to_json() if weights else None,
         **{key: getattr(outputs, key) if outputs else None for key in keys},
-        "first_divergence": None,
+        "first_divergence": candidate.localisation.first if candidate.localisation else None,
+        "localisation": [dataclasses.asdict(entry) for entry in candidate.localisation.places] if candidate.localisation else None,
     }
     reasons = {key: candidate.reason or "not reached" for key in keys if not outputs}
     if candidate.computed_precision is None:
@@ -117,7 +118,11 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
         reasons["noise_ratio"] = "int8 has no rounding error of its own to go by: see sqnr_db and top1_agreement"
     if weights is None:
         reasons["weights"] = candidate.reason or "this format hides its weights"
-    reasons["first_divergence"] = "outputs of single blocks are not compared by this version"
+    if candidate.localisation is None:
+        asked = "blocks are compared where something fails, or with --localise"
+        reasons |= dict.fromkeys(("first_divergence", "localisation"), asked if outputs else candidate.reason or "not reached")
+    elif candidate.localisation.first is None:
+        reasons["first_divergence"] = "no block departs"
     if candidate.reference is None:
         reasons["reference"] = candidate.reason or "not reached"
     return {**found, "null_reasons": reasons}

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from iresnet_export.benchmark.bench import Result
 from iresnet_export.verification.accuracy import Accuracy
+from iresnet_export.verification.localisation import Localisation
 from iresnet_export.verification.outputs import OutputsReport
 from iresnet_export.verification.verify import Candidate, Verification
 
@@ -61,6 +62,16 @@ def _verify_row(candidate: Candidate) -> list[str]:
         f"{outputs.top1_agreement:.1%}",
         ", ".join(map(str, outputs.batch_sizes)),
     ]
+
+
+def localisation_table(candidate: Candidate, found: Localisation) -> Table:
+    title = f"{candidate.artifact.name} by {candidate.backend}, block by block"
+    made = table("place", ">signal to noise", ">of honest rounding", ">times its error", title=title)
+    for entry in found.places:
+        decibels = ["" if value is None else f"{value:.1f} dB" for value in (entry.sqnr_db, entry.floor_db)]
+        style = "bold red" if entry.place == found.first else None
+        made.add_row(entry.place, *decibels, "" if entry.ratio is None else f"{entry.ratio:.2f}", style=style)
+    return made
 
 
 def bench_table(results: Sequence[Result]) -> Table:

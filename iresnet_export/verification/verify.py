@@ -20,6 +20,7 @@ from iresnet_export.quantization.parameters import quantized_layers
 from iresnet_export.source import Source, source_of_artifact
 from iresnet_export.verification.criteria import criterion_for, quantization_of
 from iresnet_export.verification.fold import deployed_network
+from iresnet_export.verification.localisation import Localisation, localise
 from iresnet_export.verification.outputs import OutputsReport, compare_outputs
 from iresnet_export.verification.reference import Reference, reference_of
 from iresnet_export.verification.weights import WeightsReport, compare_layers
@@ -41,6 +42,8 @@ class VerifyOptions:
     trust: bool = False
     seed: int = 0
     backends: tuple[str, ...] = ()
+    localise: bool = False
+    """Whether to compare block by block even where nothing fails."""
     """The backends to run artifacts by; none named: all that are installed."""
 
 
@@ -57,6 +60,7 @@ class Candidate:
     reference: str | None = None
     weights: WeightsReport | None = None
     outputs: OutputsReport | None = None
+    localisation: Localisation | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,13 @@ def verify_one(
         return verdict("fail", wrong or failure, weights=weights, computed_precision=computed, reference=reference.id)
     complaint = "; ".join(text for text in (wrong, outputs.reason) if text) or None
     status: Status = "fail" if complaint else "pass"
-    return verdict(status, complaint, computed_precision=computed, reference=reference.id, weights=weights, outputs=outputs)
+    found = None
+    if complaint or options.localise:
+        found = localise(artifact, backend, reference, precision, options.device, options.trust, progress)
+    if complaint and found is not None and found.first is not None:
+        complaint = f"{complaint}; it departs in {found.first}"
+    measured = {"reference": reference.id, "weights": weights, "outputs": outputs, "localisation": found}
+    return verdict(status, complaint, computed_precision=computed, **measured)
 
 
 def _wrong_weights(artifact: Artifact, weights: WeightsReport | None) -> str | None:

@@ -80,8 +80,8 @@ def load_image(path: Path) -> Image.Image:
     """An image file as 8-bit RGB, upright as its EXIF orientation says; InputError names a file that cannot be read.
 
     Of an animation the first frame. Colours are those of PIL's `convert("RGB")`, as in the official evaluation, except where it
-    would show what nobody sees. It drops alpha, which bares the arbitrary colours under transparent pixels: an image with any
-    alpha below 255 is laid on white. It clips greys of more than 8 bits to white: they keep their upper 8 bits, as PIL keeps
+    would show what nobody sees. It drops alpha, which bares the arbitrary colours under transparent pixels: they are laid on white,
+    which leaves opaque ones as they are. It clips greys of more than 8 bits to white: they keep their upper 8 bits, as PIL keeps
     those of 16-bit colours. Greys in floating point are taken if they lie within 0 to 1, or within 0 to 255.
     """
     try:
@@ -101,9 +101,6 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")
-    lowest, _ = layer.getchannel("A").getextrema()
-    if lowest == 255:
-        return layer.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 

@@ -19,7 +19,7 @@ from iresnet_export.source import Source
 from iresnet_export.verification.weights import compare_layers
 
 CPU = torch.device("cpu")
-ON_CPU = ("eager", "torchscript", "onnxruntime", "openvino")
+ON_CPU = ("eager", "torchscript", "exported", "onnxruntime", "openvino")
 
 
 @pytest.fixture(scope="module", params=ON_CPU)
@@ -104,7 +104,7 @@ def test_native_code_is_loaded_only_when_vouched_for(artifacts: dict[str, Artifa
     with pytest.raises(ArtifactError, match="--trust"):
         backend_named("torchscript").load(open_artifact(stranger), CPU)
     backend_named("torchscript").load(open_artifact(stranger), CPU, trust=True).close()
-    assert [name for name in NAMES if backend_named(name).native] == ["torchscript", "tensorrt"]
+    assert [name for name in NAMES if backend_named(name).native] == ["torchscript", "exported", "aotinductor", "tensorrt"]
 
 
 def test_static_batch(small_source: Source, tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""ONNX graphs with more outputs: the values that are asked for, whether they are floats or codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+from onnx import TensorProto, helper
+
+from iresnet_export.observing import Operation
+
+_KINDS = {
+    "Conv": "conv",
+    "BatchNormalization": "batch_norm",
+    "Relu": "relu",
+    "Clip": "relu",  # on codes
+    "Add": "add",
+    "Mul": "mul",
+    "MaxPool": "max_pool",
+    "GlobalAveragePool": "average_pool",
+    "ReduceMean": "average_pool",
+    "Gemm": "linear",
+    "MatMul": "linear",
+}
+
+
+def operations_of_onnx(model: onnx.ModelProto) -> list[Operation]:
+    """The operations of a graph, in its order."""
+    return [Operation(_KINDS[node.op_type], node.name) for node in _nodes(model)]
+
+
+def with_outputs(model: onnx.ModelProto, wanted: Sequence[int]) -> tuple[onnx.ModelProto, list[str]]:
+    """A copy of a graph that also gives what the operations of these numbers give, in float32, and the names of those outputs.
+
+    A value that is quantized is taken as its codes say: a further output of the float value would keep the runtime from
+    computing it in integers.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    nodes, present = _nodes(model), {value.name for value in model.graph.output}
+    names = []
+    for index in wanted:
+        value = nodes[index].output[0]
+        if value not in present:
+            value = _observed(made, value)
+        names.append(value)
+    return made, names
+
+
+def _observed(model: onnx.ModelProto, value: str) -> str:
+    """Adds an output for a value, and returns its name."""
+    name, graph = f"{value}.observed", model.graph
+    quantize = next((node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == value), None)
+    codes = value if quantize is None else quantize.output[0]
+    dequantize = next((node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] == codes), None)
+    if dequantize is not None:
+        graph.node.append(helper.make_node("DequantizeLinear", [codes, *dequantize.input[1:]], [name], name=name))
+    else:
+        graph.node.append(helper.make_node("Cast", [value], [name], name=name, to=TensorProto.FLOAT))
+    graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return name
+
+
+def _nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type in _KINDS]

@@ -1,0 +1,220 @@
+"""Where an artifact parts from its network: every block's output against float64, in units of the network's own rounding there.
+
+Folded networks are compared in the original's terms: scale and shift of the stream are undone.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from iresnet_export.artifact import Artifact
+from iresnet_export.backends.base import Backend
+from iresnet_export.backends.onnx_graph import onnx_from_network
+from iresnet_export.backends.onnx_observing import operations_of_onnx, with_outputs
+from iresnet_export.layers import traced
+from iresnet_export.observing import CLASSIFIER, KINDS, POOL, STEM, Observer, aligned, operation_of, operations_of_network
+from iresnet_export.onnx_evaluation import OnnxGraph
+from iresnet_export.progress import Progress
+from iresnet_export.quantization.qdq import quantized_onnx
+from iresnet_export.verification.criteria import NOISE_LIMIT, quantization_of
+from iresnet_export.verification.fold import deployed_network
+from iresnet_export.verification.reference import Reference, onednn_off
+from iresnet_models.deployed import Deployable, DeployedNetwork
+from iresnet_models.folded import FoldedNetwork, Reading
+from iresnet_models.network import Network
+from iresnet_models.preprocessing import normalised
+
+_BATCH = 8
+_INT8_LIMIT = 1.5
+"""int8 backends differ from the evaluated graph by ties between codes alone, and these keep its error as large as it is."""
+
+
+@dataclass(frozen=True)
+class PlaceError:
+    """A place in the architecture's own words; signal to noise of candidate and of honest rounding there, in decibels.
+
+    `ratio`: the candidate's root-mean-square error over that of honest rounding; None where the artifact has no such value.
+    """
+
+    place: str
+    sqnr_db: float | None
+    floor_db: float | None
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Every place from the input to the output, and the first that departs; None if none does."""
+
+    places: tuple[PlaceError, ...]
+    first: str | None
+
+
+def localise(
+    artifact: Artifact,
+    backend: Backend,
+    reference: Reference,
+    precision: str,
+    device: torch.device,
+    trust: bool,
+    progress: Progress,
+) -> Localisation | None:
+    """Compares block by block; None where the backend's inner values cannot be had."""
+    observer = backend.observer(artifact, device, trust=trust)
+    if observer is None:
+        return None
+    source, network = reference.source, deployed_network(reference.source, artifact.descent)
+    exact = NetworkObserver(copy.deepcopy(source.network).double())
+    honest = list(_honest(artifact, network, source.network, precision))
+    expected, places = operations_of_network(network)
+    found = aligned(expected, observer.operations, places)
+    terms = _original_terms(network)
+    count = min(len(reference.pixels), 32 if source.spec.image_size <= 64 else 16)
+    sums = {place: _Sums(len(honest)) for place in places}
+    for start in range(0, count, _BATCH):
+        progress("Comparing block by block", start / count)
+        pixels = reference.pixels[start : start + _BATCH]
+        inputs = normalised(pixels, source.spec)
+        wanted = dict(zip(exact.places, exact.values(inputs.double(), list(exact.places.values())), strict=True))
+        for number, (run, own) in enumerate(honest):
+            for place, values in run(pixels, inputs).items():
+                original = terms[place](values.double()) if own else values.double()
+                sums[place].rounding[number] += _squares(original - wanted[place])
+        given = observer.values((pixels if observer.takes_pixels else inputs).to(device), list(found.values()))
+        for place, values in zip(found, given, strict=True):
+            sums[place].add(terms[place](values.double().cpu()), wanted[place])
+    progress("Comparing block by block", 1.0)
+    limit = _INT8_LIMIT if precision == "int8" else NOISE_LIMIT
+    errors = [sums[place].error(in_words(place, source.network)) for place in places]
+    departing = (entry.place for entry in errors if entry.ratio is not None and not entry.ratio <= limit)
+    return Localisation(tuple(errors), next(departing, None))
+
+
+class NetworkObserver(Observer):
+    """A network of ours, of any type, in eager PyTorch."""
+
+    def __init__(self, network: Deployable) -> None:
+        self.operations, self.places = operations_of_network(network)
+        self._graph = traced(network)
+        self._numbers = {
+            node: number
+            for number, node in enumerate(node for node in self._graph.graph.nodes if operation_of(self._graph, node)[0] in KINDS)
+        }
+
+    def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        kept: dict[int, Tensor] = {}
+        numbers, chosen = self._numbers, set(wanted)
+
+        class Keeping(fx.Interpreter):
+            def run_node(self, node: fx.Node) -> object:
+                result = super().run_node(node)
+                if numbers.get(node) in chosen:
+                    kept[numbers[node]] = result
+                return result
+
+        with torch.inference_mode():
+            Keeping(self._graph).run(batch)
+        return [kept[number] for number in wanted]
+
+
+Honest = tuple[Callable[[Tensor, Tensor], dict[str, Tensor]], bool]
+"""From pixels and inputs to the values at all places, of a form that only rounds; and whether those are in the artifact's terms."""
+
+
+def _honest(artifact: Artifact, network: Deployable, original: Network, precision: str) -> Iterator[Honest]:
+    quantization = quantization_of(artifact.descent)
+    takes_pixels = artifact.descent is not None and artifact.descent.takes_pixels
+    if quantization is not None:
+        model = quantized_onnx(onnx_from_network(network), quantization)
+        expected, places = operations_of_network(network)
+        wanted = aligned(expected, operations_of_onnx(model), places)
+        observed, names = with_outputs(model, list(wanted.values()))
+        graph = OnnxGraph(observed)
+
+        def evaluated(pixels: Tensor, inputs: Tensor) -> dict[str, Tensor]:
+            values: dict[str, Tensor] = {}
+            keep = lambda name, value: values.update({name: value}) if name in names else None  # noqa: E731
+            graph.run(pixels if takes_pixels else inputs, keep)
+            return {place: values[name] for place, name in zip(wanted, names, strict=True)}
+
+        yield evaluated, True
+        return
+    if precision != "fp32":
+        half = NetworkObserver(network)
+        yield lambda pixels, inputs: _at_places(half, pixels if takes_pixels else inputs), True
+        return
+    plain, other = NetworkObserver(original), NetworkObserver(copy.deepcopy(original).to(memory_format=torch.channels_last))
+    yield lambda _pixels, inputs: _at_places(plain, inputs), False
+    yield lambda _pixels, inputs: _at_places(other, inputs.to(memory_format=torch.channels_last)), False
+
+    def without_onednn(_pixels: Tensor, inputs: Tensor) -> dict[str, Tensor]:
+        with onednn_off():
+            return _at_places(plain, inputs)
+
+    yield without_onednn, False
+
+
+def _at_places(observer: NetworkObserver, batch: Tensor) -> dict[str, Tensor]:
+    return dict(zip(observer.places, observer.values(batch, list(observer.places.values())), strict=True))
+
+
+class _Sums:
+    """Sums of squares at one place, batch by batch."""
+
+    def __init__(self, forms: int) -> None:
+        self.signal, self.candidate = 0.0, math.nan
+        self.rounding = [0.0] * forms
+        self.counted = 0
+
+    def add(self, values: Tensor, wanted: Tensor) -> None:
+        same = values.shape == wanted.shape
+        error = _squares(values - wanted) if same else math.inf
+        self.candidate = error if math.isnan(self.candidate) else self.candidate + error
+        self.signal += _squares(wanted)
+        self.counted += wanted.numel()
+
+    def error(self, place: str) -> PlaceError:
+        if not self.counted:
+            return PlaceError(place, None, None, None)
+        floor = max(*self.rounding, 2.0**-48 * self.signal)
+        ratio = math.sqrt(self.candidate / floor) if floor > 0 else math.inf
+        return PlaceError(place, _decibels(self.signal, self.candidate), _decibels(self.signal, floor), ratio)
+
+
+def _squares(values: Tensor) -> float:
+    found = float(values.square().sum())
+    return found if math.isfinite(found) else math.inf
+
+
+def _decibels(signal: float, error: float) -> float | None:
+    return 10 * math.log10(signal / error) if signal > 0 and 0 < error < math.inf else None
+
+
+def _original_terms(network: Deployable) -> dict[str, Callable[[Tensor], Tensor]]:
+    """How the original's value is read from the network's, at every place."""
+    inner: nn.Module = network.network if isinstance(network, DeployedNetwork) else network
+    _, places = operations_of_network(network)
+    terms: dict[str, Callable[[Tensor], Tensor]] = dict.fromkeys(places, lambda values: values)
+    if isinstance(inner, FoldedNetwork):
+        for stage, blocks in enumerate(inner.stages, start=1):
+            terms |= {f"layer{stage}.{index}": block.original_output for index, block in enumerate(blocks)}
+        terms[POOL] = inner.stages[-1][-1].original_output
+        first = inner.stages[0][0]
+        if not isinstance(first.downsample, nn.Sequential):  # the stem brings the stage its scale
+            terms[STEM] = Reading(1 / first.scale, torch.zeros_like(first.scale)).of
+    return terms
+
+
+def in_words(place: str, network: Network) -> str:
+    """Such as `stage 3 block 1 (end)`."""
+    if place in (STEM, POOL, CLASSIFIER):
+        return place
+    stage, index = place.removeprefix("layer").split(".")
+    role = network.stages[int(stage) - 1][int(index)].layout.role
+    return f"stage {stage} block {index}" + ("" if role == "block" else f" ({role})")
