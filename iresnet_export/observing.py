@@ -1,4 +1,4 @@
-"""Values inside a network while it runs, so that a divergence can be named by block.
+"""The operations of a network, however a file writes them: how they are wired, and what they give while it runs.
 
 Every format keeps the operations of the forward pass in their order, under names of its own or none. So the places to look at,
 the ends of the blocks, are found by aligning the operations of a file with those of the network, as lines of text are compared.
@@ -7,14 +7,17 @@ the ends of the blocks, are found by aligning the operations of a file with thos
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, fx, nn
 
 from iresnet_export.layers import plain_name, traced
 from iresnet_models.deployed import Deployable
+
+Value = TypeVar("Value")
 
 KINDS = ("conv", "batch_norm", "relu", "add", "mul", "max_pool", "average_pool", "linear")
 """The operations that are aligned; the rest (casts, reshapes, quantization) only carries values along."""
@@ -32,10 +35,16 @@ _MODULES: dict[type[nn.Module], str] = {
 
 @dataclass(frozen=True)
 class Operation:
-    """One of KINDS; `name` is the file's own for it, or empty."""
+    """One of KINDS; `name` is the file's own for it, or empty.
+
+    `inputs`: numbers of the operations whose results it reads, in order of their numbers; -1 for the image, and nothing for
+    constants. `attributes` of a pool: kernel, stride, padding (top, left, bottom, right) and whether it rounds up.
+    """
 
     kind: str
     name: str = ""
+    inputs: tuple[int, ...] = ()
+    attributes: tuple[Any, ...] = ()
 
 
 class Observer(ABC):
@@ -52,12 +61,83 @@ class Observer(ABC):
 def operations_of_network(network: Deployable) -> tuple[list[Operation], dict[str, int]]:
     """The network's operations in order, and the number of the last one of each place: stem, `layer1.0` ..., pool, classifier."""
     graph, found, last = traced(network), list[Operation](), dict[str, int]()
+    wiring = Wiring[fx.Node]()
     for node in graph.graph.nodes:
         kind, name = operation_of(graph, node)
+        sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
         if kind in KINDS:
-            last[_place(kind, name, last)] = len(found)
-            found.append(Operation(kind, name))
+            last[_place(kind, name)] = len(found)
+            found.append(Operation(kind, name, wiring.operation(sources, node), _attributes(graph, node)))
+        elif sources:
+            wiring.carry(sources[0], node)
     return found, last
+
+
+class Wiring(Generic[Value]):
+    """Which operation each value comes from, while a file's nodes are gone through in order."""
+
+    def __init__(self) -> None:
+        self._from: dict[Value, int] = {}
+        self._count = 0
+
+    def operation(self, inputs: Iterable[Value], output: Value) -> tuple[int, ...]:
+        """Numbers a new operation; returns the numbers of those that it reads."""
+        read = tuple(sorted(self._from.get(value, -1) for value in inputs))
+        self._from[output] = self._count
+        self._count += 1
+        return read
+
+    def carry(self, source: Value, output: Value) -> None:
+        """A node that only carries a value along."""
+        if source in self._from:
+            self._from[output] = self._from[source]
+
+
+def _attributes(graph: fx.GraphModule, node: fx.Node) -> tuple[Any, ...]:
+    module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if not isinstance(module, nn.MaxPool2d):
+        return ()
+    kernel, stride, padding = (_pair(value) for value in (module.kernel_size, module.stride, module.padding))
+    return pool_attributes(kernel, stride, (*padding, *padding), module.ceil_mode)
+
+
+def pool_attributes(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil: object) -> tuple[Any, ...]:
+    """A max pool's attributes in one form, whichever format they come from; `padding` is (top, left, bottom, right)."""
+    return tuple(kernel), tuple(stride), tuple(padding), bool(ceil)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """`operations`: how many were compared. `first_difference` names the first that is not as it should be; None if all are."""
+
+    operations: int
+    first_difference: str | None
+
+
+def compare_graphs(expected: Sequence[Operation], found: Sequence[Operation]) -> GraphReport:
+    """Operations, their order, what they read, and the attributes of those without weights."""
+
+    def described(operation: Operation, number: int) -> str:
+        return f"{operation.kind} {number + 1}" + (f" ({operation.name})" if operation.name else "")
+
+    def sources(operation: Operation) -> str:
+        return " and ".join("the image" if number < 0 else described(expected[number], number) for number in operation.inputs)
+
+    for number, (wanted, got) in enumerate(zip(expected, found, strict=False)):
+        what = described(wanted, number)
+        if wanted.kind != got.kind:
+            return GraphReport(number, f"where the network has {what}, the artifact has {described(got, number)}")
+        if wanted.inputs != got.inputs:
+            return GraphReport(number, f"{what} reads {sources(got)}, and not {sources(wanted)}")
+        if wanted.attributes != got.attributes:
+            return GraphReport(number, f"{what} has the attributes {got.attributes}, and not {wanted.attributes}")
+    if len(expected) != len(found):
+        return GraphReport(len(found), f"the network has {len(expected)} operations, the artifact {len(found)}")
+    return GraphReport(len(found), None)
 
 
 def operation_of(graph: fx.GraphModule, node: fx.Node) -> tuple[str, str]:
@@ -71,7 +151,7 @@ def operation_of(graph: fx.GraphModule, node: fx.Node) -> tuple[str, str]:
     return str(getattr(node.target, "__name__", node.target)), scope
 
 
-def _place(kind: str, name: str, before: dict[str, int]) -> str:
+def _place(kind: str, name: str) -> str:
     parts = name.split(".")
     if parts[0].startswith("layer") and len(parts) > 1:
         return ".".join(parts[:2])

@@ -29,6 +29,7 @@ ORDER = [
     ("iresnet_export.benchmark", 7),
     ("iresnet_export.exporting", 7),
     ("iresnet_export.inspection", 7),
+    ("iresnet_export.prediction", 7),
     ("iresnet_export.reporting", 8),
     ("iresnet_export.quickstart", 9),
     ("iresnet_export.cli", 10),

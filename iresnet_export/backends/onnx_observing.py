@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
 
-from iresnet_export.observing import Operation
+from iresnet_export.observing import Operation, Wiring, pool_attributes
 
 _KINDS = {
     "Conv": "conv",
@@ -26,7 +27,29 @@ _KINDS = {
 
 def operations_of_onnx(model: onnx.ModelProto) -> list[Operation]:
     """The operations of a graph, in its order."""
-    return [Operation(_KINDS[node.op_type], node.name) for node in _nodes(model)]
+    constants = {tensor.name for tensor in model.graph.initializer}
+    found, wiring = list[Operation](), Wiring[str]()
+    for node in model.graph.node:
+        sources = [name for name in node.input if name not in constants]
+        if node.op_type == "Constant" or (node.op_type == "DequantizeLinear" and not sources):
+            constants.update(node.output)
+        elif node.op_type in _KINDS:
+            read = wiring.operation(sources, node.output[0])
+            found.append(Operation(_KINDS[node.op_type], node.name, read, _attributes(node)))
+        else:
+            wiring.carry(sources[0], node.output[0])
+    return found
+
+
+def _attributes(node: onnx.NodeProto) -> tuple[Any, ...]:
+    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if node.op_type == "ReduceMean":
+        return ("axes", *given.get("axes", ()))
+    if node.op_type != "MaxPool":
+        return ()
+    kernel = given.get("kernel_shape", ())
+    ones, zeros = [1] * len(kernel), [0] * 2 * len(kernel)
+    return pool_attributes(kernel, given.get("strides", ones), given.get("pads", zeros), given.get("ceil_mode", 0))
 
 
 def with_outputs(model: onnx.ModelProto, wanted: Sequence[int]) -> tuple[onnx.ModelProto, list[str]]:

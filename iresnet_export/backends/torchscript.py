@@ -17,7 +17,7 @@ from iresnet_export.backends.base import Backend, ExportOptions, Session, requir
 from iresnet_export.backends.eager import torch_threads
 from iresnet_export.errors import ArtifactError, ExportError
 from iresnet_export.layers import Kind, Layer, array_of, conv_attributes, float32
-from iresnet_export.observing import Observer, Operation
+from iresnet_export.observing import Observer, Operation, Wiring, pool_attributes
 from iresnet_export.precision import precision_of, widest
 from iresnet_export.progress import Progress
 from iresnet_export.quantization.parameters import Quantization
@@ -79,8 +79,7 @@ class ScriptObserver(Observer):
     def __init__(self, artifact: Artifact, device: torch.device) -> None:
         self._module = _frozen(load_script(artifact.path, device))
         self._graph = self._module.graph
-        self._nodes = [node for node in self._graph.nodes() if node.kind().removeprefix("aten::") in _KINDS]
-        self.operations = [Operation(_KINDS[node.kind().removeprefix("aten::")]) for node in self._nodes]
+        self.operations = _operations(self._graph)
         self.takes_pixels = artifact.descent is not None and artifact.descent.takes_pixels
 
     def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
@@ -162,6 +161,29 @@ _KINDS = {
     "linear": "linear",
     "addmm": "linear",
 }
+
+
+def _operations(graph: Any) -> list[Operation]:
+    """The operations of a graph, in its order; what only carries a value along has it as its first input."""
+    found, wiring = list[Operation](), Wiring[str]()
+    for node in graph.nodes():
+        kind = _KINDS.get(node.kind().removeprefix("aten::"))
+        sources = [value.debugName() for value in node.inputs() if value.node().kind() != "prim::Constant"]
+        if kind is not None:
+            tensors = [value for value in node.inputs() if value.type().isSubtypeOf(torch._C.TensorType.get())]
+            read = [value.debugName() for value in tensors if value.node().kind() != "prim::Constant"]
+            found.append(Operation(kind, "", wiring.operation(read, node.output().debugName()), _pooling(node)))
+        elif sources and node.outputsSize() == 1:
+            wiring.carry(sources[0], node.output().debugName())
+    return found
+
+
+def _pooling(node: Any) -> tuple[Any, ...]:
+    if node.kind() != "aten::max_pool2d":
+        return ()
+    _, kernel, stride, padding, _dilation, ceil = node.inputs()
+    pads = _integers(padding)
+    return pool_attributes(_integers(kernel), _integers(stride), (*pads, *pads), ceil.toIValue())
 
 
 def _constants(node: Any, **positions: int) -> dict[str, Any]:

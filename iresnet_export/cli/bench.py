@@ -14,12 +14,12 @@ from iresnet_export.errors import InputError
 
 def bench(
     artifacts: Annotated[
-        list[Path] | None, typer.Argument(help="Artifacts. [default: all in artifacts/]", show_default=False)
+        list[Path] | None, typer.Argument(help="Artifacts. Default: all in artifacts/.", show_default=False)
     ] = None,
     batch: Annotated[str, typer.Option("--batch", help="Batch sizes, such as 1,8,32.")] = "1",
     threads: Annotated[
         int | None,
-        typer.Option("--threads", help="CPU threads of each backend. [default: one for each usable core]", show_default=False),
+        typer.Option("--threads", help="CPU threads of each backend. Default: one for each usable core.", show_default=False),
     ] = None,
     seconds: Annotated[float, typer.Option("--seconds", help="Measured time for each candidate and batch size.")] = 3.0,
     seed: Annotated[int, typer.Option("--seed", help="Of the order of turns, and of the images.")] = 0,

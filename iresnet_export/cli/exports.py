@@ -56,7 +56,7 @@ _PARENTS = {
 Opset = Annotated[
     int | None,
     typer.Option(
-        "--opset", help="ONNX operator set, 18 to 25. [default: 20; 22 for bf16]", rich_help_panel=OUTPUT, show_default=False
+        "--opset", help="ONNX operator set, 18 to 25. Default: 20; 22 for bf16.", rich_help_panel=OUTPUT, show_default=False
     ),
 ]
 
@@ -144,7 +144,7 @@ def trt(
         str | None,
         typer.Option(
             "--flavour",
-            help="`tensorrt` or `tensorrt_rtx`. [default: tensorrt where it and a GPU are here, else tensorrt_rtx]",
+            help="`tensorrt` or `tensorrt_rtx`. Default: tensorrt where it and a GPU are here, else tensorrt_rtx.",
             rich_help_panel=OUTPUT,
             show_default=False,
         ),
@@ -153,7 +153,7 @@ def trt(
         list[str] | None,
         typer.Option(
             "--compute-capability",
-            help="GPUs to build for, such as 8.6; may be repeated (TensorRT-RTX alone). [default: RTX GPUs from Ampere on]",
+            help="GPUs to build for, such as 8.6; may be repeated (TensorRT-RTX alone). Default: RTX GPUs from Ampere on.",
             rich_help_panel=OUTPUT,
             show_default=False,
         ),

@@ -21,7 +21,7 @@ Arch = Annotated[
     str | None,
     typer.Option(
         "--arch",
-        help=f"Family: {', '.join(FAMILIES)}. [default: the checkpoint's, or iresnet]",
+        help=f"Family: {', '.join(FAMILIES)}. Default: the checkpoint's, or iresnet.",
         rich_help_panel=NETWORK,
         show_default=False,
     ),
@@ -29,7 +29,7 @@ Arch = Annotated[
 Depth = Annotated[
     int | None,
     typer.Option(
-        "--depth", help="Depth of the network. [default: the checkpoint's, or 50]", rich_help_panel=NETWORK, show_default=False
+        "--depth", help="Depth of the network. Default: the checkpoint's, or 50.", rich_help_panel=NETWORK, show_default=False
     ),
 ]
 CheckpointFile = Annotated[
@@ -54,7 +54,7 @@ ImageSize = Annotated[
     int | None,
     typer.Option(
         "--image-size",
-        help="Height and width of the input. [default: the checkpoint's, or 224]",
+        help="Height and width of the input. Default: the checkpoint's, or 224.",
         rich_help_panel=NETWORK,
         show_default=False,
         min=1,
@@ -64,7 +64,7 @@ NumClasses = Annotated[
     int | None,
     typer.Option(
         "--num-classes",
-        help="Number of classes. [default: the checkpoint's, or 1000]",
+        help="Number of classes. Default: the checkpoint's, or 1000.",
         rich_help_panel=NETWORK,
         show_default=False,
         min=1,
@@ -75,7 +75,7 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="File to write. [default: artifacts/<arch><depth>.<format>]",
+        help="File to write. Default: artifacts/<arch><depth>.<format>.",
         rich_help_panel=OUTPUT,
         show_default=False,
     ),
@@ -110,7 +110,7 @@ CalibrationData = Annotated[
     str | None,
     typer.Option(
         "--calibration-data",
-        help="`digits` or a folder with train/: images for int8's ranges and the fold's bounds. [default: the network's own]",
+        help="`digits` or a folder with train/: images for int8's ranges and the fold's bounds. Default: the network's own.",
         rich_help_panel=OUTPUT,
         show_default=False,
     ),
@@ -119,7 +119,7 @@ Device = Annotated[str, typer.Option("--device", help="`cpu`, `cuda`, or `auto` 
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the full report to this file.", show_default=False)]
 BackendNames = Annotated[
     list[str] | None,
-    typer.Option("--backend", help="Run by this one alone; may be repeated. [default: all that are installed]", show_default=False),
+    typer.Option("--backend", help="Run by this one alone; may be repeated. Default: all that are installed.", show_default=False),
 ]
 Trust = Annotated[
     bool,

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 def quickstart(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that it makes.")] = Path("quickstart"),
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", help="[default: the digits preset's]", show_default=False, min=1)
-    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Default: the digits preset's.", show_default=False, min=1)] = None,
     seconds: Annotated[float, typer.Option("--seconds", help="Measured time for each candidate of the benchmark.")] = 3.0,
 ) -> None:
     """Train, export, verify and measure, all in one: a small iResNet on real handwritten digits, in a minute or two."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from iresnet_train import Progress as TrainingProgress
 
 RECIPE, NETWORK = "Recipe (each replaces the preset's value)", "Network"
-_preset = "[default: the preset's]"
+_preset = "Default: the preset's."
 
 
 def train(
@@ -25,18 +25,18 @@ def train(
         str, typer.Option("--data", help="`digits`, or a folder with train/ and val/ and in each a folder for every class.")
     ],
     arch: Annotated[
-        str | None, typer.Option("--arch", help="Family. [default: iresnet]", show_default=False, rich_help_panel=NETWORK)
+        str | None, typer.Option("--arch", help="Family. Default: iresnet.", show_default=False, rich_help_panel=NETWORK)
     ] = None,
     depth: Annotated[
-        int | None, typer.Option("--depth", help="Depth. [default: 50; 18 for digits]", show_default=False, rich_help_panel=NETWORK)
+        int | None, typer.Option("--depth", help="Depth. Default: 50; 18 for digits.", show_default=False, rich_help_panel=NETWORK)
     ] = None,
     groups: Annotated[
         int | None,
-        typer.Option("--groups", help="Groups of a group family. [default: 64]", show_default=False, rich_help_panel=NETWORK),
+        typer.Option("--groups", help="Groups of a group family. Default: 64.", show_default=False, rich_help_panel=NETWORK),
     ] = None,
     dropout: Annotated[
         float | None,
-        typer.Option("--dropout", help="Dropout before the classifier. [default: 0]", show_default=False, rich_help_panel=NETWORK),
+        typer.Option("--dropout", help="Dropout before the classifier. Default: 0.", show_default=False, rich_help_panel=NETWORK),
     ] = None,
     zero_init_residual: Annotated[
         bool, typer.Option("--zero-init-residual", help="Start every block as its shortcut.", rich_help_panel=NETWORK)
@@ -45,11 +45,11 @@ def train(
         Path | None, typer.Option("--pretrained", help="A checkpoint to start from.", show_default=False, rich_help_panel=NETWORK)
     ] = None,
     result_path: Annotated[
-        Path | None, typer.Option("--result-path", help="Folder of the run. [default: runs/<arch><depth>]", show_default=False)
+        Path | None, typer.Option("--result-path", help="Folder of the run. Default: runs/<arch><depth>.", show_default=False)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="`official` or `digits`. [default: what suits the data]", show_default=False)
+        str | None, typer.Option("--preset", help="`official` or `digits`. Default: what suits the data.", show_default=False)
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help=_preset, show_default=False, rich_help_panel=RECIPE)] = None,
     batch_size: Annotated[
@@ -91,11 +91,11 @@ def train(
     val_crop_size: Annotated[
         int | None, typer.Option("--val-crop-size", help="Pixels. " + _preset, show_default=False, rich_help_panel=RECIPE)
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="[default: 0]", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Default: 0.", show_default=False)] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", help="Processes that load images. [default: one a core, up to 8; none for digits]", show_default=False
+            "--workers", help="Processes that load images. Default: one a core, up to 8; none for digits.", show_default=False
         ),
     ] = None,
     device: Device = "auto",
@@ -188,7 +188,7 @@ def evaluate(
     ],
     data: Annotated[
         str | None,
-        typer.Option("--data", help="`digits` or a folder. [default: what the network was trained on]", show_default=False),
+        typer.Option("--data", help="`digits` or a folder. Default: what the network was trained on.", show_default=False),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images run at a time.", min=1)] = 32,
     workers: Annotated[int, typer.Option("--workers", help="Processes that load images.", min=0)] = 0,

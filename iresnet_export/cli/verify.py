@@ -22,7 +22,7 @@ def verify(
         str | None,
         typer.Option(
             "--data",
-            help="`digits` or a folder of images. [default: the network's own data set, or seeded noise]",
+            help="`digits` or a folder of images. Default: the network's own data set, or seeded noise.",
             show_default=False,
         ),
     ] = None,

@@ -107,6 +107,7 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
         "status": candidate.status,
         "reason": candidate.reason,
         "weights": weights.to_json() if weights else None,
+        "graph": dataclasses.asdict(candidate.graph) if candidate.graph else None,
         **{key: getattr(outputs, key) if outputs else None for key in keys},
         "first_divergence": candidate.localisation.first if candidate.localisation else None,
         "localisation": [dataclasses.asdict(entry) for entry in candidate.localisation.places] if candidate.localisation else None,
@@ -118,6 +119,8 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
         reasons["noise_ratio"] = "int8 has no rounding error of its own to go by: see sqnr_db and top1_agreement"
     if weights is None:
         reasons["weights"] = candidate.reason or "this format hides its weights"
+    if candidate.graph is None:
+        reasons["graph"] = candidate.reason or "this format hides its graph"
     if candidate.localisation is None:
         asked = "blocks are compared where something fails, or with --localise"
         reasons |= dict.fromkeys(("first_divergence", "localisation"), asked if outputs else candidate.reason or "not reached")

@@ -15,6 +15,7 @@ from iresnet_export.backends import backends_for, runners
 from iresnet_export.backends.base import Backend, require_trusted
 from iresnet_export.errors import ArtifactError, IResNetError, StaleDescentError, UnavailableError
 from iresnet_export.layers import layers_of_network
+from iresnet_export.observing import GraphReport, compare_graphs, operations_of_network
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.quantization.parameters import quantized_layers
 from iresnet_export.source import Source, source_of_artifact
@@ -61,6 +62,7 @@ class Candidate:
     weights: WeightsReport | None = None
     outputs: OutputsReport | None = None
     localisation: Localisation | None = None
+    graph: GraphReport | None = None
 
 
 @dataclass(frozen=True)
@@ -122,21 +124,21 @@ def verify_one(
         source = source_of_artifact(artifact, options.checkpoint)
         if backend.native:
             require_trusted(artifact, options.trust)
-        weights = _weights(artifact, source, progress)
+        weights, graph = _contents(artifact, source, progress)
     except StaleDescentError as error:
         return verdict("fail", str(error))
-    wrong = _wrong_weights(artifact, weights)
+    wrong, contents = _wrong_contents(artifact, weights, graph), {"weights": weights, "graph": graph}
     try:
         session = backend.load(artifact, options.device, trust=options.trust)
     except UnavailableError as error:
-        return verdict("fail" if wrong else "skipped", wrong or str(error), weights=weights)
+        return verdict("fail" if wrong else "skipped", wrong or str(error), **contents)
     except ArtifactError as error:
-        return verdict("fail", wrong or f"it does not load: {error}", weights=weights)
+        return verdict("fail", wrong or f"it does not load: {error}", **contents)
     computed = session.computed_precision
     if computed != precision:
         session.close()
         reason = f"it stores {precision}, and {backend.name} would compute it in {computed} here: nothing is said of {precision}"
-        return verdict("fail" if wrong else "skipped", wrong or reason, weights=weights, computed_precision=computed)
+        return verdict("fail" if wrong else "skipped", wrong or reason, computed_precision=computed, **contents)
     reference = references.of(source)
     try:
         with session:
@@ -147,7 +149,7 @@ def verify_one(
     except Exception as error:  # a runtime's own error types are many: whatever it raises, the artifact does not run
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         failure = f"it does not run: {type(error).__name__}: {first}"
-        return verdict("fail", wrong or failure, weights=weights, computed_precision=computed, reference=reference.id)
+        return verdict("fail", wrong or failure, computed_precision=computed, reference=reference.id, **contents)
     complaint = "; ".join(text for text in (wrong, outputs.reason) if text) or None
     status: Status = "fail" if complaint else "pass"
     found = None
@@ -155,33 +157,41 @@ def verify_one(
         found = localise(artifact, backend, reference, precision, options.device, options.trust, progress)
     if complaint and found is not None and found.first is not None:
         complaint = f"{complaint}; it departs in {found.first}"
-    measured = {"reference": reference.id, "weights": weights, "outputs": outputs, "localisation": found}
+    measured = {**contents, "reference": reference.id, "outputs": outputs, "localisation": found}
     return verdict(status, complaint, computed_precision=computed, **measured)
 
 
-def _wrong_weights(artifact: Artifact, weights: WeightsReport | None) -> str | None:
-    """Why the weights are unacceptable, if they are. A foreign artifact may have fused its layers; its outputs decide then."""
-    if weights is None or weights.passed or (artifact.descent is None and not weights.matched):
+def _wrong_contents(artifact: Artifact, weights: WeightsReport | None, graph: GraphReport | None) -> str | None:
+    """Why weights or graph are unacceptable, if they are. A foreign artifact may have fused its layers; its outputs decide then."""
+    if artifact.descent is None and (weights is None or not weights.matched):
         return None
-    return f"weights: {weights.first_difference}"
+    found = [f"weights: {weights.first_difference}" for _ in (1,) if weights is not None and not weights.passed]
+    if artifact.descent is not None and graph is not None and graph.first_difference is not None:
+        found.append(f"graph: {graph.first_difference}")
+    return "; ".join(found) or None
 
 
-def _weights(artifact: Artifact, source: Source, progress: Progress) -> WeightsReport | None:
-    """Read back from the artifact, or where its format hides them, from the one that it was built from."""
-    progress("Weights", 0.0)
-    layers = backends_for(artifact.format)[0].layers(artifact)
+def _contents(artifact: Artifact, source: Source, progress: Progress) -> tuple[WeightsReport | None, GraphReport | None]:
+    """Weights and graph, read back from the artifact, or where its format hides them, from the one that it was built from."""
+    progress("Weights and graph", 0.0)
+    reader = backends_for(artifact.format)[0]
+    layers = reader.layers(artifact)
     if layers is None:
         if artifact.descent is None or artifact.descent.parent is None:
-            return None
+            return None, None
         artifact = artifact.parent()
-        layers = backends_for(artifact.format)[0].layers(artifact)
+        reader = backends_for(artifact.format)[0]
+        layers = reader.layers(artifact)
         if layers is None:
             raise ArtifactError(f"The weights of {artifact.path} cannot be read back.")
-    expected = layers_of_network(deployed_network(source, artifact.descent))
-    quantization = quantization_of(artifact.descent)
-    report = compare_layers(expected if quantization is None else quantized_layers(expected, quantization), layers)
-    progress("Weights", 1.0)
-    return report
+    network = deployed_network(source, artifact.descent)
+    expected, quantization = layers_of_network(network), quantization_of(artifact.descent)
+    weights = compare_layers(expected if quantization is None else quantized_layers(expected, quantization), layers)
+    progress("Weights and graph", 0.7)
+    observer = reader.observer(artifact, torch.device("cpu"), trust=True)  # trust was asked for before
+    graph = None if observer is None else compare_graphs(operations_of_network(network)[0], observer.operations)
+    progress("Weights and graph", 1.0)
+    return weights, graph
 
 
 def pixels_for(spec: ModelSpec, options: VerifyOptions) -> tuple[Tensor, str]:

@@ -13,6 +13,7 @@ from iresnet_export.artifact import Artifact, open_artifact
 from iresnet_export.backends import NAMES, backend_named, backends_for
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.errors import ArtifactError, InputError, UnavailableError
+from iresnet_export.exporting import SUFFIX
 from iresnet_export.layers import layers_of_network
 from iresnet_export.progress import no_progress
 from iresnet_export.source import Source
@@ -28,8 +29,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if not backend_named(request.param).is_installed():
         pytest.skip(f"{request.param} is not installed")
     backend = backends_for(backend_named(request.param).format)[0]
-    path = tmp_path_factory.mktemp(request.param) / f"model{'.pt' if backend.format == 'checkpoint' else ''}"
-    path = path if backend.format == "checkpoint" else path.with_suffix({"torchscript": ".ts", "onnx": ".onnx"}[backend.format])
+    path = tmp_path_factory.mktemp(request.param) / f"model{'.pt' if backend.format == 'checkpoint' else SUFFIX[backend.format]}"
     steps: list[float] = []
     backend.export(small_source.network, None, path, ExportOptions(), {"spec": 1}, None, lambda _step, share: steps.append(share))
     assert all(0 <= share <= 1 for share in steps)

@@ -19,7 +19,7 @@ from iresnet_models import ModelSpec, save_checkpoint
 from iresnet_models.initialization import untrained_network
 
 Run = Callable[..., Outcome]
-COMMANDS = ("quickstart", "train", "eval", "torchscript", "pt2", "onnx", "trt", "verify", "bench", "models", "inspect")
+COMMANDS = ("quickstart", "train", "eval", "torchscript", "pt2", "onnx", "trt", "verify", "bench", "predict", "models", "inspect")
 HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "torchvision", "sklearn", "numpy", "scipy", "gdown", "PIL")
 
 

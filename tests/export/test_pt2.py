@@ -50,7 +50,7 @@ WAYS = [
 
 def verdict(path: Path, **options: object) -> tuple[str, str | None, float | None]:
     """Status, reason, and how far the weights are off."""
-    found = verify([path], VerifyOptions(images=8, batch_sizes=(7,), **options)).candidates[0]  # type: ignore[arg-type]
+    found = verify([path], VerifyOptions(images=32, batch_sizes=(7,), **options)).candidates[0]  # type: ignore[arg-type]
     return found.status, found.reason, found.weights.worst_ulp if found.weights else None
 
 
