@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from iresnet_export.artifact import Artifact, open_artifact
 from iresnet_export.errors import InputError
+from iresnet_export.identity import identity_of
 from iresnet_export.precision import in_words
 from iresnet_models.files import sha256_of
 
@@ -98,17 +98,15 @@ def inspect_file(path: Path) -> Inspection:
 def _inspect_onnx(path: Path) -> dict[str, Any]:
     import onnx
 
-    from iresnet_export.backends.onnx_graph import METADATA_KEY
     from iresnet_export.backends.onnxruntime import read_onnx
 
     model = read_onnx(path)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
     weights: Counter[str] = Counter()
     for tensor in model.graph.initializer:
         weights[onnx.TensorProto.DataType.Name(tensor.data_type).lower()] += _numel(tensor.dims)
     opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
     return {
-        "identity": _identity(metadata.get(METADATA_KEY)),
+        "identity": identity_of(path, "onnx"),
         "inputs": [_value(value) for value in model.graph.input],
         "outputs": [_value(value) for value in model.graph.output],
         "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
@@ -135,7 +133,7 @@ def _numel(shape: Any) -> int:
 def _inspect_torchscript(path: Path) -> dict[str, Any]:
     import torch
 
-    from iresnet_export.backends.torchscript import METADATA_FILE, layers_of_script, load_script
+    from iresnet_export.backends.torchscript import layers_of_script, load_script
 
     module = load_script(path, torch.device("cpu"))
     weights: Counter[str] = Counter()
@@ -145,10 +143,7 @@ def _inspect_torchscript(path: Path) -> dict[str, Any]:
     operators = Counter(
         node.kind().removeprefix("aten::") for node in module.inlined_graph.nodes() if node.kind().startswith("aten::")
     )
-    with zipfile.ZipFile(path) as archive:
-        inside = next((name for name in archive.namelist() if name.endswith(f"extra/{METADATA_FILE}")), None)
-        identity = _identity(archive.read(inside).decode() if inside else None)
-    return {"identity": identity, "operators": dict(operators.most_common()), "weights": dict(weights)}
+    return {"identity": identity_of(path, "torchscript"), "operators": dict(operators.most_common()), "weights": dict(weights)}
 
 
 def _inspect_pt2(path: Path) -> dict[str, Any]:

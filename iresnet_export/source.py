@@ -22,6 +22,8 @@ class Source:
     spec: ModelSpec
     weights: Weights
     checkpoint: Path | None = None
+    trained_spec: ModelSpec | None = None
+    """The checkpoint's own spec, where `spec` is an artifact's."""
 
     def weights_seen_from(self, folder: Path) -> Weights:
         """The origin as an artifact in `folder` records it."""
@@ -78,8 +80,9 @@ def source_of_artifact(artifact: Artifact, checkpoint: Path | None = None) -> So
             f"{source.weights.sha256[:16]}…, the recorded one {descent.weights.sha256[:16]}…. Export it again from the "
             "checkpoint you mean."
         )
+    trained = source.spec
     source.network.spec = descent.spec
-    return dataclasses.replace(source, spec=descent.spec)
+    return dataclasses.replace(source, spec=descent.spec, trained_spec=trained)
 
 
 def _rebuilt(artifact: Artifact, descent: Descent) -> Source:

@@ -25,6 +25,7 @@ ORDER = [
     ("iresnet_export.source", 4),
     ("iresnet_export.backends", 5),
     ("iresnet_export.calibrating", 6),
+    ("iresnet_export.identity", 6),
     ("iresnet_export.verification", 6),
     ("iresnet_export.benchmark", 7),
     ("iresnet_export.exporting", 7),

@@ -172,7 +172,7 @@ def _takes(session: Session, batch: int) -> bool:
 
 def _inference(candidate: _Candidate, batch: int, options: BenchOptions) -> Any:
     """One inference, from images in host memory to logits in host memory."""
-    pixels, _ = pixels_for(candidate.spec, VerifyOptions(images=batch, seed=options.seed))
+    pixels, _, _ = pixels_for(candidate.spec, VerifyOptions(images=batch, seed=options.seed))
     pixels = pixels.repeat(-(-batch // len(pixels)), 1, 1, 1)[:batch].contiguous()
     images = pixels if candidate.session.takes_pixels else normalised(pixels, candidate.spec)
     if options.device.type == "cuda":

@@ -32,9 +32,23 @@ def verify(
     localise: Annotated[
         bool, typer.Option("--localise", help="Compare block by block even if nothing fails, and show the table.")
     ] = False,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-accuracy-drop",
+            metavar="POINTS",
+            help="Fail unless the accuracy is shown, at 95 %, to drop by no more than this; needs labelled images.",
+            show_default=False,
+        ),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute references anew, and keep none.")] = False,
     backend: BackendNames = None,
     trust: Trust = False,
     json: JsonFile = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option("--markdown", help="Write a summary for a pull request to this file.", show_default=False),
+    ] = None,
 ) -> None:
     """Prove that artifacts are the network that was trained.
 
@@ -45,9 +59,11 @@ def verify(
     if images < 1:
         raise InputError(f"--images takes a number of images, not {images}.")
     from iresnet_export.reporting.documents import verify_document
-    from iresnet_export.reporting.tables import localisation_table, verify_table
+    from iresnet_export.reporting.markdown import verify_markdown
+    from iresnet_export.reporting.tables import decision_lines, localisation_table, verify_table
     from iresnet_export.verification.verify import VerifyOptions
     from iresnet_export.verification.verify import verify as verify_artifacts
+    from iresnet_models.files import write_text
 
     options = VerifyOptions(
         checkpoint,
@@ -58,13 +74,16 @@ def verify(
         trust,
         backends=tuple(backend or ()),
         localise=localise,
+        max_accuracy_drop=max_accuracy_drop,
+        cache=not no_cache,
     )
     with progress_bar() as progress:
         verification = verify_artifacts(artifacts, options, progress)
     for reference in verification.references:
         say(
             f"Reference: {reference.source.spec.name} in float64 over {reference.image_source}; "
-            f"its float32 rounding error is {reference.noise_floor:.3g} (1 noise floor; up to 2.5 passes)."
+            f"its float32 rounding error is {reference.noise_floor:.3g} (1 noise floor; up to 2.5 passes)"
+            + (", computed before." if reference.cached else ".")
         )
     show(verify_table(verification))
     for candidate in verification.candidates:
@@ -72,7 +91,12 @@ def verify(
             show(localisation_table(candidate, candidate.localisation))
         if candidate.reason is not None:
             say(f"{candidate.artifact} [bold]{candidate.status}[/]: {candidate.reason}")
+        for line in decision_lines(candidate, max_accuracy_drop):
+            say(f"{candidate.artifact} by {candidate.backend}: {line}")
     write_report(json, verify_document(verification, options))
+    if markdown is not None:
+        write_text(markdown, verify_markdown(verification, options))
+        notice(f"Summary: {markdown}")
     statuses = [candidate.status for candidate in verification.candidates]
     if "fail" in statuses:
         raise typer.Exit(1)

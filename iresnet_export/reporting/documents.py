@@ -11,7 +11,10 @@ from iresnet_export.benchmark.bench import BenchOptions, Result
 from iresnet_export.environment import environment
 from iresnet_export.verification.accuracy import Accuracy, EvalOptions
 from iresnet_export.verification.criteria import NOISE_LIMIT
+from iresnet_export.verification.decisions import AccuracyDrop, Decisions, Proportion
 from iresnet_export.verification.verify import Candidate, Verification, VerifyOptions
+
+_LISTED_FLIPS = 50
 
 _BENCH_LATER = {
     "device_ms": "device time is measured on GPUs only",
@@ -30,6 +33,7 @@ def verify_document(verification: Verification, options: VerifyOptions) -> dict[
             "device": options.device.type,
             "seed": options.seed,
             "noise_limit": NOISE_LIMIT,
+            "max_accuracy_drop": options.max_accuracy_drop,
         },
         references=[
             {
@@ -41,10 +45,11 @@ def verify_document(verification: Verification, options: VerifyOptions) -> dict[
                 "images": len(reference.pixels),
                 "image_source": reference.image_source,
                 "noise_floor": {"fp32": reference.noise_floor},
+                "cached": reference.cached,
             }
             for reference in verification.references
         ],
-        candidates=[_candidate(candidate) for candidate in verification.candidates],
+        candidates=[_candidate(candidate, options) for candidate in verification.candidates],
         passed=verification.passed,
     )
 
@@ -72,20 +77,7 @@ def eval_document(accuracies: list[Accuracy], options: EvalOptions) -> dict[str,
     return _document(
         "eval",
         settings={"data": None if options.data is None else Path(options.data).name, "device": options.device.type},
-        results=[
-            {
-                "artifact": accuracy.artifact.name,
-                "backend": accuracy.backend,
-                "status": accuracy.status,
-                "reason": accuracy.reason,
-                "images": accuracy.evaluation.images if accuracy.evaluation else None,
-                "top1": accuracy.evaluation.top1 if accuracy.evaluation else None,
-                "top5": accuracy.evaluation.top5 if accuracy.evaluation else None,
-                "loss": accuracy.evaluation.loss if accuracy.evaluation else None,
-                "null_reasons": {} if accuracy.evaluation else dict.fromkeys(("images", "top1", "top5", "loss"), accuracy.reason),
-            }
-            for accuracy in accuracies
-        ],
+        results=[_evaluated(accuracy) for accuracy in accuracies],
     )
 
 
@@ -94,8 +86,9 @@ def _document(kind: str, **body: Any) -> dict[str, Any]:
     return document
 
 
-def _candidate(candidate: Candidate) -> dict[str, Any]:
+def _candidate(candidate: Candidate, options: VerifyOptions) -> dict[str, Any]:
     outputs, weights = candidate.outputs, candidate.weights
+    decisions = outputs.decisions if outputs else None
     keys = ("noise_ratio", "max_abs", "max_rel", "cosine", "sqnr_db", "top1_agreement")
     found = {
         "artifact": candidate.artifact.name,
@@ -109,6 +102,7 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
         "weights": weights.to_json() if weights else None,
         "graph": dataclasses.asdict(candidate.graph) if candidate.graph else None,
         **{key: getattr(outputs, key) if outputs else None for key in keys},
+        "decisions": decisions_json(decisions, options.max_accuracy_drop) if decisions else None,
         "first_divergence": candidate.localisation.first if candidate.localisation else None,
         "localisation": [dataclasses.asdict(entry) for entry in candidate.localisation.places] if candidate.localisation else None,
     }
@@ -117,6 +111,8 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
         reasons["computed_precision"] = candidate.reason or "not reached"
     if outputs and outputs.noise_ratio is None:
         reasons["noise_ratio"] = "int8 has no rounding error of its own to go by: see sqnr_db and top1_agreement"
+    if decisions is None:
+        reasons["decisions"] = candidate.reason or "not reached"
     if weights is None:
         reasons["weights"] = candidate.reason or "this format hides its weights"
     if candidate.graph is None:
@@ -129,6 +125,61 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
     if candidate.reference is None:
         reasons["reference"] = candidate.reason or "not reached"
     return {**found, "null_reasons": reasons}
+
+
+def decisions_json(decisions: Decisions, limit: float | None = None) -> dict[str, Any]:
+    """A candidate's decisions; shares from 0 to 1, accuracies in percent."""
+    return {
+        "images": decisions.top1.total,
+        "top1_agreement": {"share": decisions.top1.share, "ci95": decisions.top1.ci95},
+        "top5_agreement": {"share": decisions.top5.share, "ci95": decisions.top5.ci95},
+        "flips": {
+            "total": len(decisions.flips),
+            "explained": decisions.explained,
+            "unexplained": decisions.unexplained,
+            "listed": [dataclasses.asdict(flip) for flip in decisions.flips[:_LISTED_FLIPS]],
+        },
+        "kl_divergence": decisions.kl_divergence,
+        "accuracy": _accuracy_json(decisions.accuracy, limit) if decisions.accuracy else None,
+        "null_reasons": {} if decisions.accuracy else {"accuracy": "nobody knows the classes of these images"},
+    }
+
+
+def _accuracy_json(found: AccuracyDrop, limit: float | None) -> dict[str, Any]:
+    return {
+        "reference": {"percent": found.reference.percent, "ci95": found.reference.percent_ci95},
+        "candidate": {"percent": found.candidate.percent, "ci95": found.candidate.percent_ci95},
+        "only_reference_right": found.only_reference,
+        "only_candidate_right": found.only_candidate,
+        "mcnemar_p": found.mcnemar_p,
+        "drop_points": found.points,
+        "drop_bound95_points": found.bound,
+        "verdict": found.verdict(limit),
+    }
+
+
+def _evaluated(accuracy: Accuracy) -> dict[str, Any]:
+    found = accuracy.evaluation
+    figures = None
+    if found is not None:
+        top1, top5 = Proportion(found.top1_correct, found.images), Proportion(found.top5_correct, found.images)
+        figures = {
+            "images": found.images,
+            "top1": found.top1,
+            "top1_ci95": top1.percent_ci95,
+            "top5": found.top5,
+            "top5_ci95": top5.percent_ci95,
+            "loss": found.loss,
+        }
+    keys = ("images", "top1", "top1_ci95", "top5", "top5_ci95", "loss")
+    return {
+        "artifact": accuracy.artifact.name,
+        "backend": accuracy.backend,
+        "status": accuracy.status,
+        "reason": accuracy.reason,
+        **(figures or dict.fromkeys(keys)),
+        "null_reasons": {} if figures else dict.fromkeys(keys, accuracy.reason),
+    }
 
 
 def _result(result: Result) -> dict[str, Any]:

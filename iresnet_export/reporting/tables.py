@@ -47,11 +47,18 @@ def verify_table(verification: Verification) -> Table:
     return made
 
 
+def weights_in_words(candidate: Candidate) -> str:
+    """What was found of a candidate's weights."""
+    weights = candidate.weights
+    if weights is None:
+        return "not read"
+    if not weights.matched:
+        return "fused" if candidate.status == "pass" else "differ"
+    return f"{weights.compared:,} equal" if weights.passed else "differ"
+
+
 def _verify_row(candidate: Candidate) -> list[str]:
-    outputs, weights = candidate.outputs, candidate.weights
-    equal = "not read" if weights is None else f"{weights.compared:,} equal" if weights.passed else "differ"
-    if weights is not None and not weights.matched:
-        equal = "fused" if candidate.status == "pass" else "differ"
+    outputs, equal = candidate.outputs, weights_in_words(candidate)
     row = [candidate.artifact.name, candidate.backend, candidate.precision, status(candidate.status), equal]
     if outputs is None:
         return [*row, "", "", "", ""]
@@ -62,6 +69,19 @@ def _verify_row(candidate: Candidate) -> list[str]:
         f"{outputs.top1_agreement:.1%}",
         ", ".join(map(str, outputs.batch_sizes)),
     ]
+
+
+def decision_lines(candidate: Candidate, limit: float | None) -> list[str]:
+    """What there is to say of a candidate's decisions: those that flip, and the accuracy where there are labels."""
+    decisions = candidate.outputs.decisions if candidate.outputs else None
+    if decisions is None:
+        return []
+    flips, accuracy = decisions.in_words(), decisions.accuracy
+    lines = [] if flips is None else [flips]
+    if accuracy is not None:
+        figures = f"accuracy {accuracy.candidate.percent:.2f} %, in float64 {accuracy.reference.percent:.2f} %"
+        lines.append(f"{figures}: {accuracy.verdict(limit)}")
+    return lines
 
 
 def localisation_table(candidate: Candidate, found: Localisation) -> Table:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from iresnet_export.artifact import Artifact, Descent
+from iresnet_export.layers import Array
 from iresnet_export.progress import Progress
 from iresnet_export.quantization.parameters import Quantization
 from iresnet_export.verification.fold import deployed_network
@@ -31,12 +32,22 @@ _HALF_IMAGES = 8
 
 @dataclass(frozen=True)
 class Criterion:
-    """`images`: how many of the reference's are compared. `noise_floor` (in units of the logits) or `quantization` is given."""
+    """`images`: how many of the reference's are compared. `noise_floor` (in units of the logits) or `quantization` is given.
+
+    With `max_accuracy_drop`, in percentage points, the decisions on all of the reference's images count.
+    """
 
     precision: str
     images: int
     noise_floor: float | None = None
     quantization: Quantization | None = None
+    max_accuracy_drop: float | None = None
+
+    def rounding(self, logits: Array) -> float:
+        """The largest root-mean-square error, over these logits of the reference, that passes as the precision's own."""
+        if self.quantization is not None:
+            return rms(logits) * float(10 ** ((SQNR_MARGIN_DB - self.quantization.predicted_sqnr_db) / 20))
+        return NOISE_LIMIT * (self.noise_floor or 0.0)
 
     def complaint(self, noise_ratio: float | None, sqnr_db: float | None, top1_agreement: float) -> str | None:
         """Why outputs with these figures are unacceptable, if they are."""

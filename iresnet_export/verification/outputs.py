@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from iresnet_export.backends.base import Session
 from iresnet_export.layers import Array
 from iresnet_export.progress import Progress
 from iresnet_export.verification.criteria import Criterion
+from iresnet_export.verification.decisions import Decisions, compare_decisions
 from iresnet_export.verification.reference import Reference, in_batches, rms
 
 
@@ -21,8 +23,8 @@ class OutputsReport:
 
     `rms_error`: root-mean-square error over all images and logits; `noise_ratio`: the same in noise floors, None for int8.
     `max_abs`: largest difference of a logit; `max_rel`: the same over the largest reference logit. `cosine`: smallest over the
-    images. `sqnr_db`: signal to error. `top1_agreement`: share of images with the same first class. `reason` says why they are
-    unacceptable, if they are.
+    images. `sqnr_db`: signal to error. `top1_agreement`: share of images with the same first class. `decisions`: what
+    the difference means, None where the outputs are unusable. `reason` says why they are unacceptable, if they are.
     """
 
     batch_sizes: tuple[int, ...]
@@ -34,6 +36,7 @@ class OutputsReport:
     sqnr_db: float | None
     top1_agreement: float
     reason: str | None
+    decisions: Decisions | None = None
 
 
 def usable_batch_sizes(session: Session, wanted: Sequence[int]) -> tuple[int, ...]:
@@ -49,21 +52,31 @@ def compare_outputs(
 ) -> OutputsReport:
     """Runs the session over the reference's images at every batch size that it takes."""
     sizes = usable_batch_sizes(session, batch_sizes)
-    images = session.batch_of(reference.pixels[: criterion.images], reference.source.spec)
-    exact, reports = reference.logits[: criterion.images], []
+    count = criterion.images if criterion.max_accuracy_drop is None else len(reference.pixels)
+    pixels, exact = reference.pixels[:count], reference.logits[:count]
+    labels = None if reference.labels is None else reference.labels[:count]
+    reports = []
+
+    def run(batch: Tensor) -> Tensor:
+        return session.run(session.batch_of(batch, reference.source.spec)).cpu()
+
     for step, size in enumerate(sizes):
         progress(f"Outputs at batch {size}", step / len(sizes))
-        found = in_batches(session.run, images, size).cpu().numpy()
+        found = in_batches(run, pixels, size).numpy()
         if found.shape != exact.shape:
             return _unusable(sizes, f"at batch {size} the outputs have the shape {found.shape} and not {exact.shape}")
         if not np.isfinite(found).all():
             return _unusable(sizes, f"at batch {size} the outputs hold NaN or infinite values")
-        reports.append(_report(sizes, size, found.astype(np.float64), exact, criterion))
+        reports.append(_report(sizes, size, found.astype(np.float64), exact, labels, criterion))
     progress("Outputs", 1.0)
     return max(reports, key=lambda report: (report.reason is not None, report.rms_error))
 
 
-def _report(sizes: tuple[int, ...], size: int, found: Array, wanted: Array, criterion: Criterion) -> OutputsReport:
+def _report(
+    sizes: tuple[int, ...], size: int, found: Array, wanted: Array, labels: Array | None, criterion: Criterion
+) -> OutputsReport:
+    decisions = compare_decisions(found, wanted, criterion.rounding(wanted[: criterion.images]), labels)
+    found, wanted = found[: criterion.images], wanted[: criterion.images]
     error = rms(found - wanted)
     ratio = None if criterion.noise_floor is None else error / criterion.noise_floor
     worst = float(np.abs(found - wanted).max())
@@ -71,7 +84,10 @@ def _report(sizes: tuple[int, ...], size: int, found: Array, wanted: Array, crit
     cosine = np.sum(found * wanted, axis=1) / np.where(lengths == 0, 1, lengths)
     sqnr = 20 * math.log10(rms(wanted) / error) if error > 0 and rms(wanted) > 0 else None
     agreement = float(np.mean(found.argmax(1) == wanted.argmax(1)))
-    complaint = criterion.complaint(ratio, sqnr, agreement)
+    complaints = [criterion.complaint(ratio, sqnr, agreement)]
+    if criterion.max_accuracy_drop is not None and decisions.accuracy is not None:
+        complaints.append(decisions.accuracy.complaint(criterion.max_accuracy_drop))
+    complaint = "; ".join(text for text in complaints if text)
     return OutputsReport(
         batch_sizes=sizes,
         rms_error=error,
@@ -81,7 +97,8 @@ def _report(sizes: tuple[int, ...], size: int, found: Array, wanted: Array, crit
         cosine=float(cosine.min()),
         sqnr_db=sqnr,
         top1_agreement=agreement,
-        reason=None if complaint is None else f"at batch {size} {complaint}",
+        reason=f"at batch {size} {complaint}" if complaint else None,
+        decisions=decisions,
     )
 
 

@@ -34,7 +34,8 @@ _DOUBLE_BATCH = 8
 class Reference:
     """A source's answers for some images: `pixels` (n, h, w, 3) uint8, `logits` (n, classes) float64.
 
-    `noise_floor` is in units of the logits.
+    `noise_floor` is in units of the logits. `labels` (n) are the images' classes, None where nobody knows them. `cached`: whether
+    an earlier run computed it.
     """
 
     id: str
@@ -43,10 +44,18 @@ class Reference:
     image_source: str
     logits: Array
     noise_floor: float
+    labels: Array | None = None
+    cached: bool = False
 
 
 def reference_of(
-    identifier: str, source: Source, pixels: Tensor, image_source: str, batch_sizes: Sequence[int], progress: Progress
+    identifier: str,
+    source: Source,
+    pixels: Tensor,
+    image_source: str,
+    batch_sizes: Sequence[int],
+    progress: Progress,
+    labels: Array | None = None,
 ) -> Reference:
     """Computes the reference on the CPU. Raises CheckFailedError if the network itself gives NaN or infinity."""
     if len(pixels) < MINIMUM_IMAGES:
@@ -54,11 +63,7 @@ def reference_of(
             f"Parity is measured over at least {MINIMUM_IMAGES} images, and there are {len(pixels)}; give more with --images "
             "or --data."
         )
-    progress("Reference in float64", 0.0)
-    images = normalised(pixels, source.spec)
-    double = copy.deepcopy(source.network).double().eval()
-    logits = in_batches(double, images.double(), _DOUBLE_BATCH).numpy()
-    del double
+    logits = _exact_logits(source, pixels, progress)
     if not np.isfinite(logits).all():
         raise CheckFailedError(
             f"{source.spec.name} itself, in float64, gives NaN or infinite outputs for these images: there is nothing to "
@@ -67,12 +72,25 @@ def reference_of(
         )
     floor = 2.0**-24 * rms(logits)
     steps = [(form, size) for form in _FORMS for size in batch_sizes]
-    few = images[:MINIMUM_IMAGES]  # enough to pool over, for each of the many passes
+    few = normalised(pixels[:MINIMUM_IMAGES], source.spec)  # enough to pool over, for each of the many passes
     for step, (form, size) in enumerate(steps):
         progress("Noise floor of float32", step / len(steps))
         floor = max(floor, rms(form(source.network, few, size).numpy() - logits[: len(few)]))
     progress("Noise floor of float32", 1.0)
-    return Reference(identifier, source, pixels, image_source, logits, floor)
+    return Reference(identifier, source, pixels, image_source, logits, floor, labels)
+
+
+def _exact_logits(source: Source, pixels: Tensor, progress: Progress) -> Array:
+    double, done = copy.deepcopy(source.network).double().eval(), 0
+
+    def exact(batch: Tensor) -> Tensor:
+        nonlocal done
+        progress("Reference in float64", done / len(pixels))
+        done = min(done + len(batch), len(pixels))
+        logits: Tensor = double(normalised(batch, source.spec).double())
+        return logits
+
+    return in_batches(exact, pixels, _DOUBLE_BATCH).numpy()
 
 
 def in_batches(run: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:

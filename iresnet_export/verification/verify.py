@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,20 @@ from torch import Tensor
 from iresnet_export.artifact import Artifact, open_artifact
 from iresnet_export.backends import backends_for, runners
 from iresnet_export.backends.base import Backend, require_trusted
-from iresnet_export.errors import ArtifactError, IResNetError, StaleDescentError, UnavailableError
+from iresnet_export.errors import ArtifactError, InputError, IResNetError, StaleDescentError, UnavailableError
+from iresnet_export.identity import contradiction
 from iresnet_export.layers import layers_of_network
 from iresnet_export.observing import GraphReport, compare_graphs, operations_of_network
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.quantization.parameters import quantized_layers
 from iresnet_export.source import Source, source_of_artifact
+from iresnet_export.verification.accuracy import spec_of
 from iresnet_export.verification.criteria import criterion_for, quantization_of
 from iresnet_export.verification.fold import deployed_network
 from iresnet_export.verification.localisation import Localisation, localise
 from iresnet_export.verification.outputs import OutputsReport, compare_outputs
 from iresnet_export.verification.reference import Reference, reference_of
+from iresnet_export.verification.reference_cache import cached_reference
 from iresnet_export.verification.weights import WeightsReport, compare_layers
 from iresnet_models.preprocessing import noise_pixels
 from iresnet_models.spec import ModelSpec
@@ -43,9 +47,13 @@ class VerifyOptions:
     trust: bool = False
     seed: int = 0
     backends: tuple[str, ...] = ()
+    """The backends to run artifacts by; none named: all that are installed."""
     localise: bool = False
     """Whether to compare block by block even where nothing fails."""
-    """The backends to run artifacts by; none named: all that are installed."""
+    max_accuracy_drop: float | None = None
+    """In percentage points: a candidate fails unless its accuracy is shown to drop by no more; needs labels."""
+    cache: bool = True
+    """Whether references are kept from one run to the next."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +99,31 @@ class References:
     def of(self, source: Source) -> Reference:
         key = (source.weights.sha256, source.spec)
         if key not in self._known:
-            pixels, where = pixels_for(source.spec, self._options)
-            identifier = f"{source.spec.name}-{source.weights.sha256[:8]}"
-            self._known[key] = reference_of(identifier, source, pixels, where, self._options.batch_sizes, self._progress)
+            pixels, labels, where = pixels_for(source.spec, self._options)
+            compute = cached_reference if self._options.cache else reference_of
+            self._known[key] = compute(
+                self._identifier(source),
+                source,
+                pixels,
+                where,
+                self._options.batch_sizes,
+                self._progress,
+                None if labels is None else labels.numpy(),
+            )
         return self._known[key]
+
+    def _identifier(self, source: Source) -> str:
+        """Such as `iresnet50-1a2b3c4d`; the same weights with another spec, of another image size say, are numbered."""
+        name = f"{source.spec.name}-{source.weights.sha256[:8]}"
+        namesakes = sum(reference.id.startswith(name) for reference in self._known.values())
+        return f"{name}-{namesakes + 1}" if namesakes else name
 
 
 def verify(paths: Sequence[Path], options: VerifyOptions, progress: Progress = no_progress) -> Verification:
     """Verifies every artifact; raises InputError for wrong use, and records everything that is wrong with an artifact."""
     artifacts = [open_artifact(path) for path in paths]
+    if options.max_accuracy_drop is not None:
+        _require_labels(artifacts, options, options.max_accuracy_drop)
     references = References(options, progress)
     candidates = [
         verify_one(artifact, backend, options, references, progress)
@@ -125,9 +149,11 @@ def verify_one(
         if backend.native:
             require_trusted(artifact, options.trust)
         weights, graph = _contents(artifact, source, progress)
+        origin = contradiction(artifact, source.trained_spec or source.spec)
     except StaleDescentError as error:
         return verdict("fail", str(error))
-    wrong, contents = _wrong_contents(artifact, weights, graph), {"weights": weights, "graph": graph}
+    wrong = "; ".join(text for text in (origin, _wrong_contents(artifact, weights, graph)) if text) or None
+    contents = {"weights": weights, "graph": graph}
     try:
         session = backend.load(artifact, options.device, trust=options.trust)
     except UnavailableError as error:
@@ -143,6 +169,7 @@ def verify_one(
     try:
         with session:
             criterion = criterion_for(precision, artifact, reference, options.batch_sizes, progress)
+            criterion = dataclasses.replace(criterion, max_accuracy_drop=options.max_accuracy_drop)
             outputs = compare_outputs(session, reference, criterion, options.batch_sizes, progress)
     except (IResNetError, KeyboardInterrupt):
         raise
@@ -194,13 +221,31 @@ def _contents(artifact: Artifact, source: Source, progress: Progress) -> tuple[W
     return weights, graph
 
 
-def pixels_for(spec: ModelSpec, options: VerifyOptions) -> tuple[Tensor, str]:
-    """Held-out images of the network's data set as pixels (n, h, w, 3), and in words what they are."""
+def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit: float) -> None:
+    if not 0 < limit <= 100:
+        raise InputError(
+            f"--max-accuracy-drop takes percentage points, more than 0 and up to 100, not {limit:g}: that nothing at all is lost "
+            "cannot be shown with any number of images."
+        )
+    from iresnet_train.data import has_labels
+
+    for artifact in artifacts:
+        data = options.data or spec_of(artifact, options.checkpoint).data
+        if data is None or not has_labels(data):
+            found = "seeded noise" if data is None else f"the images of {Path(data).name}"
+            raise InputError(
+                f"--max-accuracy-drop needs images whose classes are known, and {artifact.path} would be compared over {found}, "
+                "without labels. Name a folder that holds one folder of images for every class with --data."
+            )
+
+
+def pixels_for(spec: ModelSpec, options: VerifyOptions) -> tuple[Tensor, Tensor | None, str]:
+    """Held-out images of the network's data set as pixels (n, h, w, 3), their labels if there are any, and what they are."""
     data = options.data or spec.data
     if data is None:
-        return noise_pixels(spec, options.images, options.seed), f"{options.images} images of seeded noise"
+        return noise_pixels(spec, options.images, options.seed), None, f"{options.images} images of seeded noise"
     from iresnet_train.data import evaluation_pixels
 
-    pixels, _ = evaluation_pixels(data, spec, options.images, seed=options.seed)
+    pixels, labels = evaluation_pixels(data, spec, options.images, seed=options.seed)
     name = data if data == "digits" else Path(data).name
-    return pixels, f"{len(pixels)} held-out images of {name}"
+    return pixels, labels, f"{len(pixels)} held-out images of {name}"

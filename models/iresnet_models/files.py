@@ -55,9 +55,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes text as UTF-8 whole or not at all."""
+    write_bytes(path, text.encode())
+
+
 def write_json(path: Path, data: Any) -> None:
     """Writes strict, indented JSON (no NaN) whole or not at all."""
-    write_bytes(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -105,6 +105,11 @@ def evaluation_pixels(data: str, spec: ModelSpec, count: int, seed: int = 0) -> 
     return _selection(evaluation_set(data, spec), spec, count, seed)
 
 
+def has_labels(data: str) -> bool:
+    """Whether `evaluation_pixels` gives labels for these data."""
+    return not _images_without_classes(data)
+
+
 def training_pixels(data: str, spec: ModelSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The same from the training part, prepared as for evaluation."""
     return _selection(training_set(data, spec), spec, count, seed)

@@ -1,0 +1,58 @@
+"""What an artifact says of itself from inside, and whether that, its descent and its checkpoint tell the same."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from iresnet_export.artifact import Artifact, Format, embedded_identity
+from iresnet_export.backends.onnx_graph import METADATA_KEY
+from iresnet_export.backends.onnxruntime import read_onnx
+from iresnet_export.backends.torchscript import METADATA_FILE
+from iresnet_export.errors import ArtifactError
+from iresnet_models.spec import ModelSpec
+
+_OF_THE_IMAGE_SIZE = ("image_size", "resize")
+"""An export may be made for other images than those of the training."""
+
+
+def identity_of(path: Path, format: Format) -> dict[str, Any] | None:
+    """What an ONNX file's metadata or a TorchScript or torch.export archive says; None where there is nothing of ours."""
+    text: str | bytes | None = None
+    if format == "onnx":
+        text = {entry.key: entry.value for entry in read_onnx(path).metadata_props}.get(METADATA_KEY)
+    elif format in ("torchscript", "pt2", "aoti"):
+        with zipfile.ZipFile(path) as archive:
+            inside = next((name for name in archive.namelist() if name.endswith(f"extra/{METADATA_FILE}")), None)
+            text = archive.read(inside) if inside else None
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ArtifactError(f"What {path} says of itself is damaged ({error}). Export it again.") from error
+    return found if isinstance(found, dict) else None
+
+
+def contradiction(artifact: Artifact, checkpoint: ModelSpec) -> str | None:
+    """The first thing that file, descent and checkpoint tell differently, such as the mean of the images; None if there is none."""
+    descent = artifact.descent
+    if descent is None:
+        return None
+    told, known = descent.spec.to_json(), checkpoint.to_json()
+    for key in (key for key in known if key not in _OF_THE_IMAGE_SIZE and told[key] != known[key]):
+        return f"the descent says that {key} is {told[key]}, and the checkpoint that it is {known[key]}"
+    inside = identity_of(artifact.path, descent.format)
+    if inside is None:
+        return None
+    expected = embedded_identity(descent.spec, descent.weights, descent.precision, descent.fold, descent.takes_pixels)
+    for key, value in _flat(expected).items():
+        if key != "producer" and _flat(inside).get(key) != value:
+            return f"the file says of itself that {key} is {_flat(inside).get(key)}, and the descent that it is {value}"
+    return None
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    return {**identity, **identity.get("spec", {}), "spec": None}
