@@ -25,7 +25,7 @@ lint: install
 	$(BIN)/mypy
 
 pytest: install
-	$(BIN)/pytest -n 2 $(PYTEST_OPTIONS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 $(PYTEST_OPTIONS)
 
 install: $(INSTALLED)
 

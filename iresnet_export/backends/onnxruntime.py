@@ -87,6 +87,13 @@ def read_onnx(path: Path) -> Any:
         raise ArtifactError(f"{path} is not a whole ONNX file ({error}). Export or copy it again.") from error
     if not model.graph.node:
         raise ArtifactError(f"{path} holds an empty ONNX graph; it was cut off or is not ONNX. Export or copy it again.")
+    for tensor in model.graph.initializer:
+        try:
+            onnx.numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as error:
+            raise ArtifactError(
+                f"{path} is not a whole ONNX file: {tensor.name} cannot be read ({error}). Copy it again."
+            ) from error
     return model
 
 

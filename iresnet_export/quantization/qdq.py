@@ -204,7 +204,8 @@ def quantized_activations(model: onnx.ModelProto) -> list[Layer]:
 
 
 def _same(one: Layer, other: Layer) -> bool:
-    return all(np.array_equal(values, other.tensors[name]) for name, values in one.tensors.items())
+    pairs = [(values, other.tensors[name]) for name, values in one.tensors.items()]
+    return all(first.dtype == second.dtype and np.array_equal(first, second) for first, second in pairs)
 
 
 def _dequantized(name: str) -> str:

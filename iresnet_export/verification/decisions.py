@@ -113,8 +113,8 @@ class AccuracyDrop:
                 f"shows it within {limit:g}"
             )
         return (
-            f"cannot tell with so few images: use {needed:,} for {limit:g} points; "
-            f"{self.images:,} show no worse than {_rounded_up(self.bound)}, at 95 %"
+            f"cannot tell with so few images: use {needed:,} to show {limit:g} (these {self.images:,} show: no worse than "
+            f"{_rounded_up(self.bound)} points, at 95 %)"
         )
 
     def verdict(self, limit: float | None = None) -> str:
@@ -199,9 +199,7 @@ def drop_bound(only_reference: int, only_candidate: int, images: int) -> float:
 
 
 def images_needed(only_reference: int, only_candidate: int, images: int, limit: float) -> int | None:
-    """How many images would show a drop within `limit` (a share) at these rates; None if no number does."""
-    if only_reference - only_candidate >= limit * images:
-        return None
+    """How many images would show a drop within `limit` (a share) at these rates; None if no number does, the drop being larger."""
 
     def show(count: int) -> bool:
         # Whole images, rounded to the candidate's disadvantage.

@@ -148,9 +148,12 @@ def verify_one(
         source = source_of_artifact(artifact, options.checkpoint)
         if backend.native:
             require_trusted(artifact, options.trust)
+    except StaleDescentError as error:
+        return verdict("fail", str(error))
+    try:
         weights, graph = _contents(artifact, source, progress)
         origin = contradiction(artifact, source.trained_spec or source.spec)
-    except StaleDescentError as error:
+    except (ArtifactError, StaleDescentError) as error:
         return verdict("fail", str(error))
     wrong = "; ".join(text for text in (origin, _wrong_contents(artifact, weights, graph)) if text) or None
     contents = {"weights": weights, "graph": graph}

@@ -170,7 +170,7 @@ CATALOGUE = {
     "shortcut from an earlier block": Sabotage(
         rewired("layer3.1.add", "layer3.1.relu", "layer3.0.downsample.2"), r"graph: add \d+ \(layer3\.1\) reads batch_norm", STAGE3
     ),
-    "epsilon": Sabotage(attribute("layer3.1.bn1", "epsilon", 1e-2), r"weights: layer3\.1\.bn1: eps is 0\.01", STAGE3),
+    "epsilon": Sabotage(attribute("layer3.1.bn1", "epsilon", 1e-2), r"weights: layer3\.1\.bn1: eps is 0\.00999", STAGE3),
     "one weight of millions by 1 %": Sabotage(
         tensor("layer3.0.conv2.weight", times(1.01, 17, 5, 1, 2)), r"weights: layer3\.0\.conv2\.weight\[17, 5, 1, 2\]"
     ),
@@ -209,7 +209,7 @@ CATALOGUE = {
         STAGE2,
     ),
     "RGB and BGR": Sabotage(
-        before("conv1", 0, ("Gather", [FLIPPED], {"axis": 1})), r"times its own fp32 rounding error; it departs in stem", ("stem",)
+        before("conv1", 0, ("Gather", [FLIPPED], {"axis": 1})), r"times its own fp32 rounding error.*it departs in stem", ("stem",)
     ),
     "RGB and BGR in the weights": Sabotage(
         tensor("conv1.weight", lambda w: w[:, ::-1]), r"weights: conv1\.weight\[0, 0, 0, 0\]", ("stem",)
@@ -228,7 +228,7 @@ CATALOGUE = {
     ),
     "a half-precision layer": Sabotage(
         before("layer3.1.conv2", 0, ("Cast", [], {"to": TensorProto.FLOAT16}), ("Cast", [], {"to": TensorProto.FLOAT})),
-        r"times its own fp32 rounding error; it departs in stage 3",
+        r"times its own fp32 rounding error.*it departs in stage 3",
         STAGE3,
     ),
     "the wrong opset's ReduceMean": Sabotage(
@@ -250,9 +250,9 @@ CATALOGUE = {
         "int8",
     ),
     "a zero point off by one": Sabotage(
-        tensor("input.zero_point", lambda zero: zero + np.uint8(1)), r"weights: input\.zero_point", ("stem",), "int8"
+        tensor("input.zero_point", lambda zero: zero + np.uint8(1)), r"weights: input\.zero_point", None, "int8"
     ),
-    "uint8 read as int8": Sabotage(read_as_int8, r"weights: the network has \d+ layers", STAGE2, "int8"),
+    "uint8 read as int8": Sabotage(read_as_int8, r"weights: the network has \d+ layers", None, "int8"),
 }
 
 
