@@ -113,10 +113,12 @@ def test_intervals_are_wilsons(count: int, total: int) -> None:
 
 
 def test_accuracy_by_hand() -> None:
-    labels = np.array([0, 2, 0, 5])  # the reference gets 0 and 2 right, the candidate 0 and 1
-    found = compare_decisions(CANDIDATE, REFERENCE, 0.0, labels).accuracy
-    assert found == AccuracyDrop(Proportion(2, 4), Proportion(2, 4), only_reference=1, only_candidate=1)
-    assert found.points == 0
+    def accuracy(*labels: int) -> AccuracyDrop | None:  # the reference says 0, 1, 0, 0, the candidate 0, 2, 3, 0
+        return compare_decisions(CANDIDATE, REFERENCE, 0.0, np.array(labels)).accuracy
+
+    assert accuracy(0, 2, 0, 5) == AccuracyDrop(Proportion(2, 4), Proportion(2, 4), only_reference=1, only_candidate=1)
+    assert accuracy(0, 1, 0, 5) == AccuracyDrop(Proportion(3, 4), Proportion(1, 4), only_reference=2, only_candidate=0)
+    assert accuracy(5, 2, 3, 5) == AccuracyDrop(Proportion(0, 4), Proportion(2, 4), only_reference=0, only_candidate=2)
     assert drop(9, 2, 200).points == pytest.approx(3.5)
     assert drop(2, 9, 200).points == pytest.approx(-3.5)
 
