@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, fx, nn
 
 from iresnet_export.layers import plain_name, traced
@@ -91,6 +92,23 @@ class Wiring(Generic[Value]):
         """A node that only carries a value along."""
         if source in self._from:
             self._from[output] = self._from[source]
+
+
+def values_of_nodes(graph: fx.GraphModule, batch: Tensor, wanted: Sequence[fx.Node]) -> list[Tensor]:
+    """What the nodes of a graph give for a batch."""
+    kept: dict[fx.Node, Tensor] = {}
+    chosen = set(wanted)
+
+    class Keeping(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            if n in chosen:
+                kept[n] = result
+            return result
+
+    with torch.inference_mode():
+        Keeping(graph).run(batch)
+    return [kept[node] for node in wanted]
 
 
 def _attributes(graph: fx.GraphModule, node: fx.Node) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ from iresnet_export.backends.eager import torch_threads
 from iresnet_export.backends.torchscript import METADATA_FILE
 from iresnet_export.errors import ArtifactError, ExportError
 from iresnet_export.layers import Kind, Layer, array_of, conv_attributes, float32
+from iresnet_export.observing import Observer, Operation, Wiring, pool_attributes, values_of_nodes
 from iresnet_export.precision import precision_of, widest
 from iresnet_export.progress import Progress
 from iresnet_export.quantization.parameters import Quantization
@@ -74,6 +75,64 @@ class Exported(Backend):
 
     def layers(self, artifact: Artifact) -> list[Layer]:
         return layers_of_program(load_program(artifact.path))
+
+    def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> ProgramObserver:
+        require_trusted(artifact, trust)
+        return ProgramObserver(load_program(artifact.path), device)
+
+
+_KINDS = {
+    "conv2d": "conv",
+    "convolution": "conv",
+    "batch_norm": "batch_norm",
+    "_native_batch_norm_legit_no_training": "batch_norm",
+    "relu": "relu",
+    "relu_": "relu",
+    "add": "add",
+    "add_": "add",
+    "mul": "mul",
+    "max_pool2d": "max_pool",
+    "adaptive_avg_pool2d": "average_pool",
+    "mean": "average_pool",
+    "linear": "linear",
+    "addmm": "linear",
+}
+
+
+class ProgramObserver(Observer):
+    """A program's graph, run node by node."""
+
+    def __init__(self, program: Program, device: torch.device) -> None:
+        self._module = program.module()
+        self._device = device
+        if device.type != "cpu":
+            self._module = self._module.to(device)
+        self._nodes: list[fx.Node] = []
+        self.operations, wiring = [], Wiring[fx.Node]()
+        for node in self._module.graph.nodes:
+            if node.op != "call_function":
+                continue
+            kind = _KINDS.get(_kind(node)) if isinstance(node.target, torch._ops.OpOverload) else None
+            sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
+            if kind is not None:
+                self._nodes.append(node)
+                self.operations.append(Operation(kind, "", wiring.operation(sources, node), _pooling(node, kind)))
+            elif sources:
+                wiring.carry(sources[0], node)
+        image = next(node.meta["val"] for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
+        self.takes_pixels = image.dtype is torch.uint8
+
+    def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        found = values_of_nodes(self._module, batch.to(self._device), [self._nodes[number] for number in wanted])
+        return [value.float() for value in found]
+
+
+def _pooling(node: fx.Node, kind: str) -> tuple[Any, ...]:
+    if kind != "max_pool":
+        return ()
+    found = _arguments(node)
+    kernel, padding = _pair(found["kernel_size"]), _pair(found["padding"])
+    return pool_attributes(kernel, _pair(found["stride"] or kernel), (*padding, *padding), found["ceil_mode"])
 
 
 class ProgramSession(Session):

@@ -11,14 +11,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from iresnet_export.artifact import Artifact
 from iresnet_export.backends.base import Backend
 from iresnet_export.backends.onnx_graph import onnx_from_network
 from iresnet_export.backends.onnx_observing import operations_of_onnx, with_outputs
 from iresnet_export.layers import traced
-from iresnet_export.observing import CLASSIFIER, KINDS, POOL, STEM, Observer, aligned, operation_of, operations_of_network
+from iresnet_export.observing import (
+    CLASSIFIER,
+    KINDS,
+    POOL,
+    STEM,
+    Observer,
+    aligned,
+    operation_of,
+    operations_of_network,
+    values_of_nodes,
+)
 from iresnet_export.onnx_evaluation import OnnxGraph
 from iresnet_export.progress import Progress
 from iresnet_export.quantization.qdq import quantized_onnx
@@ -102,25 +112,10 @@ class NetworkObserver(Observer):
     def __init__(self, network: Deployable) -> None:
         self.operations, self.places = operations_of_network(network)
         self._graph = traced(network)
-        self._numbers = {
-            node: number
-            for number, node in enumerate(node for node in self._graph.graph.nodes if operation_of(self._graph, node)[0] in KINDS)
-        }
+        self._nodes = [node for node in self._graph.graph.nodes if operation_of(self._graph, node)[0] in KINDS]
 
     def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-        kept: dict[int, Tensor] = {}
-        numbers, chosen = self._numbers, set(wanted)
-
-        class Keeping(fx.Interpreter):
-            def run_node(self, node: fx.Node) -> object:
-                result = super().run_node(node)
-                if numbers.get(node) in chosen:
-                    kept[numbers[node]] = result
-                return result
-
-        with torch.inference_mode():
-            Keeping(self._graph).run(batch)
-        return [kept[number] for number in wanted]
+        return values_of_nodes(self._graph, batch, [self._nodes[number] for number in wanted])
 
 
 Honest = tuple[Callable[[Tensor, Tensor], dict[str, Tensor]], bool]

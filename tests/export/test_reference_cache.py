@@ -112,9 +112,16 @@ def test_whatever_it_depends_on_makes_it_another(computed: Reference, calls: lis
     assert len(calls) == len(kept()) == 11
 
 
+class Harmful:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.makedirs, ("unpickled", 0o777, True)
+
+
 def pickled(path: Path) -> None:
     with path.open("wb") as file:
-        np.savez(file, logits=np.array([{}], dtype=object), noise_floor=np.float64(1))
+        np.savez(file, logits=np.array([Harmful()], dtype=object), noise_floor=np.float64(1))
 
 
 def rewritten(**changed: Any) -> Callable[[Path], None]:
@@ -145,11 +152,11 @@ def flipped(path: Path) -> None:
         rewritten(logits=np.zeros((31, 10))),
         rewritten(logits=np.zeros((32, 10), np.float32)),
         rewritten(logits=np.full((32, 10), np.nan)),
-        rewritten(noise_floor=np.float64("nan")),
+        rewritten(noise_floor=np.float64("inf")),
         rewritten(noise_floor=np.float64(0)),
         rewritten(noise_floor=np.zeros(2)),
     ],
-    ids=["empty", "text", "cut", "npy", "bit", "pickle", "shape", "type", "nan", "nan floor", "no floor", "floors"],
+    ids=["empty", "text", "cut", "npy", "bit", "pickle", "shape", "type", "nan", "infinite floor", "no floor", "floors"],
 )
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_file_is_computed_anew_and_replaced(
@@ -161,6 +168,7 @@ def test_a_damaged_file_is_computed_anew_and_replaced(
     found = ask(computed)
     assert not found.cached
     assert np.array_equal(found.logits, computed.logits)
+    assert not Path("unpickled").exists()
     assert len(calls) == 2
     again = ask(computed)
     assert again.cached

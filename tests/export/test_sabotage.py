@@ -5,6 +5,7 @@ Every one is a real file that loads (or that a runtime refuses), as a faulty exp
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -20,11 +21,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from iresnet_export.artifact import Artifact, record
+from iresnet_export.backends import backend_named
 from iresnet_export.backends.base import ExportOptions, Session
 from iresnet_export.backends.eager import EagerSession
 from iresnet_export.backends.onnx_graph import METADATA_KEY
 from iresnet_export.backends.onnxruntime import OnnxRuntime
-from iresnet_export.exporting import export_artifact
+from iresnet_export.exporting import SUFFIX, export_artifact
+from iresnet_export.identity import identity_of
+from iresnet_export.progress import no_progress
 from iresnet_export.source import Source
 from iresnet_export.verification.verify import Candidate, VerifyOptions, verify
 from iresnet_models.files import sha256_of
@@ -300,6 +304,30 @@ def test_the_originals_pass(kind: str, honest: dict[str, Artifact], small_checkp
     assert all(entry.ratio is not None for entry in found.localisation.places)
 
 
+@pytest.mark.parametrize("name", ["torchscript", "exported"])
+def test_scripts_and_programs_are_searched_too(name: str, small_source: Source, small_checkpoint: Path, tmp_path: Path) -> None:
+    """Another epsilon in one block; and nothing is found in the artifact as it should be."""
+    backend = backend_named(name)
+    artifact = export_artifact(name, small_source, ExportOptions(fold=False), output=tmp_path / f"a{SUFFIX[backend.format]}")
+    options = dataclasses.replace(QUICK, backends=(name,), localise=True, batch_sizes=(7,))
+    (right,) = verify([artifact.path], options).candidates
+    assert (right.status, right.reason) == ("pass", None)
+    assert right.localisation is not None
+    assert right.localisation.first is None
+    assert [entry.place for entry in right.localisation.places if entry.ratio is None] == []
+    assert right.graph is not None
+    assert right.graph.operations == 71
+    other = copy.deepcopy(small_source.network)
+    other.layer3[1].bn1.eps = 1e-2
+    identity, descent = identity_of(artifact.path, backend.format), artifact.require_intact()
+    backend.export(other, None, artifact.path, ExportOptions(fold=False), identity or {}, None, no_progress)
+    record(artifact.path, dataclasses.replace(descent, sha256=sha256_of(artifact.path)))
+    (wrong,) = verify([artifact.path], options).candidates
+    assert wrong.status == "fail"
+    assert wrong.localisation is not None
+    assert wrong.localisation.first in STAGE3
+
+
 class Tf32(torch.autograd.Function):
     """Rounds to the 10 bits of mantissa that TF32 keeps."""
 
@@ -312,8 +340,6 @@ def test_tf32_shows_in_the_outputs_alone(
     honest: dict[str, Artifact], small_source: Source, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Simulated: every convolution gets inputs and weights of 10 bits; the file is as it should be."""
-    import copy
-
     network = copy.deepcopy(small_source.network)
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
