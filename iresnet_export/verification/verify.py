@@ -153,7 +153,7 @@ def verify_one(
     try:
         weights, graph = _contents(artifact, source, progress)
         origin = contradiction(artifact, source.trained_spec or source.spec)
-    except (ArtifactError, StaleDescentError) as error:
+    except (InputError, StaleDescentError) as error:  # a damaged file, parent or descent
         return verdict("fail", str(error))
     wrong = "; ".join(text for text in (origin, _wrong_contents(artifact, weights, graph)) if text) or None
     contents = {"weights": weights, "graph": graph}

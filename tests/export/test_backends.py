@@ -79,7 +79,7 @@ def test_threads_are_obeyed_and_given_back(made: tuple[str, Path]) -> None:
 
 def test_the_file_is_recognised(made: tuple[str, Path]) -> None:
     name, path = made
-    assert [backend.name for backend in backends_for(open_artifact(path).format)] == [name]
+    assert name in [backend.name for backend in backends_for(open_artifact(path).format)]
 
 
 def test_no_path_of_this_machine_is_in_the_file(made: tuple[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from pathlib import Path
 
@@ -35,6 +36,14 @@ CPU = torch.device("cpu")
 def exported(backend: str, source: Source, folder: Path, **options: object) -> Artifact:
     made = ExportOptions(**options)  # type: ignore[arg-type]
     return export_artifact(backend, source, made, output=default_output(backend_named(backend), source, made, folder))
+
+
+def exact(source: Source, pixels: torch.Tensor) -> torch.Tensor:
+    """The network's logits in float64."""
+    double = copy.deepcopy(source.network).double()
+    with torch.inference_mode():
+        logits: torch.Tensor = double(normalised(pixels, source.spec).double())
+    return logits
 
 
 # Half precision
@@ -194,9 +203,7 @@ def test_pixels_give_what_normalised_images_give(backend: str, fold: bool, small
     artifact = exported(backend, small_source, tmp_path, takes_pixels=True, fold=fold)
     assert artifact.path.stem == ("iresnet18-pre" if fold else "iresnet18-nofold-pre")
     pixels = noise_pixels(small_source.spec, 5, seed=3)
-    with torch.inference_mode():
-        expected = small_source.network.double()(normalised(pixels, small_source.spec).double())
-        small_source.network.float()
+    expected = exact(small_source, pixels)
     with backend_named(backend).load(open_artifact(artifact.path), CPU) as session:
         assert session.takes_pixels
         found = session.run(session.batch_of(pixels, small_source.spec))
@@ -235,11 +242,10 @@ def test_pixels_in_half_precision_are_rounded_after_the_mean(precision: str, sma
     network = deployed(small_source.network, None, DTYPES[precision], takes_pixels=True)
     plain = deployed(small_source.network, None, DTYPES[precision])
     pixels = noise_pixels(small_source.spec, 8, seed=0)
+    wanted = exact(small_source, pixels)
     with torch.inference_mode():
-        exact = small_source.network.double()(normalised(pixels, small_source.spec).double())
-        small_source.network.float()
         errors = [
-            float((logits.double() - exact).square().mean().sqrt())
+            float((logits.double() - wanted).square().mean().sqrt())
             for logits in (network(pixels)[0], plain(normalised(pixels, small_source.spec)))
         ]
     assert errors[0] < 2 * errors[1]

@@ -289,6 +289,7 @@ def test_a_failing_compilation_is_told_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.compiler
 def test_packages_are_the_network(package: Artifact, small_source: Source, run: Run) -> None:
     assert package.format == "aoti"
@@ -306,6 +307,7 @@ def test_packages_are_the_network(package: Artifact, small_source: Source, run: 
         assert run(command[0], package.path, *command[1:]).status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.compiler
 def test_packages_of_strangers_are_refused(package: Artifact, tmp_path: Path) -> None:
     path = Path(shutil.copy(package.path, tmp_path / "stranger.aoti.pt2"))
@@ -314,6 +316,7 @@ def test_packages_of_strangers_are_refused(package: Artifact, tmp_path: Path) ->
     AOTInductor().load(open_artifact(path), CPU, trust=True).close()
 
 
+@pytest.mark.slow
 @pytest.mark.compiler
 def test_wrong_shapes_are_refused(package: Artifact) -> None:
     """The library itself would read beyond the end of such a batch."""
@@ -321,6 +324,7 @@ def test_wrong_shapes_are_refused(package: Artifact) -> None:
         session.run(torch.zeros(2, 16, 16, 3, dtype=torch.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.compiler
 @pytest.mark.parametrize(
     ("details", "message"),
@@ -342,6 +346,7 @@ def test_packages_for_other_machines_are_refused(details: dict[str, object], mes
     assert (status, message in str(reason)) == ("skipped", True)
 
 
+@pytest.mark.slow
 @pytest.mark.compiler
 def test_the_weights_of_a_package_are_those_of_its_program(package: Artifact, vouch: Vouch) -> None:
     spoil(package.parent().path, "data/weights/weight_2", 0)
@@ -349,6 +354,7 @@ def test_the_weights_of_a_package_are_those_of_its_program(package: Artifact, vo
     assert (status, "was built from another" in str(reason)) == ("fail", True)
 
 
+@pytest.mark.slow
 @pytest.mark.compiler
 def test_damaged_packages_do_not_load(package: Artifact, vouch: Vouch) -> None:
     with zipfile.ZipFile(package.path) as archive:
