@@ -12,14 +12,11 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.base import Backend, ExportOptions, Session
+from iresnet_export.backends.base import Backend, ExportJob, ExportOptions, Session
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
 from iresnet_export.layers import Array, Layer
 from iresnet_export.observing import Observer
 from iresnet_export.precision import widest
-from iresnet_export.progress import Progress
-from iresnet_export.quantization.parameters import Quantization
-from iresnet_models.deployed import Deployable
 
 
 class OnnxRuntime(Backend):
@@ -32,33 +29,24 @@ class OnnxRuntime(Backend):
     def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
         return None if options.dynamic_batch else (options.batch, options.batch)
 
-    def export(
-        self,
-        network: Deployable,
-        quantization: Quantization | None,
-        path: Path,
-        options: ExportOptions,
-        identity: dict[str, Any],
-        parent: Artifact | None,
-        progress: Progress,
-    ) -> dict[str, Any]:
+    def export(self, job: ExportJob) -> dict[str, Any]:
         from iresnet_export.backends.onnx_graph import onnx_from_network
         from iresnet_export.quantization.qdq import quantized_onnx
 
-        progress("Making the ONNX graph", 0.0)
-        static_batch = None if options.dynamic_batch else options.batch
-        model = onnx_from_network(network, opset=options.onnx_opset, static_batch=static_batch, identity=identity)
-        if quantization is not None:
-            model = quantized_onnx(model, quantization)
-        progress("Writing", 0.7)
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        progress("Writing", 1.0)
+        job.progress("Making the ONNX graph", 0.0)
+        static_batch = None if job.options.dynamic_batch else job.options.batch
+        model = onnx_from_network(job.network, opset=job.options.onnx_opset, static_batch=static_batch, identity=job.identity)
+        if job.quantization is not None:
+            model = quantized_onnx(model, job.quantization)
+        job.progress("Writing", 0.7)
+        job.path.write_bytes(model.SerializeToString(deterministic=True))
+        job.progress("Writing", 1.0)
         details: dict[str, Any] = {"ir_version": model.ir_version}
-        if quantization is not None and options.target == "cpu":
+        if job.quantization is not None and job.options.target == "cpu":
             from iresnet_export.backends.onnx_optimized import optimised_graph, require_integers
 
-            progress("Proving that it runs in integers", 1.0)
-            details["optimised_operators"] = require_integers(optimised_graph(path, ["CPUExecutionProvider"]))
+            job.progress("Proving that it runs in integers", 1.0)
+            details["optimised_operators"] = require_integers(optimised_graph(job.path, ["CPUExecutionProvider"]))
         return details
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OnnxSession:
@@ -66,11 +54,6 @@ class OnnxRuntime(Backend):
         if artifact.descent is not None and artifact.descent.precision != "fp32":
             session.find_computed_precision(artifact.path)
         return session
-
-    def layers(self, artifact: Artifact) -> list[Layer]:
-        from iresnet_export.backends.onnx_reading import layers_of_onnx
-
-        return layers_of_onnx(read_onnx(artifact.path))
 
     def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OnnxObserver:
         return OnnxObserver(artifact.path, device)
@@ -169,6 +152,12 @@ class OnnxObserver(Observer):
         self._input = self._model.graph.input[0]
         self.takes_pixels = self._input.type.tensor_type.elem_type == 2  # uint8
         self._sessions: dict[tuple[int, ...], tuple[Callable[[list[str], Array], list[Array]], list[str]]] = {}
+
+    @property
+    def layers(self) -> list[Layer]:
+        from iresnet_export.backends.onnx_reading import layers_of_onnx
+
+        return layers_of_onnx(self._model)
 
     def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         key = tuple(wanted)

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.base import Backend, ExportOptions, Session, require_trusted
+from iresnet_export.backends.base import Backend, ExportJob, ExportOptions, Session, require_trusted
 from iresnet_export.backends.onnx_graph import OUTPUT
 from iresnet_export.backends.tensorrt_flavours import Flavour, flavour_for_building, flavour_named
 from iresnet_export.errors import ArtifactError, ExportError, UnavailableError
-from iresnet_export.progress import Progress
-from iresnet_export.quantization.parameters import Quantization
-from iresnet_models.deployed import Deployable
 
 
 class TensorRT(Backend):
@@ -36,22 +33,14 @@ class TensorRT(Backend):
     def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
         return (1, options.max_batch) if options.dynamic_batch else (options.batch, options.batch)
 
-    def export(
-        self,
-        network: Deployable,
-        quantization: Quantization | None,
-        path: Path,
-        options: ExportOptions,
-        identity: dict[str, Any],
-        parent: Artifact | None,
-        progress: Progress,
-    ) -> dict[str, Any]:
+    def export(self, job: ExportJob) -> dict[str, Any]:
         from iresnet_export.backends.tensorrt_builder import engine_from_onnx
 
-        if parent is None:
+        if job.parent is None:
             raise ExportError("An engine is built from an ONNX file, and none was given.")
-        plan, details = engine_from_onnx(flavour_for_building(options.flavour), parent.path.read_bytes(), options, progress)
-        path.write_bytes(plan)
+        flavour = flavour_for_building(job.options.flavour)
+        plan, details = engine_from_onnx(flavour, job.parent.path.read_bytes(), job.options, job.progress)
+        job.path.write_bytes(plan)
         return details
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> EngineSession:
