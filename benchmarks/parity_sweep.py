@@ -200,8 +200,7 @@ def _held(
 def smallest_change(source: Source) -> float | None:
     """The smallest relative change of one weight that outputs alone show, in steps of 2; None up to a million.
 
-    Of three weights of middling size, early, midway and late, changed in both directions: where a ReLU is shut anyway, a change shows
-    nothing at all.
+    Of three weights of middling size, early, midway and late, changed in both directions: where a ReLU is shut, nothing shows.
     """
     reference = _reference(source, BATCHES)
     criterion = Criterion("fp32", len(reference.pixels), noise_floor=reference.noise_floor)
