@@ -25,7 +25,7 @@ def chromium() -> str | None:
 
 
 class Page:
-    """The browser's one tab. `complaints`: everything that the console was told, exceptions included; `requests`: what was loaded."""
+    """The browser's one tab. `complaints`: what its console was told, exceptions included; `requests`: what it asked for."""
 
     def __init__(self, address: str) -> None:
         self._socket = websocket.create_connection(address, timeout=_ANSWER_SECONDS, suppress_origin=True)

@@ -11,7 +11,7 @@ import numpy as np
 Document = dict[str, Any]
 
 ENVIRONMENT: Document = {
-    "versions": {"iresnet-export": "0.1.0", "python": "3.11.7", "torch": "2.15.0", "onnxruntime-gpu": "1.31.1", "openvino": "2026.4.1"},
+    "versions": {"iresnet-export": "0.1.0", "python": "3.11.7", "torch": "2.15.0", "openvino": "2026.4.1"},
     "hardware": {"cpu": "Imaginary 9000", "cores": 8, "memory_bytes": 2**35, "system": "Linux x86_64", "gpus": []},
     "commit": "0123456789abcdef0123456789abcdef01234567",
     "command": "iresnet-export bench iresnet50.onnx --json bench.json",
@@ -61,8 +61,8 @@ def result(artifact: str, backend: str, precision: str, median: float, batch: in
     gflops = 2 * MACS * batch / times["p50"] / 1e6
     speedup, baseline = 64.0 * batch**0.95 / times["p50"], backend == "eager"
     return {
-        "artifact": artifact, "backend": backend, "precision": precision, "device": "cpu", "mode": "latency", "batch": batch, "threads": 8,
-        "status": "ok", "reason": None, "arch": "iresnet", "depth": 50, "image_size": 224, "peer": False,
+        "artifact": artifact, "backend": backend, "precision": precision, "device": "cpu", "mode": "latency", "batch": batch,
+        "threads": 8, "status": "ok", "reason": None, "arch": "iresnet", "depth": 50, "image_size": 224, "peer": False,
         "baseline": None if baseline else "iresnet50-1a2b3c4d",
         "parity": None if baseline else {"status": "pass", "noise_ratio": None if precision == "int8" else 0.4,
                                          "sqnr_db": 38.0 if precision == "int8" else 110.0, "reason": None},
@@ -70,8 +70,8 @@ def result(artifact: str, backend: str, precision: str, median: float, batch: in
         "memory_mb": 410.0, "size_bytes": None if baseline else int(BYTES[precision] / 2), "gflops": gflops,
         "peak_fraction": gflops / PEAKS[precision], "macs": MACS, "bytes": BYTES[precision] * batch**0.8,
         "arithmetic_intensity": 2 * MACS * batch / (BYTES[precision] * batch**0.8), "stable": True, "server": None, "cold": None,
-        "speedup": None if baseline else {"p50": speedup, "ci95": [speedup * 0.985, speedup * 1.012], "tie": False}, "null_reasons": {},
-        **changes,
+        "speedup": None if baseline else {"p50": speedup, "ci95": [speedup * 0.985, speedup * 1.012], "tie": False},
+        "null_reasons": {}, **changes,
     }  # fmt: skip
 
 
@@ -81,8 +81,17 @@ def bench(candidates: Sequence[tuple[str, str, str, float]] = CANDIDATES, batche
     return {
         "schema": "iresnet-export/bench/1",
         "environment": copy.deepcopy(ENVIRONMENT),
-        "settings": {"modes": ["latency"], "batch_sizes": list(batches), "device": "cpu", "threads": [8], "seconds": 3.0, "seed": 0},
-        "limits": [{"precision": name, "threads": 8, "gflops": peak, "kernel": "matrix product of 4096"} for name, peak in PEAKS.items()],
+        "settings": {
+            "modes": ["latency"],
+            "batch_sizes": list(batches),
+            "device": "cpu",
+            "threads": [8],
+            "seconds": 3.0,
+            "seed": 0,
+        },
+        "limits": [
+            {"precision": name, "threads": 8, "gflops": peak, "kernel": "matrix product of 4096"} for name, peak in PEAKS.items()
+        ],
         "bandwidth_gb_s": 38.0,
         "results": results,
         "recommendation": None,
@@ -130,22 +139,38 @@ def verify() -> Document:
     ):
         failed = "nofold" in artifact
         found = [
-            {"place": place, "sqnr_db": level - 0.8 * index - (70 if failed and index > 9 else 0), "floor_db": level - 0.8 * index - 1, "ratio": 0.9}
+            {
+                "place": place,
+                "sqnr_db": level - 0.8 * index - (70 if failed and index > 9 else 0),
+                "floor_db": level - 0.8 * index - 1,
+                "ratio": 0.9,
+            }
             for index, place in enumerate(places)
         ]
         candidates.append(
             {
-                "artifact": artifact, "backend": backend, "precision": precision, "computed_precision": precision, "reference": "iresnet50",
-                "batch_sizes": [1, 7, 32], "status": "fail" if failed else "pass", "reason": "the outputs differ" if failed else None,
+                "artifact": artifact, "backend": backend, "precision": precision, "computed_precision": precision,
+                "reference": "iresnet50", "batch_sizes": [1, 7, 32], "status": "fail" if failed else "pass",
+                "reason": "the outputs differ" if failed else None,
                 "weights": {"compared": 25557032, "worst_ulp": 0, "first_difference": None}, "graph": None,
-                "noise_ratio": None if precision == "int8" else 371.0 if failed else 0.4, "max_abs": 1e-4, "max_rel": 1e-5, "cosine": 1.0,
+                "noise_ratio": None if precision == "int8" else 371.0 if failed else 0.4, "max_abs": 1e-4, "max_rel": 1e-5,
+                "cosine": 1.0,
                 "sqnr_db": level - 15, "top1_agreement": 0.5 if failed else 1.0, "decisions": None,
                 "first_divergence": "stage 3 block 2" if failed else None, "localisation": found, "null_reasons": {},
             }
         )  # fmt: skip
-    skipped = dict.fromkeys(("computed_precision", "reference", "weights", "noise_ratio", "max_abs", "sqnr_db", "top1_agreement", "localisation"))
+    skipped = dict.fromkeys(
+        ("computed_precision", "reference", "weights", "noise_ratio", "max_abs", "sqnr_db", "top1_agreement", "localisation")
+    )
     candidates.append(
-        {"artifact": "iresnet50.engine", "backend": "tensorrt", "precision": "fp16", "status": "skipped", "reason": "no NVIDIA GPU is here", **skipped}
+        {
+            "artifact": "iresnet50.engine",
+            "backend": "tensorrt",
+            "precision": "fp16",
+            "status": "skipped",
+            "reason": "no NVIDIA GPU is here",
+            **skipped,
+        }
     )
     reference = {"id": "iresnet50", "arch": "iresnet", "depth": 50, "checkpoint_sha256": None, "weights": "seeded", "images": 64}
     return {

@@ -61,6 +61,11 @@ class Measured:
         return f"{self.result.precision} · {backend_name(self.result.backend)}{extra}"
 
     @property
+    def doubt(self) -> str:
+        """What its figures must not be read without."""
+        return {"failed_parity": "failed parity", "unstable": "unstable"}.get(self.result.status, "")
+
+    @property
     def identity(self) -> tuple[str, str, str, str]:
         """What stays the same from batch to batch and from mode to mode."""
         return self.result.artifact, self.result.backend, self.result.precision, self.file
@@ -123,12 +128,8 @@ class Collection:
 
     def label(self, measured: Measured) -> str:
         """The shortest name that tells measurements of this page apart."""
-        return measured.short if len({one.network for one in self.measurements}) == 1 else measured.name
-
-    def marked(self, measured: Measured) -> str:
-        """The label, with what its figures must not be read without."""
-        doubt = {"failed_parity": ", failed parity", "unstable": ", unstable"}
-        return self.label(measured) + doubt.get(measured.result.status, "")
+        alone = len({one.network for one in self.measurements if not one.result.peer}) == 1
+        return measured.short if alone and not measured.result.peer else measured.name
 
     def warnings(self) -> Iterator[str]:
         """What the machine did to the figures, each sentence once."""

@@ -8,7 +8,16 @@ from collections.abc import Iterable, Iterator
 from iresnet_export.reporting.collection import Collection
 from iresnet_export.reporting.comparison import Comparison
 from iresnet_export.reporting.missing import not_measured
-from iresnet_export.reporting.report_tables import Table, bench_table, comparison_table, environment_rows, eval_table, verify_table
+from iresnet_export.reporting.report_tables import (
+    Table,
+    bench_table,
+    cold_table,
+    comparison_table,
+    environment_rows,
+    eval_table,
+    server_table,
+    verify_table,
+)
 from iresnet_export.reporting.summary import headline, verdicts
 
 
@@ -34,8 +43,11 @@ def _how(text: str) -> str:
 
 
 def _tables(collection: Collection) -> Iterator[Table]:
-    if collection.measurements:
+    if any(one.result.server is None and one.result.cold is None for one in collection.measurements):
         yield bench_table(collection)
+    for mode, made in (("server", server_table), ("cold", cold_table)):
+        if group := collection.in_mode(mode):
+            yield made(group)
     if collection.candidates:
         yield verify_table(collection)
     if collection.evaluations:

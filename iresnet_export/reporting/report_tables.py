@@ -45,13 +45,14 @@ _TONES_OF_CHANGE: dict[str, Tone] = {"slower": "bad", "faster": "good", "within 
 
 
 def bench_table(collection: Collection) -> Table:
-    """Every measurement: what ran, how fast, and whether it may be believed. What all share is said once, above."""
+    """Every measurement but those of servers and cold starts, which have tables of their own. What all share is said above."""
     columns = [
         "artifact", "by", "precision", "mode", "device", ">batch", ">threads", ">median ms", ">95 % interval", ">speed-up",
         ">95 % of it", "parity", "status", ">p90", ">p99", ">device ms", ">copies ms", ">images/s", ">GFLOP/s", ">of the limit",
         ">memory", ">size", "file",
     ]  # fmt: skip
-    results = [one.result for one in collection.measurements]
+    shown = [one for one in collection.measurements if not (one.result.server or one.result.cold)]
+    results = [one.result for one in shown]
     shared = []
     for key, words in (("mode", "{}"), ("device", "on {}"), ("threads", "with {} threads")):
         found = {getattr(result, key) for result in results}
@@ -59,7 +60,7 @@ def bench_table(collection: Collection) -> Table:
             shared.append(words.format(found.pop()))
             columns[[column.removeprefix(">") for column in columns].index(key)] = _LEFT_OUT
     caption = ", ".join(["Every measurement", *shared])
-    rows = map(_measured, sorted(collection.measurements, key=_order))
+    rows = map(_measured, sorted(shown, key=_order))
     return _table("measurements", caption, columns, rows)
 
 
@@ -71,8 +72,6 @@ def _order(one: Measured) -> tuple[str, int, int, bool, float]:
 
 def _measured(one: Measured) -> list[Cell | str]:
     result, latency, speedup = one.result, one.result.latency_ms, one.result.speedup
-    response = result.server.response_ms if result.server else None
-    p50, p90, p99 = (found.p50, found.p90, found.p99) if (found := latency or response) else (None, None, None)
     tie = " (tie)" if speedup is not None and speedup.is_tie else ""
     return [
         Cell(result.artifact + (" (peer)" if result.peer else "")),
@@ -82,14 +81,14 @@ def _measured(one: Measured) -> list[Cell | str]:
         result.device,
         str(result.batch),
         str(result.threads),
-        Cell(figures(p50), strong=True),
+        Cell(figures(latency.p50 if latency else None), strong=True),
         interval(latency.p50_ci95) if latency else "",
         "baseline" if result.is_baseline else Cell(times(speedup.p50) + tie, strong=True) if speedup else "",
         interval(speedup.ci95) if speedup else "",
         _parity(one, one.parity.status if one.parity else None),
         Cell(STATUS[result.status], None if result.status == "ok" else TONES[result.status]),
-        figures(p90),
-        figures(p99),
+        figures(latency.p90 if latency else None),
+        figures(latency.p99 if latency else None),
         figures(result.device_ms),
         figures(result.copy_ms),
         figures(result.throughput),
@@ -184,6 +183,17 @@ def server_table(group: Sequence[Measured]) -> Table:
         name = [Cell(one.result.artifact), backend_name(one.result.backend), one.result.precision]
         rows.append([*name, figures(server.rate_per_s), *counts, *percentiles, limit, Cell(highest, strong=True)])
     return _table("server-table", "Response times under load", columns, rows)
+
+
+def cold_table(group: Sequence[Measured]) -> Table:
+    columns = ["artifact", "by", "precision", ">loading ms", ">first inference ms", ">fresh processes"]
+    rows = []
+    for one in group:
+        if (cold := one.result.cold) is not None:
+            name = [Cell(one.result.artifact), backend_name(one.result.backend), one.result.precision]
+            times_of = [Cell(figures(found.p50), strong=True) for found in (cold.load_ms, cold.first_inference_ms)]
+            rows.append([*name, *times_of, str(len(cold.load_ms.samples) or "")])
+    return _table("cold-table", "Cold starts", columns, rows)
 
 
 def limits_table(collection: Collection) -> Table:

@@ -153,7 +153,7 @@ def training_figure(identifier: str, title: str, collection: Collection) -> Figu
 
 
 def _labels(collection: Collection, group: Sequence[Measured]) -> list[str]:
-    return [collection.marked(one) for one in group]
+    return [collection.label(one) for one in group]
 
 
 def _marks(group: Sequence[Measured]) -> list[Mark]:

@@ -23,6 +23,7 @@ from iresnet_export.reporting.page.figures import (
 from iresnet_export.reporting.report_tables import (
     Table,
     bench_table,
+    cold_table,
     comparison_table,
     eval_table,
     limits_table,
@@ -47,8 +48,8 @@ _LEADS = {
     "server": "Requests arrive at random (Poisson) and wait for one another. The mark is the median response, ticks are higher "
     "percentiles, the dashed line the limit that was asked for.",
     "cold": "A fresh process each time: how long until the artifact is loaded, and how long the first inference then takes.",
-    "parity": "Outputs are compared with the float64 network, in units of the network's own rounding error (noise floors), or in dB "
-    "for int8.",
+    "parity": "Outputs are compared with the float64 network, in units of the network's own rounding error (noise floors), or in "
+    "dB for int8.",
     "parity by block": " Along the blocks, the dotted line is what honest rounding gives at the same place.",
     "training": "Held-out figures are drawn through, those of the training images dashed, averaged weights (EMA) dotted.",
 }
@@ -87,7 +88,7 @@ def _comparison(comparison: Comparison) -> Section:
 
 
 def _measurements(collection: Collection) -> Section | None:
-    if not collection.measurements:
+    if not any(one.result.server is None and one.result.cold is None for one in collection.measurements):
         return None
     return Section("measurements", "Measurements", _LEADS["measurements"], tables=(bench_table(collection),))
 
@@ -138,8 +139,9 @@ def _server(collection: Collection) -> Section | None:
 
 
 def _cold(collection: Collection) -> Section | None:
-    figure = cold_figure("cold", "Cold start", collection, collection.in_mode("cold"))
-    return Section("cold", "Cold start", _LEADS["cold"], (figure,)) if figure else None
+    group = collection.in_mode("cold")
+    figure = cold_figure("cold", "Cold start", collection, group)
+    return Section("cold", "Cold start", _LEADS["cold"], (figure,), tables=(cold_table(group),)) if figure else None
 
 
 def _parity(collection: Collection) -> Section | None:

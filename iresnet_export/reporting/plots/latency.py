@@ -36,7 +36,12 @@ def distribution_plot(identifier: str, title: str, group: Sequence[Measured], na
 
 def _draw(width: int, group: Sequence[Measured], names: Sequence[str]) -> Figure:
     rows = rows_of(
-        width, [Row(name, _said(one), mark_of(one)) for one, name in zip(group, names, strict=True)], "milliseconds a batch"
+        width,
+        [
+            Row(name, _said(one), _said(one) if one.doubt else milliseconds(_median(one)), mark_of(one))
+            for one, name in zip(group, names, strict=True)
+        ],
+        "milliseconds a batch",
     )
     extent = [value for one in group for value in _extent(one)]
     log = spread(extent)
@@ -94,4 +99,5 @@ def _said(measured: Measured) -> str:
     latency = measured.result.latency_ms
     if latency is None:
         return ""
-    return milliseconds(latency.p50) + ("" if latency.p99 is None else f", p99 {figures(latency.p99)}")
+    said = f", {measured.doubt}" if measured.doubt else f", p99 {figures(latency.p99)}" if latency.p99 is not None else ""
+    return milliseconds(latency.p50) + said

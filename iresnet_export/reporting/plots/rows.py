@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from iresnet_export.reporting.plots.canvas import INK, LINE, MUTED, RIGHT, WIDE, axes_at, figure_of, footed
+from iresnet_export.reporting.plots.canvas import INK, LINE, MUTED, RIGHT, SURFACE, WIDE, axes_at, figure_of, footed
 from iresnet_export.reporting.plots.marks import Mark
 
 _NAMES, _SHORT_NAMES, _FIGURES = 270, 200, 170
-_SHORT, _LONGEST = 24, 38
+_SHORT, _LONGEST, _LONGEST_NARROW = 24, 38, 43
 
 
 @dataclass(frozen=True)
 class Row:
-    """`said`: its figure in words. `mark` is drawn before the name."""
+    """`said`: its figures in words; `brief`: the one that a phone has room for. `mark` is drawn before the name."""
 
     name: str
     said: str
+    brief: str
     mark: Mark
 
 
@@ -49,6 +50,9 @@ def rows_of(width: int, rows: Sequence[Row], foot: str) -> Rows:
     footed(axes, foot)
     for index, row in enumerate(rows):
         _name(axes, row, index * step + (step / 2 if wide else 13.0), wide, left, right)
+        if head:
+            # Names lie over the plot: grid lines pass behind them.
+            axes.axhspan(index * step + 1, index * step + head, color=SURFACE, zorder=2.8, linewidth=0)
         if index:
             axes.axhline(index * step, color=LINE, linewidth=0.6)
     half = (step - head) / 2
@@ -66,10 +70,11 @@ def _name(axes: Axes, row: Row, y: float, wide: bool, left: float, right: float)
         zorder=4,
         **row.mark.points(8),
     )
-    text = row.name if len(row.name) <= _LONGEST else row.name[: _LONGEST - 1] + "…"
+    most = _LONGEST if wide else _LONGEST_NARROW - len(row.brief)
+    text = row.name if len(row.name) <= most else f"{row.name[: most - 1]}…"
     axes.annotate(text, (0, y), xytext=(before + 13, 0), xycoords=where, textcoords="offset points", va="center", color=INK)
     axes.annotate(
-        row.said,
+        row.said if wide else row.brief,
         (1, y),
         xytext=(right if wide else 2, 0),
         xycoords=where,

@@ -21,7 +21,10 @@ def server_plot(identifier: str, title: str, group: Sequence[tuple[Measured, Ser
 
 
 def _server(width: int, group: Sequence[tuple[Measured, Server]], names: Sequence[str]) -> Figure:
-    listed = [Row(name, _response(found), mark_of(one)) for (one, found), name in zip(group, names, strict=True)]
+    listed = [
+        Row(name, _response(found), milliseconds(found.response_ms.p50), mark_of(one))
+        for (one, found), name in zip(group, names, strict=True)
+    ]
     rows = rows_of(width, listed, "milliseconds from arrival to answer")
     limits = {found.p99_limit_ms for _, found in group if found.p99_limit_ms}
     values = [value for _, found in group for value in _percentiles(found)] + sorted(limits)
@@ -53,7 +56,7 @@ def cold_plot(identifier: str, title: str, group: Sequence[tuple[Measured, Cold]
 
 
 def _cold(width: int, group: Sequence[tuple[Measured, Cold]], names: Sequence[str]) -> Figure:
-    listed = [Row(name, _start(found), mark_of(one)) for (one, found), name in zip(group, names, strict=True)]
+    listed = [Row(name, _start(found), _start(found), mark_of(one)) for (one, found), name in zip(group, names, strict=True)]
     rows = rows_of(width, listed, "milliseconds in a fresh process: loading (full), then the first inference (light)")
     whole = [(found.load_ms.p50 or 0) + (found.first_inference_ms.p50 or 0) for _, found in group]
     rows.axes.set_xlim(0, max(whole) * 1.06 or 1)

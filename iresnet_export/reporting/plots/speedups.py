@@ -26,7 +26,11 @@ def speedup_plot(identifier: str, title: str, group: Sequence[Measured], names: 
 
 
 def _draw(width: int, pairs: Sequence[tuple[Pair, str]], baseline: str) -> Figure:
-    rows = rows_of(width, [Row(name, _said(one), mark_of(one[0])) for one, name in pairs], f"times as fast as {baseline}")
+    rows = rows_of(
+        width,
+        [Row(name, _said(one), times(one[1].p50) + (", tie" if one[1].is_tie else ""), mark_of(one[0])) for one, name in pairs],
+        f"times as fast as {baseline}",
+    )
     values = [1.0, *(value for (_, found), _ in pairs for value in (found.p50, *found.ci95))]
     log = spread(values)
     rows.axes.set_xlim(*around(values, log))
