@@ -62,7 +62,7 @@ _STYLE: Any = {
 }
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _STAND_IN = re.compile(r"#0001([0-9a-f]{2})")
-_FONT = re.compile(r"font:\s*((?:\d{3}|bold)\s+)?([\d.]+)px[^;]*")
+_FAMILY = re.compile(r"font-family:[^;]*;?\s*")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
@@ -181,5 +181,5 @@ def _settle(element: ElementTree.Element, identifier: str) -> None:
         if key in ("d", "points", "transform", "x", "y", "width", "height", "style"):
             value = _NUMBER.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
         value = _REFERENCE.sub(lambda found: f"url(#{identifier}-{found[1]})", value)
-        value = _FONT.sub(lambda found: f"{f'font-weight: {found[1].strip()}; ' if found[1] else ''}font-size: {found[2]}px", value)
+        value = _FAMILY.sub("", value)
         element.set(key, _STAND_IN.sub(lambda found: f"var(--{VARIABLES[int(found[1], 16)]})", value))
