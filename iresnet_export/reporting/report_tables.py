@@ -47,9 +47,9 @@ _TONES_OF_CHANGE: dict[str, Tone] = {"slower": "bad", "faster": "good", "within 
 def bench_table(collection: Collection) -> Table:
     """Every measurement but those of servers and cold starts, which have tables of their own. What all share is said above."""
     columns = [
-        "artifact", "by", "precision", "mode", "device", ">batch", ">threads", ">median ms", ">95 % interval", ">speed-up",
-        ">95 % of it", "parity", "status", ">p90", ">p99", ">device ms", ">copies ms", ">images/s", ">GFLOP/s", ">of the limit",
-        ">memory", ">size", "file",
+        "artifact", "by", "precision", "mode", "device", ">batch", ">threads", "parity", ">median ms", ">95 % interval", ">speed-up",
+        ">95 % of it", "status", ">p90", ">p99", ">device ms", ">copies ms", ">images/s", ">GFLOP/s", ">of the limit", ">memory",
+        ">size", "file",
     ]  # fmt: skip
     shown = [one for one in collection.measurements if not (one.result.server or one.result.cold)]
     results = [one.result for one in shown]
@@ -81,11 +81,11 @@ def _measured(one: Measured) -> list[Cell | str]:
         result.device,
         str(result.batch),
         str(result.threads),
+        _parity(one, one.parity.status if one.parity else None),
         Cell(figures(latency.p50 if latency else None), strong=True),
         interval(latency.p50_ci95) if latency else "",
         "baseline" if result.is_baseline else Cell(times(speedup.p50) + tie, strong=True) if speedup else "",
         interval(speedup.ci95) if speedup else "",
-        _parity(one, one.parity.status if one.parity else None),
         Cell(STATUS[result.status], None if result.status == "ok" else TONES[result.status]),
         figures(latency.p90 if latency else None),
         figures(latency.p99 if latency else None),

@@ -22,7 +22,7 @@ Run = Callable[..., Outcome]
 COMMANDS = tuple("quickstart train eval torchscript pt2 onnx trt verify bench report predict models inspect".split())  # noqa: SIM905
 HEAVY = (
     *("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "torchvision", "sklearn", "numpy", "scipy", "gdown", "PIL"),
-    *("matplotlib", "jinja2", "pydantic"),
+    *("matplotlib", "jinja2"),
 )
 
 
