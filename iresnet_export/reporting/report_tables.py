@@ -47,9 +47,9 @@ _TONES_OF_CHANGE: dict[str, Tone] = {"slower": "bad", "faster": "good", "within 
 def bench_table(collection: Collection) -> Table:
     """Every measurement but those of servers and cold starts, which have tables of their own. What all share is said above."""
     columns = [
-        "artifact", "by", "precision", "mode", "device", ">batch", ">threads", "parity", ">median ms", ">95 % interval", ">speed-up",
-        ">95 % of it", "status", ">p90", ">p99", ">device ms", ">copies ms", ">images/s", ">GFLOP/s", ">of the limit", ">memory",
-        ">size", "file",
+        "artifact", "by", "precision", "mode", "device", ">batch", ">threads", "parity", ">median ms", ">95 % interval",
+        ">speed-up", ">95 % of it", "status", ">p90", ">p99", ">device ms", ">copies ms", ">images/s", ">GFLOP/s", ">of the limit",
+        ">memory", ">size", "file",
     ]  # fmt: skip
     shown = [one for one in collection.measurements if not (one.result.server or one.result.cold)]
     results = [one.result for one in shown]
@@ -144,14 +144,14 @@ def eval_table(collection: Collection) -> Table:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    columns = ["measurement", ">before, ms", ">now, ms", ">change of time", ">95 % interval", "verdict", "remark"]
+    columns = ["measurement", "verdict", ">before, ms", ">now, ms", ">change of time", ">95 % interval", "remark"]
     rows = []
     order = ("slower", "not compared", "faster", "within noise")
     for one in sorted(comparison.candidates, key=lambda one: (order.index(one.change), -(one.ratio or 0))):
         change = "" if one.ratio is None else f"{100 * (one.ratio - 1):+.1f} %"
         bounds = "" if one.ci95 is None else " to ".join(f"{100 * (bound - 1):+.1f}" for bound in one.ci95)
-        cells = [Cell(one.name), figures(one.old_ms), figures(one.new_ms), Cell(change, strong=True), bounds]
-        rows.append([*cells, Cell(one.change, _TONES_OF_CHANGE[one.change]), one.reason or ""])
+        name = [Cell(one.name), Cell(one.change, _TONES_OF_CHANGE[one.change])]
+        rows.append([*name, figures(one.old_ms), figures(one.new_ms), Cell(change, strong=True), bounds, one.reason or ""])
     return _table("comparison-table", f"{comparison.new.name} against {comparison.old.name}", columns, rows)
 
 

@@ -15,7 +15,7 @@ from conftest import Outcome
 
 from iresnet_export.errors import InputError
 from iresnet_export.reporting.comparison import Comparison, compare, machine_differences, ratio_of_medians
-from iresnet_export.reporting.report import share_from_text
+from iresnet_export.reporting.report import ReportOptions, make_report, share_from_text
 from iresnet_export.reporting.report_files import read_reports
 from iresnet_export.reporting.schemas import Environment
 
@@ -137,6 +137,18 @@ def test_a_slower_baseline_is_the_machines(write: Write) -> None:
     old = report_samples.bench()
     assert any("baseline itself" in text and "slower" in text for text in compared(write, old, slowed(old, 0, 1.2)).differences)
     assert compared(write, old, old).differences == ()
+
+
+def test_the_page_shows_what_changed_and_warns(write: Write) -> None:
+    old, new = report_samples.bench(), slowed(report_samples.bench(), 2, 1.1)
+    new["environment"]["hardware"]["cpu"] = "Another <CPU>"
+    text = make_report(write(old=old, new=new), ReportOptions()).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert re.search(r"<h1>Of 7 measurements, 1 became slower, by up to (9|10)\.\d %</h1>", text)
+    section = text.split('id="section-comparison"')[1].split("</section>")[0]
+    assert "The CPU differs: Imaginary 9000, then Another &lt;CPU&gt;." in section
+    first = section.split("<tbody>")[1].split("</tr>")[0]
+    assert "iresnet50.onnx by ONNX Runtime, batch 1" in first
+    assert "slower" in first
 
 
 def test_the_gate(write: Write, run: Run) -> None:

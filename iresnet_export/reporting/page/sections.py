@@ -58,7 +58,9 @@ _LEADS = {
 
 @dataclass(frozen=True)
 class Section:
-    """`lead` says how to read what follows. `more`: figures that are folded away; `notes`: remarks at the end."""
+    """`lead` says how to read what follows. `more`: figures that are folded away; `notes`: remarks at the end;
+    `warnings`: what stands before everything else.
+    """
 
     identifier: str
     title: str
@@ -67,6 +69,7 @@ class Section:
     more: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def sections(collection: Collection, comparison: Comparison | None) -> Iterator[Section]:
@@ -80,11 +83,18 @@ def sections(collection: Collection, comparison: Comparison | None) -> Iterator[
 
 
 def _comparison(comparison: Comparison) -> Section:
-    notes = [*comparison.differences]
+    notes = []
     for names, when in ((comparison.only_old, "old"), (comparison.only_new, "new")):
         if names:
             notes.append(f"Only in the {when} run: {'; '.join(names)}.")
-    return Section("comparison", "What changed", _LEADS["comparison"], tables=(comparison_table(comparison),), notes=tuple(notes))
+    return Section(
+        "comparison",
+        "What changed",
+        _LEADS["comparison"],
+        tables=(comparison_table(comparison),),
+        notes=tuple(notes),
+        warnings=comparison.differences,
+    )
 
 
 def _measurements(collection: Collection) -> Section | None:
