@@ -41,9 +41,19 @@ def report(
     """
     from rich.markup import escape
 
-    from iresnet_export.reporting.report import ReportOptions, failures, format_of, gaps, in_words, make_report, share_from_text
+    from iresnet_export.reporting.report import (
+        ReportOptions,
+        failures,
+        format_of,
+        gaps,
+        in_words,
+        make_report,
+        require_another_file,
+        share_from_text,
+    )
     from iresnet_models.files import write_text
 
+    require_another_file(output, reports)
     limit = None if fail_if_slower is None else share_from_text(fail_if_slower)
     made = make_report(reports, ReportOptions(format_of(output, format), title, compare, limit))
     write_text(output, made.text)

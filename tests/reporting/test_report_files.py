@@ -83,6 +83,15 @@ def test_what_is_no_file_is_refused(run: Run, tmp_path: Path) -> None:
     assert "cannot be read as JSON" in run("report", tmp_path / "binary.json").err
 
 
+def test_a_report_is_not_written_over(write: Write, run: Run) -> None:
+    (path,) = write(bench=report_samples.bench())
+    before = path.read_bytes()
+    outcome = run("report", path, "-o", path)
+    assert outcome.status == 2
+    assert "one of the reports that are read" in outcome.err
+    assert path.read_bytes() == before
+
+
 def test_a_report_named_twice_would_count_twice(write: Write) -> None:
     (path,) = write(bench=report_samples.bench())
     with pytest.raises(InputError, match="named twice"):
