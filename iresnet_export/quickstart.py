@@ -1,4 +1,4 @@
-"""The main job in one call: train on the embedded digits, export, verify, evaluate, benchmark."""
+"""The main job in one call: train on the embedded digits, export, verify, evaluate, benchmark, and show it on one page."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from iresnet_export.benchmark.bench import BenchOptions, Result, bench
 from iresnet_export.errors import InputError, UnavailableError
 from iresnet_export.exporting import default_output, export_artifact
 from iresnet_export.progress import Progress
-from iresnet_export.reporting.documents import bench_document, verify_document
+from iresnet_export.reporting.documents import bench_document, eval_document, verify_document
+from iresnet_export.reporting.report import ReportOptions, make_report
 from iresnet_export.source import source_from_checkpoint
 from iresnet_export.verification.accuracy import Accuracy, EvalOptions, accuracies
 from iresnet_export.verification.verify import Candidate, Verification, VerifyOptions, verify
 from iresnet_models.deployed import Precision
-from iresnet_models.files import write_json
+from iresnet_models.files import write_json, write_text
 from iresnet_train import Progress as TrainingProgress
 from iresnet_train import TrainingResult, config_for, train
 
@@ -51,13 +52,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """`missing` says which exports could not be made here, and why."""
+    """`missing` says which exports could not be made here, and why; `page` shows all of it."""
 
     folder: Path
     training: TrainingResult
     verification: Verification
     rows: list[Row]
     missing: dict[str, str]
+    page: Path
 
     @property
     def fastest(self) -> Row | None:
@@ -84,12 +86,15 @@ def deploy(folder: Path, training: TrainingResult, seconds: float, progress: Pro
     verification = verify(paths, verify_options, progress)
     write_json(folder / "verify.json", verify_document(verification, verify_options))
     say("4. Counting what each gets right, and measuring how fast it is")
-    scores = accuracies([training.best, *paths], EvalOptions(), progress)
+    eval_options = EvalOptions()
+    scores = accuracies([training.best, *paths], eval_options, progress)
+    write_json(folder / "eval.json", eval_document(scores, eval_options))
     bench_options = BenchOptions(seconds=seconds)
     results = bench(paths, bench_options, progress)
     write_json(folder / "bench.json", bench_document(results, bench_options))
+    page = _page(folder)
     rows = _rows(training.best, verification, scores, results)
-    return Summary(folder, training, verification, rows, missing)
+    return Summary(folder, training, verification, rows, missing, page)
 
 
 def _claim(folder: Path) -> None:
@@ -111,6 +116,14 @@ def _export_all(folder: Path, checkpoint: Path, progress: Progress) -> tuple[lis
         except UnavailableError as error:
             missing[output.name] = str(error)
     return paths, missing
+
+
+def _page(folder: Path) -> Path:
+    """Writes the page of all reports that are there; training leaves one of its own."""
+    reports = [folder / "verify.json", folder / "eval.json", folder / "bench.json", folder / "run" / "train.json"]
+    made = make_report([path for path in reports if path.exists()], ReportOptions())
+    write_text(folder / "report.html", made.text)
+    return folder / "report.html"
 
 
 def _rows(checkpoint: Path, verification: Verification, scores: list[Accuracy], results: list[Result]) -> list[Row]:

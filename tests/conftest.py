@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import chromium
 
 from iresnet_export.source import Source, source_from_checkpoint
 from iresnet_models import ModelSpec, save_checkpoint
@@ -32,6 +33,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
         if item.get_closest_marker("compiler") and not _has_compiler():
             item.add_marker(pytest.mark.skip(reason="needs a C++ compiler"))
+        if item.get_closest_marker("browser") and chromium() is None:
+            item.add_marker(pytest.mark.skip(reason="needs Chromium"))
         if item.get_closest_marker("slow") and not config.getoption("--run-slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --run-slow, as CI does"))
 

@@ -16,6 +16,7 @@ from iresnet_export.cli.exports import onnx, torchscript, trt
 from iresnet_export.cli.info import inspect, models
 from iresnet_export.cli.predict import predict
 from iresnet_export.cli.quickstart import quickstart
+from iresnet_export.cli.report import report
 from iresnet_export.cli.train import evaluate, train
 from iresnet_export.cli.verify import verify
 from iresnet_export.errors import IResNetError
@@ -39,6 +40,7 @@ for command, name, panel in (
     (trt, "trt", "Export"),
     (verify, "verify", "Check and measure"),
     (bench, "bench", "Check and measure"),
+    (report, "report", "Check and measure"),
     (predict, "predict", "Use"),
     (models, "models", "Look"),
     (inspect, "inspect", "Look"),

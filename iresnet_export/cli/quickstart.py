@@ -32,6 +32,7 @@ def quickstart(
         summary = deploy(output, training, seconds, progress, say)
     show(_table(summary))
     _explain(summary)
+    say(f"\n[bold]Open {summary.page} in a browser: all of this on one page, with plots.[/]")
     if not summary.verification.passed:
         raise typer.Exit(1)
 
@@ -51,7 +52,7 @@ def _explain(summary: Summary) -> None:
         )
     folder = summary.folder
     say(f"\nEverything lies in {folder}/: the run (log.csv, best.pt) in run/, the artifacts and their descents in artifacts/,")
-    say("the measurements in verify.json and bench.json. Try next:")
+    say("the measurements in verify.json, eval.json and bench.json. Try next:")
     say(f"  iresnet-export inspect {folder}/artifacts/iresnet18.onnx")
     say(f"  iresnet-export verify {folder}/artifacts/iresnet18.onnx --json report.json")
     say("  iresnet-export train --data FOLDER --depth 50      your own images: FOLDER/train/<class>/ and FOLDER/val/<class>/")

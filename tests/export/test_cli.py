@@ -19,8 +19,11 @@ from iresnet_models import ModelSpec, save_checkpoint
 from iresnet_models.initialization import untrained_network
 
 Run = Callable[..., Outcome]
-COMMANDS = ("quickstart", "train", "eval", "torchscript", "pt2", "onnx", "trt", "verify", "bench", "predict", "models", "inspect")
-HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "torchvision", "sklearn", "numpy", "scipy", "gdown", "PIL")
+COMMANDS = tuple("quickstart train eval torchscript pt2 onnx trt verify bench report predict models inspect".split())  # noqa: SIM905
+HEAVY = (
+    *("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "torchvision", "sklearn", "numpy", "scipy", "gdown", "PIL"),
+    *("matplotlib", "jinja2"),
+)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS), ["--version"]], ids=" ".join)
@@ -245,8 +248,9 @@ def test_quickstart(run: Run) -> None:
     for text in ("best.pt", "iresnet18.onnx", "iresnet18.ts", "reference", "pass", "baseline", "Fastest on this machine", "int8"):
         assert text in outcome.out
     exports = [f"artifacts/iresnet18{rest}" for rest in (".onnx", ".ts", "-bf16.onnx", "-int8-cpu.onnx")]
-    for file in ("run/best.pt", *exports, "verify.json", "bench.json"):
+    for file in ("run/best.pt", *exports, "verify.json", "eval.json", "bench.json", "report.html"):
         assert (Path("quickstart") / file).exists()
+    assert "times as fast as eager PyTorch" in Path("quickstart/report.html").read_text(encoding="utf-8")
     Path("other").mkdir()
     Path("other/mine").touch()
     assert run("quickstart", "-o", "other").status == 2

@@ -1,0 +1,198 @@
+"""The sections of a page, each of which appears only when its data are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from iresnet_export.reporting.collection import Collection, Measured
+from iresnet_export.reporting.comparison import Comparison
+from iresnet_export.reporting.page.figures import (
+    Figure,
+    accuracy_figure,
+    batch_figure,
+    cold_figure,
+    distribution_figure,
+    parity_figure,
+    roofline_figure,
+    server_figure,
+    speedup_figure,
+    training_figure,
+)
+from iresnet_export.reporting.report_tables import (
+    Table,
+    bench_table,
+    cold_table,
+    comparison_table,
+    eval_table,
+    limits_table,
+    server_table,
+    verify_table,
+)
+from iresnet_export.reporting.words import count
+
+_LEADS = {
+    "comparison": "Medians of both runs and the ratio between them. Its 95 % interval comes from resampling whole turns of both; "
+    "where it holds 0, the change is within noise. All other sections are of the new run.",
+    "measurements": "From images in host memory to logits in host memory. Candidates took turns in random order, so that drift "
+    "of the machine hit all alike. Percentiles are given only where there are enough samples.",
+    "speedups": "Paired turn by turn with the baseline; bars are 95 % intervals. An interval that holds 1 is a tie, drawn hollow.",
+    "latency": "Each hill is the spread of all samples; the tall tick is the median, on the bar of its 95 % interval, and the "
+    "short ticks are the 90th and 99th percentiles.",
+    "batches": "What a larger batch costs each image's wait, and what it gains in throughput.",
+    "accuracy": "What speed costs in accuracy. No candidate on the dashed line is beaten by another in both; lines through points "
+    "are 95 % intervals.",
+    "roofline": "The lines are this machine's own measured limits: memory on the slope, arithmetic on the level. A point's "
+    "distance below its line is what is left.",
+    "server": "Requests arrive at random (Poisson) and wait for one another. The mark is the median response, ticks are higher "
+    "percentiles, the dashed line the limit that was asked for.",
+    "cold": "A fresh process each time: how long until the artifact is loaded, and how long the first inference then takes.",
+    "parity": "Outputs are compared with the float64 network, in units of the network's own rounding error (noise floors), or in "
+    "dB for int8.",
+    "parity by block": " Along the blocks, the dotted line is what honest rounding gives at the same place.",
+    "training": "Held-out figures are drawn through, those of the training images dashed, averaged weights (EMA) dotted.",
+}
+"""How to read each section."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """`lead` says how to read what follows. `more`: figures that are folded away; `notes`: remarks at the end;
+    `warnings`: what stands before everything else.
+    """
+
+    identifier: str
+    title: str
+    lead: str
+    figures: tuple[Figure, ...] = ()
+    more: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def sections(collection: Collection, comparison: Comparison | None) -> Iterator[Section]:
+    """In the order of a reader's questions: what changed, how fast, how good, how exact, how trained."""
+    if comparison is not None:
+        yield _comparison(comparison)
+    for make in (_measurements, _speedups, _latency, _batches, _accuracy, _roofline, _server, _cold, _parity, _training):
+        made = make(collection)
+        if made is not None:
+            yield made
+
+
+def _comparison(comparison: Comparison) -> Section:
+    notes = []
+    for names, when in ((comparison.only_old, "old"), (comparison.only_new, "new")):
+        if names:
+            notes.append(f"Only in the {when} run: {'; '.join(names)}.")
+    return Section(
+        "comparison",
+        "What changed",
+        _LEADS["comparison"],
+        tables=(comparison_table(comparison),),
+        notes=tuple(notes),
+        warnings=comparison.differences,
+    )
+
+
+def _measurements(collection: Collection) -> Section | None:
+    if not any(one.result.server is None and one.result.cold is None for one in collection.measurements):
+        return None
+    return Section("measurements", "Measurements", _LEADS["measurements"], tables=(bench_table(collection),))
+
+
+def _speedups(collection: Collection) -> Section | None:
+    figures = _of_groups(collection, collection.in_mode("latency"), speedup_figure, lambda one: one.result.speedup is not None)
+    return Section("speedups", "Speed-ups", _LEADS["speedups"], figures[:1], figures[1:]) if figures else None
+
+
+def _latency(collection: Collection) -> Section | None:
+    figures = _of_groups(
+        collection, collection.in_mode("latency"), distribution_figure, lambda one: one.result.latency_ms is not None
+    )
+    return Section("latency", "Latency", _LEADS["latency"], figures[:1], figures[1:]) if figures else None
+
+
+def _batches(collection: Collection) -> Section | None:
+    both = [*collection.in_mode("latency"), *collection.in_mode("throughput")]
+    figures = []
+    for threads, group in _by_threads(both):
+        title = f"Latency and throughput against batch, {count(threads, 'thread')}"
+        figure = batch_figure(f"batches-{threads}", title, collection, group)
+        figures += [figure] if figure else []
+    return Section("batches", "Batch sizes", _LEADS["batches"], tuple(figures)) if figures else None
+
+
+def _accuracy(collection: Collection) -> Section | None:
+    figure = accuracy_figure("accuracy", "Top-1 accuracy against latency", collection)
+    tables = (eval_table(collection),) if collection.evaluations else ()
+    if figure is None:
+        return Section("accuracy", "Accuracy", "Over all held-out images.", tables=tables) if tables else None
+    return Section("accuracy", "Accuracy against latency", _LEADS["accuracy"], (figure,), tables=tables)
+
+
+def _roofline(collection: Collection) -> Section | None:
+    figure = roofline_figure("roofline", "Roofline", collection)
+    if figure is None:
+        return None
+    return Section("roofline", "The machine's limit", _LEADS["roofline"], (figure,), tables=(limits_table(collection),))
+
+
+def _server(collection: Collection) -> Section | None:
+    group = collection.in_mode("server")
+    figure = server_figure("server", "Response times under load", collection, group)
+    if figure is None:
+        return None
+    return Section("server", "Under load", _LEADS["server"], (figure,), tables=(server_table(group),))
+
+
+def _cold(collection: Collection) -> Section | None:
+    group = collection.in_mode("cold")
+    figure = cold_figure("cold", "Cold start", collection, group)
+    return Section("cold", "Cold start", _LEADS["cold"], (figure,), tables=(cold_table(group),)) if figure else None
+
+
+def _parity(collection: Collection) -> Section | None:
+    if not collection.candidates:
+        return None
+    figures = tuple(parity_figure(collection))
+    notes = [
+        f"Compared with {reference.id} in float64 over {reference.image_source or 'images'}; {reference.weights or 'its'} weights; "
+        f"its own float32 rounding error is {floor:.3g}."
+        for _, report in collection.verifications
+        for reference in report.references
+        if (floor := reference.noise_floor.get("fp32")) is not None
+    ]
+    lead = _LEADS["parity"] + (_LEADS["parity by block"] if figures else "")
+    return Section("parity", "Parity", lead, figures, (), (verify_table(collection),), tuple(dict.fromkeys(notes)))
+
+
+def _training(collection: Collection) -> Section | None:
+    figure = training_figure("training", "Training curves", collection)
+    return Section("training", "Training", _LEADS["training"], (figure,)) if figure else None
+
+
+Draw = Callable[[str, str, Collection, Sequence[Measured]], Figure]
+
+
+def _of_groups(
+    collection: Collection, measured: Sequence[Measured], draw: Draw, wanted: Callable[[Measured], bool]
+) -> tuple[Figure, ...]:
+    """A figure for every setting: what was measured with other batch sizes or threads is not comparable row by row."""
+
+    def setting(one: Measured) -> tuple[int, int, str]:
+        return one.result.batch, one.result.threads, one.result.device
+
+    usable = sorted((one for one in measured if wanted(one)), key=setting)
+    made: list[Figure] = []
+    for (batch, threads, device), group in groupby(usable, key=setting):
+        title = f"Batch {batch}, {count(threads, 'thread')}, {device}"
+        made.append(draw(f"{draw.__name__.removesuffix('_figure')}-{batch}-{threads}-{len(made)}", title, collection, list(group)))
+    return tuple(made)
+
+
+def _by_threads(measured: Sequence[Measured]) -> Iterator[tuple[int, list[Measured]]]:
+    for threads in sorted({one.result.threads for one in measured}):
+        yield threads, [one for one in measured if one.result.threads == threads]

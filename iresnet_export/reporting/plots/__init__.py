@@ -1,0 +1,1 @@
+"""Plots of a page: matplotlib draws, the page's style sheet colours."""
