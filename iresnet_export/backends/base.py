@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
+from iresnet_export.backends.tensorrt_options import EngineOptions
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_export.layers import Layer
 from iresnet_export.observing import Observer
@@ -47,6 +48,8 @@ class ExportOptions:
     """GPUs to build an engine for, such as `8.6`; TensorRT-RTX alone. Empty: its own choice."""
     flavour: str | None = None
     """`tensorrt` or `tensorrt_rtx`; None for whichever can be used here."""
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    """How a TensorRT engine is built."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= self.max_batch and self.dynamic_batch:
