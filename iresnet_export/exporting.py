@@ -19,7 +19,7 @@ from iresnet_export.artifact import (
     require_replaceable,
 )
 from iresnet_export.backends import backend_named, backends_for
-from iresnet_export.backends.base import Backend, ExportOptions
+from iresnet_export.backends.base import Backend, ExportJob, ExportOptions
 from iresnet_export.calibrating import calibration_images, chosen_quantization, equalising_scales
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.layers import layers_of_network
@@ -27,7 +27,7 @@ from iresnet_export.precision import in_words, precision_shares, shares
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.quantization.parameters import Quantization, quantized_layers
 from iresnet_export.source import Source
-from iresnet_export.verification.fold import fold_details, fold_sample, proved_fold
+from iresnet_export.verification.fold import FoldSample, fold_details, fold_sample, proved_fold
 from iresnet_export.verification.weights import compare_layers
 from iresnet_models.deployed import DTYPES, Deployable, deployed
 from iresnet_models.files import replacing, sha256_of
@@ -72,7 +72,7 @@ def export_artifact(
     identity = embedded_identity(source.spec, source.weights, options.precision, options.fold, options.takes_pixels)
     network, quantization, about = _deployable(source, options, parent, progress)
     with replacing(output) as temporary:
-        details = backend.export(network, quantization, temporary, options, identity, parent, progress) | about
+        details = backend.export(ExportJob(network, temporary, options, identity, quantization, parent, progress)) | about
         details["multiply_accumulates"] = _proved(backend, network, quantization, temporary, planned, details)
         written = dataclasses.replace(
             planned,
@@ -134,25 +134,24 @@ def _deployable(
         return source.network, None, {key: made[key] for key in ("fold", "quantization") if key in made}
     if not options.fold:
         return deployed(source.network, None, dtype, takes_pixels=options.takes_pixels), None, {}
-    sample, where = fold_sample(source.spec, options.calibration_data)
+    sample = fold_sample(source, options.calibration_data)
     if options.precision == "int8":
-        return _quantized(source, options, sample, where, progress)
-    folded, proof = proved_fold(source, sample, where, progress, precision=options.precision)
+        return _quantized(sample, options, progress)
+    folded, proof = proved_fold(sample, progress, precision=options.precision)
     about = {"fold": fold_details(folded, proof)}
     if dtype is torch.float32 and not options.takes_pixels:
         return folded, None, about
     return deployed(source.network, folded.plan, dtype, takes_pixels=options.takes_pixels), None, about
 
 
-def _quantized(
-    source: Source, options: ExportOptions, sample: Tensor, where: str, progress: Progress
-) -> tuple[Deployable, Quantization, dict[str, Any]]:
+def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -> tuple[Deployable, Quantization, dict[str, Any]]:
     """The fold and the quantization of it that measure best, with or without the stream's channels equalised."""
+    source = sample.source
     images = calibration_images(source, options)
     tried: dict[bool, tuple[Deployable, dict[str, Any]]] = {}
 
     def fold_with(scales: list[Tensor | None] | None) -> FoldedNetwork:
-        folded, proof = proved_fold(source, sample, where, progress, scales=scales)
+        folded, proof = proved_fold(sample, progress, scales=scales)
         network = deployed(source.network, folded.plan, takes_pixels=True) if options.takes_pixels else folded
         tried[scales is not None] = network, fold_details(folded, proof)
         return folded
@@ -179,13 +178,14 @@ def _proved(
     Returns the share of multiply-accumulates in each precision, as the file stores them. A backend whose files hide their layers
     tells of their `layer_precisions` itself.
     """
-    layers = backend.layers(Artifact(path, backend.format, planned))
-    if layers is None:
+    observer = backend.observer(Artifact(path, backend.format, planned), torch.device("cpu"), trust=True)
+    if observer is None:
         told = details.pop("layer_precisions", None)
         return {} if told is None else shares(told, list(layer_multiply_accumulates(planned.spec).values()))
     expected = layers_of_network(network)
     if quantization is not None:
         expected = quantized_layers(expected, quantization)
+    layers = observer.layers
     report = compare_layers(expected, layers)
     if not report.passed:
         raise ExportError(f"The export was refused: read back from the file, {report.first_difference}.")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from iresnet_export.artifact import Artifact, open_artifact
-from iresnet_export.errors import InputError
 from iresnet_export.identity import identity_of
 from iresnet_export.precision import in_words
 from iresnet_models.files import sha256_of
@@ -149,8 +147,7 @@ def _inspect_torchscript(path: Path) -> dict[str, Any]:
 def _inspect_pt2(path: Path) -> dict[str, Any]:
     from iresnet_export.backends.pt2_reading import read_archive
 
-    found = read_archive(path)
-    return found | {"identity": _identity(found["identity"])}
+    return read_archive(path) | {"identity": identity_of(path, "pt2")}
 
 
 def _inspect_engine(path: Path) -> dict[str, Any]:
@@ -167,16 +164,6 @@ def _inspect_checkpoint(path: Path) -> dict[str, Any]:
     plain = {key: value for key, value in checkpoint.details.items() if isinstance(value, int | float | str)}
     notes = {"details": ", ".join(f"{key} {value}" for key, value in plain.items())}
     return {"identity": {"spec": checkpoint.spec.to_json()}, "weights": dict(weights), "notes": notes}
-
-
-def _identity(text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"What the file says of itself is damaged ({error}).") from error
-    return found if isinstance(found, dict) else None
 
 
 _READERS = {

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from iresnet_export.layers import plain_name, traced
+from iresnet_export.layers import Layer, layers_of_network, plain_name, traced
 from iresnet_models.deployed import Deployable
 
 Value = TypeVar("Value")
@@ -54,9 +54,30 @@ class Observer(ABC):
     operations: list[Operation]
     takes_pixels: bool = False
 
+    @property
+    @abstractmethod
+    def layers(self) -> list[Layer]:
+        """Every weighted layer as the artifact holds it, in execution order."""
+
     @abstractmethod
     def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         """What the operations of these numbers give, as float32 or wider, for a batch of what the artifact takes."""
+
+
+class NetworkObserver(Observer):
+    """A network of ours, of any type, in eager PyTorch. `places`: as in `operations_of_network`."""
+
+    def __init__(self, network: Deployable) -> None:
+        self.operations, self.places = operations_of_network(network)
+        self._network, self._graph = network, traced(network)
+        self._nodes = [node for node in self._graph.graph.nodes if operation_of(self._graph, node)[0] in KINDS]
+
+    @property
+    def layers(self) -> list[Layer]:
+        return layers_of_network(self._network)
+
+    def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        return values_of_nodes(self._graph, batch, [self._nodes[number] for number in wanted])
 
 
 def operations_of_network(network: Deployable) -> tuple[list[Operation], dict[str, int]]:

@@ -17,14 +17,12 @@ from torch import Tensor
 from torch.export import ExportedProgram as Program
 
 from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.base import Backend, ExportOptions, Session, require_trusted
+from iresnet_export.backends.base import Backend, ExportJob, ExportOptions, Session, require_trusted
 from iresnet_export.backends.eager import torch_threads
 from iresnet_export.backends.exported import layers_of_program, load_program, precisions_of_layers, quiet
 from iresnet_export.backends.torchscript import METADATA_FILE
 from iresnet_export.errors import ArtifactError, ExportError, UnavailableError
-from iresnet_export.progress import Progress
-from iresnet_export.quantization.parameters import Quantization
-from iresnet_models.deployed import Deployable, Precision
+from iresnet_models.deployed import Precision
 
 _CONFIGURATION = {
     "cpp.dynamic_threads": True,  # else the number of threads of the export is compiled in
@@ -46,26 +44,17 @@ class AOTInductor(Backend):
     def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
         return None if options.dynamic_batch else (options.batch, options.batch)
 
-    def export(
-        self,
-        network: Deployable,
-        quantization: Quantization | None,
-        path: Path,
-        options: ExportOptions,
-        identity: dict[str, Any],
-        parent: Artifact | None,
-        progress: Progress,
-    ) -> dict[str, Any]:
-        if parent is None:
+    def export(self, job: ExportJob) -> dict[str, Any]:
+        if job.parent is None:
             raise ExportError("A package is compiled from a torch.export program, and none was given.")
-        compiler, program = cpp_compiler(), load_program(parent.path)
-        progress("Compiling", 0.1)
+        compiler, program = cpp_compiler(), load_program(job.parent.path)
+        job.progress("Compiling", 0.1)
         with tempfile.TemporaryDirectory(prefix="iresnet-export-") as name:
             folder = Path(name).resolve()
             package = _compiled(program, compiler, folder)
-            progress("Writing", 0.9)
-            _copy_without_sources(package, path, identity)
-        progress("Writing", 1.0)
+            job.progress("Writing", 0.9)
+            _copy_without_sources(package, job.path, job.identity)
+        job.progress("Writing", 1.0)
         return {**_processor(), "compiler": Path(compiler[0]).name, "layer_precisions": _layer_precisions(program)}
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> PackageSession:

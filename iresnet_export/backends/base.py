@@ -13,10 +13,9 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.tensorrt_options import EngineOptions
-from iresnet_export.errors import ArtifactError, InputError
-from iresnet_export.layers import Layer
+from iresnet_export.errors import ArtifactError, ExportError, InputError
 from iresnet_export.observing import Observer
-from iresnet_export.progress import Progress
+from iresnet_export.progress import Progress, no_progress
 from iresnet_export.quantization.parameters import CALIBRATORS, TARGETS, Calibrator, Quantization, Target
 from iresnet_models.deployed import PRECISIONS, Deployable, Precision
 from iresnet_models.preprocessing import normalised
@@ -88,6 +87,23 @@ class ExportOptions:
         }
 
 
+@dataclass(frozen=True)
+class ExportJob:
+    """The network to be written to `path`, in int8 by `quantization` if there is one.
+
+    `identity` is what the file is to say of itself, where its format has a place for that. `parent` is what the backend builds
+    from, where it has a `parent_format`.
+    """
+
+    network: Deployable
+    path: Path
+    options: ExportOptions
+    identity: dict[str, Any] = field(default_factory=dict)
+    quantization: Quantization | None = None
+    parent: Artifact | None = None
+    progress: Progress = no_progress
+
+
 class Session(ABC):
     """A network that is ready to run; a context manager that frees what it holds."""
 
@@ -140,32 +156,16 @@ class Backend(ABC):
         """The batch sizes that an export with these options takes; None for any."""
         return None
 
-    @abstractmethod
-    def export(
-        self,
-        network: Deployable,
-        quantization: Quantization | None,
-        path: Path,
-        options: ExportOptions,
-        identity: dict[str, Any],
-        parent: Artifact | None,
-        progress: Progress,
-    ) -> dict[str, Any]:
-        """Writes the network, in int8 by `quantization`, to `path`, with `identity` inside where the format has a place.
-
-        Returns details for the descent.
-        """
+    def export(self, job: ExportJob) -> dict[str, Any]:
+        """Writes what the job says to its path; returns details for the descent."""
+        raise ExportError(f"{self.name} only runs {self.format} files; another backend exports them.")
 
     @abstractmethod
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> Session:
         """A session of the artifact on the device; UnavailableError where that cannot be had here."""
 
-    def layers(self, artifact: Artifact) -> list[Layer] | None:
-        """Every weighted layer as the artifact holds it, in execution order; None where the format hides them."""
-        return None
-
     def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> Observer | None:
-        """The artifact's inner values, as this backend computes them; None where they cannot be had."""
+        """What the artifact holds and what it gives inside, as this backend computes it; None where the format hides that."""
         return None
 
 

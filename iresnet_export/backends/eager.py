@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.base import Backend, ExportOptions, Session
+from iresnet_export.backends.base import Backend, ExportJob, Session
 from iresnet_export.errors import ExportError
-from iresnet_export.layers import Layer, layers_of_network
-from iresnet_export.progress import Progress
-from iresnet_export.quantization.parameters import Quantization
+from iresnet_export.observing import NetworkObserver
 from iresnet_models.checkpoint import load_checkpoint, save_checkpoint
-from iresnet_models.deployed import Deployable
 from iresnet_models.network import Network
 
 
@@ -23,26 +19,17 @@ class Eager(Backend):
     name: ClassVar[str] = "eager"
     format: ClassVar[Format] = "checkpoint"
 
-    def export(
-        self,
-        network: Deployable,
-        quantization: Quantization | None,
-        path: Path,
-        options: ExportOptions,
-        identity: dict[str, Any],
-        parent: Artifact | None,
-        progress: Progress,
-    ) -> dict[str, Any]:
-        if not isinstance(network, Network):
+    def export(self, job: ExportJob) -> dict[str, Any]:
+        if not isinstance(job.network, Network):
             raise ExportError("A checkpoint holds a network as it was trained; its fold is not saved as one.")
-        save_checkpoint(path, network)
+        save_checkpoint(job.path, job.network)
         return {}
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> EagerSession:
         return EagerSession(load_checkpoint(artifact.path).model, device, threads)
 
-    def layers(self, artifact: Artifact) -> list[Layer]:
-        return layers_of_network(load_checkpoint(artifact.path).model)
+    def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> NetworkObserver:
+        return NetworkObserver(load_checkpoint(artifact.path).model.to(device))
 
 
 class EagerSession(Session):

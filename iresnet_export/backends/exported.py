@@ -14,16 +14,14 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram as Program
 
 from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.base import Backend, ExportOptions, Session, require_trusted
+from iresnet_export.backends.base import Backend, ExportJob, ExportOptions, Session, require_trusted
 from iresnet_export.backends.eager import torch_threads
 from iresnet_export.backends.torchscript import METADATA_FILE
 from iresnet_export.errors import ArtifactError, ExportError
 from iresnet_export.layers import Kind, Layer, array_of, conv_attributes, float32
 from iresnet_export.observing import Observer, Operation, Wiring, pool_attributes, values_of_nodes
 from iresnet_export.precision import precision_of, widest
-from iresnet_export.progress import Progress
-from iresnet_export.quantization.parameters import Quantization
-from iresnet_models.deployed import Deployable, Precision
+from iresnet_models.deployed import Precision
 
 _CONSTANT_KINDS: dict[str, Kind] = {"mul": "mul", "add": "add", "sub": "sub"}
 
@@ -39,42 +37,30 @@ class Exported(Backend):
     def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
         return None if options.dynamic_batch else (options.batch, options.batch)
 
-    def export(
-        self,
-        network: Deployable,
-        quantization: Quantization | None,
-        path: Path,
-        options: ExportOptions,
-        identity: dict[str, Any],
-        parent: Artifact | None,
-        progress: Progress,
-    ) -> dict[str, Any]:
+    def export(self, job: ExportJob) -> dict[str, Any]:
         # An extent of 1 in the example would be taken for a constant: a dynamic batch is traced with two images.
-        batch, size = 2 if options.dynamic_batch else options.batch, network.spec.image_size
+        batch, size = 2 if job.options.dynamic_batch else job.options.batch, job.network.spec.image_size
         example = torch.zeros(batch, 3, size, size)
-        if options.takes_pixels:
+        if job.options.takes_pixels:
             example = torch.zeros(batch, size, size, 3, dtype=torch.uint8)
-        shapes = ({0: torch.export.Dim("batch")},) if options.dynamic_batch else None
-        progress("Tracing", 0.0)
+        shapes = ({0: torch.export.Dim("batch")},) if job.options.dynamic_batch else None
+        job.progress("Tracing", 0.0)
         try:
-            program = torch.export.export(network.eval(), (example,), dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(job.network.eval(), (example,), dynamic_shapes=shapes, strict=False)
         except Exception as error:
             raise ExportError(f"torch.export refused the network: {error}") from error
         for module in program.graph_module.modules():
             for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
                 node.meta.pop("stack_trace", None)  # source lines with this machine's paths, which nothing needs
-        progress("Writing", 0.8)
-        with path.open("w+b") as file:  # a file by its name would be written into the archive under that name
-            torch.export.save(program, file, extra_files={METADATA_FILE: json.dumps(identity)})
-        progress("Writing", 1.0)
+        job.progress("Writing", 0.8)
+        with job.path.open("w+b") as file:  # a file by its name would be written into the archive under that name
+            torch.export.save(program, file, extra_files={METADATA_FILE: json.dumps(job.identity)})
+        job.progress("Writing", 1.0)
         return {}
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> ProgramSession:
         require_trusted(artifact, trust)
         return ProgramSession(load_program(artifact.path), device, threads)
-
-    def layers(self, artifact: Artifact) -> list[Layer]:
-        return layers_of_program(load_program(artifact.path))
 
     def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> ProgramObserver:
         require_trusted(artifact, trust)
@@ -103,8 +89,7 @@ class ProgramObserver(Observer):
     """A program's graph, run node by node."""
 
     def __init__(self, program: Program, device: torch.device) -> None:
-        self._module = program.module()
-        self._device = device
+        self._program, self._module, self._device = program, program.module(), device
         if device.type != "cpu":
             self._module = self._module.to(device)
         self._nodes: list[fx.Node] = []
@@ -121,6 +106,10 @@ class ProgramObserver(Observer):
                 wiring.carry(sources[0], node)
         image = next(node.meta["val"] for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
         self.takes_pixels = image.dtype is torch.uint8
+
+    @property
+    def layers(self) -> list[Layer]:
+        return layers_of_program(self._program)
 
     def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         found = values_of_nodes(self._module, batch.to(self._device), [self._nodes[number] for number in wanted])

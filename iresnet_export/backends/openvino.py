@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.base import Backend, ExportOptions, Session
+from iresnet_export.backends.base import Backend, Session
 from iresnet_export.backends.onnx_observing import with_outputs
 from iresnet_export.backends.onnxruntime import OnnxObserver
-from iresnet_export.errors import ArtifactError, ExportError, MissingPackageError, UnavailableError
+from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
 from iresnet_export.layers import Array
 from iresnet_export.precision import widest
-from iresnet_export.progress import Progress
-from iresnet_export.quantization.parameters import Quantization
-from iresnet_models.deployed import Deployable
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 """The floating-point precision asked for; int8 is in the graph itself, and what is left of float there is float32."""
@@ -32,18 +29,6 @@ class OpenVino(Backend):
 
     def is_installed(self) -> bool:
         return find_spec("openvino") is not None
-
-    def export(
-        self,
-        network: Deployable,
-        quantization: Quantization | None,
-        path: Path,
-        options: ExportOptions,
-        identity: dict[str, Any],
-        parent: Artifact | None,
-        progress: Progress,
-    ) -> dict[str, Any]:
-        raise ExportError("OpenVINO runs ONNX files; export one with: iresnet-export onnx")
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OpenVinoSession:
         if device.type != "cpu":

@@ -1,4 +1,4 @@
-"""What a .pt2 archive says of itself, read from its records: nothing in it is loaded or run."""
+"""What a .pt2 archive holds, read from its records: nothing in it is loaded or run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from iresnet_export.backends.torchscript import METADATA_FILE
 from iresnet_export.errors import ArtifactError
 
 
 def read_archive(path: Path) -> dict[str, Any]:
-    """Its `identity` as text, and of a program its `inputs`, `outputs`, `operators` and the number of `weights` of each type."""
+    """The program's `inputs`, `outputs`, `operators` and the number of `weights` of each type."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = {name.partition("/")[2]: name for name in archive.namelist()}
@@ -22,8 +21,7 @@ def read_archive(path: Path) -> dict[str, Any]:
             def parsed(name: str) -> Any:
                 return json.loads(archive.read(records[name]))
 
-            text = records.get(f"extra/{METADATA_FILE}")
-            found: dict[str, Any] = {"identity": None if text is None else archive.read(text).decode()}
+            found: dict[str, Any] = {}
             if "models/model.json" in records:
                 stored = [parsed(f"data/{kind}/model_{kind}_config.json") for kind in ("weights", "constants")]
                 found |= _program(parsed("models/model.json")["graph_module"])

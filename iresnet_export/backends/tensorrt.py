@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.base import Backend, ExportOptions, require_trusted
+from iresnet_export.backends.base import Backend, ExportJob, ExportOptions, require_trusted
 from iresnet_export.backends.tensorrt_flavours import flavour_for_building
 from iresnet_export.errors import ExportError, IResNetError
-from iresnet_export.progress import Progress
-from iresnet_export.quantization.parameters import Quantization
-from iresnet_models.deployed import Deployable
 
 if TYPE_CHECKING:
     from iresnet_export.backends.tensorrt_observing import EngineObserver
@@ -46,22 +42,14 @@ class TensorRT(Backend):
         profiles = profiles_of(options) or ((options.batch, options.batch, options.batch),)
         return min(smallest for smallest, _, _ in profiles), max(largest for _, _, largest in profiles)
 
-    def export(
-        self,
-        network: Deployable,
-        quantization: Quantization | None,
-        path: Path,
-        options: ExportOptions,
-        identity: dict[str, Any],
-        parent: Artifact | None,
-        progress: Progress,
-    ) -> dict[str, Any]:
+    def export(self, job: ExportJob) -> dict[str, Any]:
         from iresnet_export.backends.tensorrt_builder import engine_from_onnx
 
-        if parent is None:
+        if job.parent is None:
             raise ExportError("An engine is built from an ONNX file, and none was given.")
-        plan, details = engine_from_onnx(flavour_for_building(options.flavour), parent.path.read_bytes(), options, progress)
-        path.write_bytes(plan)
+        flavour = flavour_for_building(job.options.flavour)
+        plan, details = engine_from_onnx(flavour, job.parent.path.read_bytes(), job.options, job.progress)
+        job.path.write_bytes(plan)
         return details
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> EngineSession:

@@ -18,11 +18,13 @@ from torch import Tensor
 from iresnet_export.artifact import Artifact
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx_observing import operations_of_onnx
+from iresnet_export.backends.onnx_reading import layers_of_onnx
 from iresnet_export.backends.tensorrt_builder import engine_from_onnx
 from iresnet_export.backends.tensorrt_checks import require_runnable
 from iresnet_export.backends.tensorrt_flavours import Flavour
 from iresnet_export.backends.tensorrt_network import observed_name
 from iresnet_export.backends.tensorrt_session import EngineSession
+from iresnet_export.layers import Layer
 from iresnet_export.observing import Observer
 from iresnet_export.progress import no_progress
 from iresnet_models.deployed import Precision
@@ -41,6 +43,10 @@ class EngineObserver(Observer):
         self.operations = operations_of_onnx(self._model)
         self.takes_pixels = self._descent.takes_pixels
         self._sessions: dict[tuple[int, ...], tuple[EngineSession, list[str]]] = {}
+
+    @property
+    def layers(self) -> list[Layer]:
+        return layers_of_onnx(self._model)
 
     def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         key = tuple(wanted)

@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.base import Backend, ExportOptions, Session, require_trusted
+from iresnet_export.backends.base import Backend, ExportJob, Session, require_trusted
 from iresnet_export.backends.eager import torch_threads
 from iresnet_export.errors import ArtifactError, ExportError
 from iresnet_export.layers import Kind, Layer, array_of, conv_attributes, float32
 from iresnet_export.observing import Observer, Operation, Wiring, pool_attributes
 from iresnet_export.precision import precision_of, widest
-from iresnet_export.progress import Progress
-from iresnet_export.quantization.parameters import Quantization
-from iresnet_models.deployed import Deployable, Precision
+from iresnet_models.deployed import Precision
 
 METADATA_FILE = "iresnet-export.json"
 
@@ -32,41 +30,29 @@ class TorchScript(Backend):
     native: ClassVar[bool] = True
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "bf16")
 
-    def export(
-        self,
-        network: Deployable,
-        quantization: Quantization | None,
-        path: Path,
-        options: ExportOptions,
-        identity: dict[str, Any],
-        parent: Artifact | None,
-        progress: Progress,
-    ) -> dict[str, Any]:
-        size = network.spec.image_size
+    def export(self, job: ExportJob) -> dict[str, Any]:
+        size = job.network.spec.image_size
         example = torch.zeros(2, 3, size, size)
-        if options.takes_pixels:
+        if job.options.takes_pixels:
             example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
         with _deprecation_expected():
-            progress("Tracing", 0.0)
+            job.progress("Tracing", 0.0)
             try:
-                traced = torch.jit.trace(network.eval(), example)  # type: ignore[no-untyped-call]
+                traced = torch.jit.trace(job.network.eval(), example)  # type: ignore[no-untyped-call]
             except Exception as error:
                 raise ExportError(f"torch.jit.trace refused the network: {error}") from error
-            progress("Freezing", 0.5)
+            job.progress("Freezing", 0.5)
             # Only the weights become constants. Numeric rewrites would round them: they stay the checkpoint's, bit by bit.
             frozen = torch.jit.freeze(traced, optimize_numerics=False)
-            progress("Writing", 0.8)
-            torch.jit.save(frozen, str(path), _extra_files={METADATA_FILE: json.dumps(identity)})
-        _strip_debug_records(path)
-        progress("Writing", 1.0)
+            job.progress("Writing", 0.8)
+            torch.jit.save(frozen, str(job.path), _extra_files={METADATA_FILE: json.dumps(job.identity)})
+        _strip_debug_records(job.path)
+        job.progress("Writing", 1.0)
         return {}
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> ScriptSession:
         require_trusted(artifact, trust)
         return ScriptSession(artifact, device, threads)
-
-    def layers(self, artifact: Artifact) -> list[Layer]:
-        return layers_of_script(load_script(artifact.path, torch.device("cpu")))
 
     def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> ScriptObserver:
         require_trusted(artifact, trust)
@@ -81,6 +67,10 @@ class ScriptObserver(Observer):
         self._graph = self._module.graph
         self.operations = _operations(self._graph)
         self.takes_pixels = artifact.descent is not None and artifact.descent.takes_pixels
+
+    @property
+    def layers(self) -> list[Layer]:
+        return layers_of_script(self._module)
 
     def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         graph = self._graph.copy()

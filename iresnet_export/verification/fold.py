@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from iresnet_models.folding import fold_by_plan
 from iresnet_models.folding_decisions import GivenScales, plan_fold
 from iresnet_models.folding_plan import FoldPlan
 from iresnet_models.preprocessing import noise_pixels, normalised
-from iresnet_models.spec import ModelSpec
 from iresnet_train.data import training_pixels
 
 FOLD_LIMIT = 2.0
@@ -46,8 +46,30 @@ class FoldProof:
     own_precision: float | None = None
 
 
-def fold_sample(spec: ModelSpec, data: str | None, seed: int = 0) -> tuple[Tensor, str]:
+@dataclass(frozen=True)
+class FoldSample:
+    """Inputs of a network (n, 3, h, w), what they are in words, and its outputs for them, in float64 and in float32."""
+
+    source: Source
+    images: Tensor
+    image_source: str
+
+    @cached_property
+    def exact(self) -> Array:
+        return in_batches(copy.deepcopy(self.source.network).double(), self.images.double(), self.batch).numpy()
+
+    @cached_property
+    def own(self) -> Array:
+        return in_batches(self.source.network, self.images, self.batch).numpy()
+
+    @property
+    def batch(self) -> int:
+        return min(_BATCH, len(self.images))
+
+
+def fold_sample(source: Source, data: str | None, seed: int = 0) -> FoldSample:
     """Inputs that say how far the network's stream reaches: training images, or seeded noise where there are none."""
+    spec = source.spec
     data = data or spec.data
     if data is None:
         pixels = noise_pixels(spec, 4 if spec.image_size > 64 else 64, seed)
@@ -55,47 +77,39 @@ def fold_sample(spec: ModelSpec, data: str | None, seed: int = 0) -> tuple[Tenso
     else:
         pixels, _ = training_pixels(data, spec, 32 if spec.image_size > 64 else 64, seed)
         where = f"{len(pixels)} training images of {data if data == 'digits' else Path(data).name}"
-    return normalised(pixels, spec), where
+    return FoldSample(source, normalised(pixels, spec), where)
 
 
 def proved_fold(
-    source: Source,
-    sample: Tensor,
-    image_source: str,
-    progress: Progress,
-    *,
-    precision: Precision = "fp32",
-    scales: GivenScales | None = None,
+    sample: FoldSample, progress: Progress, *, precision: Precision = "fp32", scales: GivenScales | None = None
 ) -> tuple[FoldedNetwork, FoldProof]:
     """The exact fold of a network in float32, proved over the sample, in float32 and in the half precision that is exported.
 
     Raises ExportError, which names the first block that differs, if it errs more than FOLD_LIMIT times as much as the network.
     """
     progress("Folding BatchNorms", 0.0)
-    size = min(_BATCH, len(sample))
-    plan = plan_fold(source.network, sample=sample, scales=scales)
+    source, size = sample.source, sample.batch
+    plan = plan_fold(source.network, sample=sample.images, scales=scales)
     folded = fold_by_plan(source.network, plan)
     progress("Proving the fold", 0.5)
-    exact = in_batches(copy.deepcopy(source.network).double(), sample.double(), size).numpy()
-    own = in_batches(source.network, sample, size).numpy()
-    ratio = _error_ratio(in_batches(folded, sample, size).numpy(), own, exact)
+    ratio = _error_ratio(in_batches(folded, sample.images, size).numpy(), sample.own, sample.exact)
     if not ratio <= FOLD_LIMIT:
-        where = _first_departure(source, folded, sample[:size])
-        raise ExportError(_refused(source, image_source, ratio, f"it departs in {where}"))
+        where = _first_departure(source, folded, sample.images[:size])
+        raise ExportError(_refused(sample, ratio, f"it departs in {where}"))
     half = None
     if precision in ("fp16", "bf16"):
         progress(f"Proving the fold in {precision}", 0.7)
-        half = _ratio_in(DTYPES[precision], source, plan, sample[:size], exact[:size])
+        half = _ratio_in(DTYPES[precision], source, plan, sample.images[:size], sample.exact[:size])
         if not half <= FOLD_LIMIT:
-            raise ExportError(_refused(source, image_source, half, f"that is so in {precision} only, not in fp32"))
+            raise ExportError(_refused(sample, half, f"that is so in {precision} only, not in fp32"))
     progress("Proving the fold", 1.0)
-    return folded, FoldProof(len(sample), image_source, ratio, half)
+    return folded, FoldProof(len(sample.images), sample.image_source, ratio, half)
 
 
-def _refused(source: Source, image_source: str, ratio: float, where: str) -> str:
+def _refused(sample: FoldSample, ratio: float, where: str) -> str:
     return (
-        f"The fold of {source.spec.name} was refused: over {image_source} its error is {ratio:.3g} times the unfolded network's "
-        f"own, and up to {FOLD_LIMIT:g} is rounding; {where}. Export it in fp32 with --no-fold."
+        f"The fold of {sample.source.spec.name} was refused: over {sample.image_source} its error is {ratio:.3g} times the "
+        f"unfolded network's own, and up to {FOLD_LIMIT:g} is rounding; {where}. Export it in fp32 with --no-fold."
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,17 +17,13 @@ from iresnet_export.artifact import Artifact
 from iresnet_export.backends.base import Backend
 from iresnet_export.backends.onnx_graph import onnx_from_network
 from iresnet_export.backends.onnx_observing import operations_of_onnx, with_outputs
-from iresnet_export.layers import traced
 from iresnet_export.observing import (
     CLASSIFIER,
-    KINDS,
     POOL,
     STEM,
-    Observer,
+    NetworkObserver,
     aligned,
-    operation_of,
     operations_of_network,
-    values_of_nodes,
 )
 from iresnet_export.onnx_evaluation import OnnxGraph
 from iresnet_export.progress import Progress
@@ -104,18 +100,6 @@ def localise(
     errors = [sums[place].error(in_words(place, source.network)) for place in places]
     departing = (entry.place for entry in errors if entry.ratio is not None and not entry.ratio <= limit)
     return Localisation(tuple(errors), next(departing, None))
-
-
-class NetworkObserver(Observer):
-    """A network of ours, of any type, in eager PyTorch."""
-
-    def __init__(self, network: Deployable) -> None:
-        self.operations, self.places = operations_of_network(network)
-        self._graph = traced(network)
-        self._nodes = [node for node in self._graph.graph.nodes if operation_of(self._graph, node)[0] in KINDS]
-
-    def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-        return values_of_nodes(self._graph, batch, [self._nodes[number] for number in wanted])
 
 
 Honest = tuple[Callable[[Tensor, Tensor], dict[str, Tensor]], bool]

@@ -12,23 +12,20 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, open_artifact
-from iresnet_export.backends import backends_for, runners
+from iresnet_export.backends import runners
 from iresnet_export.backends.base import Backend, require_trusted
 from iresnet_export.errors import ArtifactError, InputError, IResNetError, StaleDescentError, UnavailableError
-from iresnet_export.identity import contradiction
-from iresnet_export.layers import layers_of_network
-from iresnet_export.observing import GraphReport, compare_graphs, operations_of_network
+from iresnet_export.observing import GraphReport
 from iresnet_export.progress import Progress, no_progress
-from iresnet_export.quantization.parameters import quantized_layers
 from iresnet_export.source import Source, source_of_artifact
 from iresnet_export.verification.accuracy import spec_of
-from iresnet_export.verification.criteria import criterion_for, quantization_of
-from iresnet_export.verification.fold import deployed_network
+from iresnet_export.verification.contents import Contents, contents_of
+from iresnet_export.verification.criteria import criterion_for
 from iresnet_export.verification.localisation import Localisation, localise
 from iresnet_export.verification.outputs import OutputsReport, compare_outputs
 from iresnet_export.verification.reference import Reference, reference_of
 from iresnet_export.verification.reference_cache import cached_reference
-from iresnet_export.verification.weights import WeightsReport, compare_layers
+from iresnet_export.verification.weights import WeightsReport
 from iresnet_models.preprocessing import noise_pixels
 from iresnet_models.spec import ModelSpec
 
@@ -125,49 +122,62 @@ def verify(paths: Sequence[Path], options: VerifyOptions, progress: Progress = n
     if options.max_accuracy_drop is not None:
         _require_labels(artifacts, options, options.max_accuracy_drop)
     references = References(options, progress)
-    candidates = [
-        verify_one(artifact, backend, options, references, progress)
-        for artifact in artifacts
-        for backend in runners(artifact.format, options.backends)
-    ]
+    candidates = []
+    for artifact in artifacts:
+        candidates += verify_artifact(artifact, runners(artifact.format, options.backends), options, references, progress)
     return Verification(references.all, candidates)
 
 
-def verify_one(
-    artifact: Artifact, backend: Backend, options: VerifyOptions, references: References, progress: Progress
-) -> Candidate:
-    """The verdict on an artifact as a backend runs it. An engine's weights are those of the ONNX file that it was built from."""
+def verify_artifact(
+    artifact: Artifact, backends: Sequence[Backend], options: VerifyOptions, references: References, progress: Progress
+) -> list[Candidate]:
+    """The verdicts on an artifact as each backend runs it. What it holds is read once."""
     precision = artifact.descent.precision if artifact.descent else "fp32"
 
-    def verdict(status: Status, reason: str | None, **measured: Any) -> Candidate:
-        return Candidate(artifact.path, backend.name, precision, status, reason, **measured)
+    def all_fail(error: Exception) -> list[Candidate]:
+        return [Candidate(artifact.path, backend.name, precision, "fail", str(error)) for backend in backends]
 
     try:
         if artifact.descent is not None:
             artifact.require_intact()
         source = source_of_artifact(artifact, options.checkpoint)
-        if backend.native:
+        if any(backend.native for backend in backends):
             require_trusted(artifact, options.trust)
     except StaleDescentError as error:
-        return verdict("fail", str(error))
+        return all_fail(error)
     try:
-        weights, graph = _contents(artifact, source, progress)
-        origin = contradiction(artifact, source.trained_spec or source.spec)
+        contents = contents_of(artifact, source, progress)
     except (InputError, StaleDescentError) as error:  # a damaged file, parent or descent
-        return verdict("fail", str(error))
-    wrong = "; ".join(text for text in (origin, _wrong_contents(artifact, weights, graph)) if text) or None
-    contents = {"weights": weights, "graph": graph}
+        return all_fail(error)
+    return [_verdict(artifact, backend, source, contents, options, references, progress) for backend in backends]
+
+
+def _verdict(
+    artifact: Artifact,
+    backend: Backend,
+    source: Source,
+    contents: Contents,
+    options: VerifyOptions,
+    references: References,
+    progress: Progress,
+) -> Candidate:
+    precision, wrong = artifact.descent.precision if artifact.descent else "fp32", contents.complaint
+
+    def verdict(status: Status, reason: str | None, **measured: Any) -> Candidate:
+        found = {"weights": contents.weights, "graph": contents.graph, **measured}
+        return Candidate(artifact.path, backend.name, precision, status, reason, **found)
+
     try:
         session = backend.load(artifact, options.device, trust=options.trust)
     except UnavailableError as error:
-        return verdict("fail" if wrong else "skipped", wrong or str(error), **contents)
+        return verdict("fail" if wrong else "skipped", wrong or str(error))
     except ArtifactError as error:
-        return verdict("fail", wrong or f"it does not load: {error}", **contents)
+        return verdict("fail", wrong or f"it does not load: {error}")
     computed = session.computed_precision
     if computed != precision:
         session.close()
         reason = f"it stores {precision}, and {backend.name} would compute it in {computed} here: nothing is said of {precision}"
-        return verdict("fail" if wrong else "skipped", wrong or reason, computed_precision=computed, **contents)
+        return verdict("fail" if wrong else "skipped", wrong or reason, computed_precision=computed)
     reference = references.of(source)
     try:
         with session:
@@ -179,49 +189,15 @@ def verify_one(
     except Exception as error:  # a runtime's own error types are many: whatever it raises, the artifact does not run
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         failure = f"it does not run: {type(error).__name__}: {first}"
-        return verdict("fail", wrong or failure, computed_precision=computed, reference=reference.id, **contents)
+        return verdict("fail", wrong or failure, computed_precision=computed, reference=reference.id)
     complaint = "; ".join(text for text in (wrong, outputs.reason) if text) or None
-    status: Status = "fail" if complaint else "pass"
     found = None
     if complaint or options.localise:
         found = localise(artifact, backend, reference, precision, options.device, options.trust, progress)
+    status: Status = "fail" if complaint else "pass"
     if complaint and found is not None and found.first is not None:
         complaint = f"{complaint}; it departs in {found.first}"
-    measured = {**contents, "reference": reference.id, "outputs": outputs, "localisation": found}
-    return verdict(status, complaint, computed_precision=computed, **measured)
-
-
-def _wrong_contents(artifact: Artifact, weights: WeightsReport | None, graph: GraphReport | None) -> str | None:
-    """Why weights or graph are unacceptable, if they are. A foreign artifact may have fused its layers; its outputs decide then."""
-    if artifact.descent is None and (weights is None or not weights.matched):
-        return None
-    found = [f"weights: {weights.first_difference}" for _ in (1,) if weights is not None and not weights.passed]
-    if artifact.descent is not None and graph is not None and graph.first_difference is not None:
-        found.append(f"graph: {graph.first_difference}")
-    return "; ".join(found) or None
-
-
-def _contents(artifact: Artifact, source: Source, progress: Progress) -> tuple[WeightsReport | None, GraphReport | None]:
-    """Weights and graph, read back from the artifact, or where its format hides them, from the one that it was built from."""
-    progress("Weights and graph", 0.0)
-    reader = backends_for(artifact.format)[0]
-    layers = reader.layers(artifact)
-    if layers is None:
-        if artifact.descent is None or artifact.descent.parent is None:
-            return None, None
-        artifact = artifact.parent()
-        reader = backends_for(artifact.format)[0]
-        layers = reader.layers(artifact)
-        if layers is None:
-            raise ArtifactError(f"The weights of {artifact.path} cannot be read back.")
-    network = deployed_network(source, artifact.descent)
-    expected, quantization = layers_of_network(network), quantization_of(artifact.descent)
-    weights = compare_layers(expected if quantization is None else quantized_layers(expected, quantization), layers)
-    progress("Weights and graph", 0.7)
-    observer = reader.observer(artifact, torch.device("cpu"), trust=True)  # trust was asked for before
-    graph = None if observer is None else compare_graphs(operations_of_network(network)[0], observer.operations)
-    progress("Weights and graph", 1.0)
-    return weights, graph
+    return verdict(status, complaint, computed_precision=computed, reference=reference.id, outputs=outputs, localisation=found)
 
 
 def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit: float) -> None:

@@ -11,11 +11,10 @@ import torch
 
 from iresnet_export.artifact import Artifact, open_artifact
 from iresnet_export.backends import NAMES, backend_named, backends_for
-from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.base import ExportJob, ExportOptions
 from iresnet_export.errors import ArtifactError, InputError, UnavailableError
 from iresnet_export.exporting import SUFFIX
 from iresnet_export.layers import layers_of_network
-from iresnet_export.progress import no_progress
 from iresnet_export.source import Source
 from iresnet_export.verification.weights import compare_layers
 
@@ -31,7 +30,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     backend = backends_for(backend_named(request.param).format)[0]
     path = tmp_path_factory.mktemp(request.param) / f"model{'.pt' if backend.format == 'checkpoint' else SUFFIX[backend.format]}"
     steps: list[float] = []
-    backend.export(small_source.network, None, path, ExportOptions(), {"spec": 1}, None, lambda _step, share: steps.append(share))
+    progress = lambda _step, share: steps.append(share)  # noqa: E731
+    backend.export(ExportJob(small_source.network, path, ExportOptions(), {"spec": 1}, progress=progress))
     assert all(0 <= share <= 1 for share in steps)
     return request.param, path
 
@@ -62,9 +62,9 @@ def test_results_stay_when_the_next_one_comes(made: tuple[str, Path]) -> None:
 
 def test_layers_are_read_back(made: tuple[str, Path], small_source: Source) -> None:
     name, path = made
-    layers = backends_for(backend_named(name).format)[0].layers(Artifact(path, backend_named(name).format, None))
-    assert layers is not None
-    report = compare_layers(layers_of_network(small_source.network), layers)
+    observer = backend_named(name).observer(Artifact(path, backend_named(name).format, None), CPU, trust=True)
+    assert observer is not None
+    report = compare_layers(layers_of_network(small_source.network), observer.layers)
     assert report.passed
     assert report.worst_ulp == 0
 
@@ -110,7 +110,7 @@ def test_native_code_is_loaded_only_when_vouched_for(artifacts: dict[str, Artifa
 def test_static_batch(small_source: Source, tmp_path: Path) -> None:
     backend = backend_named("onnxruntime")
     options = ExportOptions(dynamic_batch=False, batch=4)
-    backend.export(small_source.network, None, tmp_path / "four.onnx", options, {}, None, no_progress)
+    backend.export(ExportJob(small_source.network, tmp_path / "four.onnx", options))
     with backend.load(Artifact(tmp_path / "four.onnx", "onnx", None), CPU) as session:
         assert session.batch == (4, 4)
         assert session.run(torch.zeros(4, 3, 32, 32)).shape == (4, 10)

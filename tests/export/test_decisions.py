@@ -334,7 +334,7 @@ def test_the_gate_passes_what_is_shown_and_fails_what_is_not(onnx: Path) -> None
 def test_without_labels_the_gate_is_refused_before_any_work(onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(40):
         Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    monkeypatch.setattr(verify_module, "verify_one", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(verify_module, "verify_artifact", lambda *_: pytest.fail("work was begun"))
     gate = VerifyOptions(max_accuracy_drop=1.0)
     with pytest.raises(InputError, match=r"compared over seeded noise, without labels\. Name a folder"):
         verify([onnx], gate)

@@ -20,13 +20,12 @@ from conftest import Outcome
 from iresnet_export.artifact import Artifact, open_artifact, record
 from iresnet_export.backends import NAMES, backend_named, backends_for
 from iresnet_export.backends.aotinductor import AOTInductor, cpp_compiler
-from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.base import ExportJob, ExportOptions
 from iresnet_export.backends.exported import Exported, layers_of_program, load_program
 from iresnet_export.errors import ArtifactError, ExportError, InputError, UnavailableError
 from iresnet_export.exporting import default_output, export_artifact
 from iresnet_export.inspection import inspect_file
 from iresnet_export.layers import layers_of_network
-from iresnet_export.progress import no_progress
 from iresnet_export.source import Source
 from iresnet_export.verification.fold import deployed_network
 from iresnet_export.verification.verify import VerifyOptions, verify
@@ -196,7 +195,7 @@ def test_other_attributes_are_seen(small_source: Source, tmp_path: Path) -> None
     other = copy.deepcopy(small_source.network)
     other.layer2[0].conv1.padding = (2, 2)
     other.layer2[0].conv1.dilation = (2, 2)
-    Exported().export(other, None, tmp_path / "other.pt2", ExportOptions(), {}, None, no_progress)
+    Exported().export(ExportJob(other, tmp_path / "other.pt2", ExportOptions()))
     report = compare_layers(layers_of_network(small_source.network), layers_of_program(load_program(tmp_path / "other.pt2")))
     assert "layer2.0.conv1: padding is (2, 2)" in str(report.first_difference)
 
@@ -286,7 +285,7 @@ def test_a_failing_compilation_is_told_and_leaves_nothing(
     monkeypatch.setattr("iresnet_export.backends.aotinductor.cpp_compiler", lambda: ["c++"])
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ExportError, match=r"could not compile the program: RuntimeError: .*Output:; kernel\.cpp:3: error: too hot"):
-        AOTInductor().export(small_source.network, None, tmp_path / "x", ExportOptions(), {}, program, no_progress)
+        AOTInductor().export(ExportJob(small_source.network, tmp_path / "x", ExportOptions(), parent=program))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,13 +22,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from iresnet_export.artifact import Artifact, record
 from iresnet_export.backends import backend_named
-from iresnet_export.backends.base import ExportOptions, Session
+from iresnet_export.backends.base import ExportJob, ExportOptions, Session
 from iresnet_export.backends.eager import EagerSession
 from iresnet_export.backends.onnx_graph import METADATA_KEY
 from iresnet_export.backends.onnxruntime import OnnxRuntime
 from iresnet_export.exporting import SUFFIX, export_artifact
 from iresnet_export.identity import identity_of
-from iresnet_export.progress import no_progress
 from iresnet_export.source import Source
 from iresnet_export.verification.verify import Candidate, VerifyOptions, verify
 from iresnet_models.files import sha256_of
@@ -320,7 +319,7 @@ def test_scripts_and_programs_are_searched_too(name: str, small_source: Source, 
     other = copy.deepcopy(small_source.network)
     other.layer3[1].bn1.eps = 1e-2
     identity, descent = identity_of(artifact.path, backend.format), artifact.require_intact()
-    backend.export(other, None, artifact.path, ExportOptions(fold=False), identity or {}, None, no_progress)
+    backend.export(ExportJob(other, artifact.path, ExportOptions(fold=False), identity or {}))
     record(artifact.path, dataclasses.replace(descent, sha256=sha256_of(artifact.path)))
     (wrong,) = verify([artifact.path], options).candidates
     assert wrong.status == "fail"

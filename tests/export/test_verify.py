@@ -19,7 +19,7 @@ import torch
 from onnx import numpy_helper
 
 from iresnet_export.artifact import Artifact, open_artifact
-from iresnet_export.backends.base import ExportOptions, Session
+from iresnet_export.backends.base import ExportJob, ExportOptions, Session
 from iresnet_export.backends.eager import EagerSession
 from iresnet_export.backends.torchscript import TorchScript
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleDescentError
@@ -32,7 +32,7 @@ from iresnet_export.verification.outputs import compare_outputs
 from iresnet_export.verification.reference import Reference, in_batches, reference_of, rms
 from iresnet_export.verification.verify import Candidate, VerifyOptions, verify
 from iresnet_export.verification.weights import compare_layers
-from iresnet_models import ModelSpec, Network, save_checkpoint
+from iresnet_models import ModelSpec, save_checkpoint
 from iresnet_models.initialization import untrained_network
 from iresnet_models.preprocessing import noise_pixels, normalised
 
@@ -176,7 +176,7 @@ def test_wrong_torchscript_weights_are_named(small_source: Source, copied: Copy,
     other = copy.deepcopy(small_source.network)
     with torch.no_grad():
         other.layer3[1].conv2.weight[7, 7, 0, 1] *= 1.01
-    TorchScript().export(other, None, artifact.path, ExportOptions(), {}, None, no_progress)
+    TorchScript().export(ExportJob(other, artifact.path, ExportOptions()))
     found = verdict(vouch(artifact.path).path)
     assert found.status == "fail"
     assert "layer3.1.conv2.weight[7, 7, 0, 1]" in str(found.reason)
@@ -187,11 +187,11 @@ def test_an_export_whose_weights_are_wrong_takes_no_place(
 ) -> None:
     original = TorchScript.export
 
-    def lossy(self: TorchScript, network: Network, *rest: Any) -> dict[str, Any]:
-        rounded = copy.deepcopy(network)
+    def lossy(self: TorchScript, job: ExportJob) -> dict[str, Any]:
+        rounded: Any = copy.deepcopy(job.network)
         with torch.no_grad():
             rounded.fc.weight.copy_(rounded.fc.weight.half().float())
-        return original(self, rounded, *rest)
+        return original(self, dataclasses.replace(job, network=rounded))
 
     monkeypatch.setattr(TorchScript, "export", lossy)
     with pytest.raises(CheckFailedError, match=r"fc\.weight\[0, 0\]"):
