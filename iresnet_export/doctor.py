@@ -118,7 +118,7 @@ def _tried(backend: Backend, source: Source, folder: Path, made: dict[str, Artif
         save_checkpoint(path, source.network)
         made["checkpoint"] = open_artifact(path)
     for device in ("cpu", "cuda"):
-        if (backend.name, device) in {("openvino", "cuda"), ("tensorrt", "cpu")}:
+        if (backend.name, device) in {("openvino", "cuda"), ("tensorrt", "cpu"), ("aotinductor", "cuda"), ("compiled", "cpu")}:
             continue  # what it never does
         run = Finding(backend.name, "run", device, "yes")
         findings.append(_run_finding(run, backend, source, made, findings))
