@@ -107,8 +107,8 @@ class EngineSession(Session):
                 slot = self._slot(count)
                 found = self._enqueue_plain(batch) if slot is None else self._enqueue_slot(slot, batch)
             current.wait_stream(self._stream)
-            for tensor in found:
-                tensor.record_stream(current)
+            for values in found:
+                values.record_stream(current)
         return dict(zip(self.outputs, found, strict=True))
 
     def batch_of(self, pixels: Tensor, spec: ModelSpec) -> Tensor:
