@@ -1,157 +1,217 @@
-"""No false alarm: honest artifacts of every network, by every backend that runs here, and the distribution of their noise ratios.
+"""No false alarm, no miss: where honest float32 backends lie, where reduced precision begins, and the limit between them.
 
-Run: python benchmarks/parity_sweep.py --json benchmarks/results/parity_sweep.json --plot docs/parity.svg
+Run, one after the other, all into one file:
 
-Untrained networks over seeded noise at 32 pixels; three seeds up to depth 101, one beyond. For every depth it also finds the
-smallest change of a single weight that the outputs alone would show.
+    python benchmarks/parity_sweep.py --json benchmarks/results/parity_sweep.json
+    python benchmarks/parity_sweep.py --json ... --seeds 1 --depths 18,34,50,101 --exports aotinductor --trained ""
+    python benchmarks/parity_sweep.py --json ... --seeds 1 --depths 18,34,50 --trained "" \
+        --exports torchscript:bf16,onnxruntime:bf16,onnxruntime:int8
+    python benchmarks/parity_sweep.py --json ... --seeds 1 --depths 18,50 --archs resnet,iresnet --image-size 224 --trained "" \
+        --plot docs/parity.svg
+
+Every official network, untrained, over seeded noise at 32 pixels (three seeds up to depth 101, one beyond), and two networks
+trained on the embedded digits. Three kinds of candidates, all in units of the same noise floor:
+
+- honest: artifacts of every format as every backend here runs them, and eager PyTorch in other orders of addition (batch sizes that
+  the floor was not measured with, one thread and two, channels last, without oneDNN);
+- Winograd: eager PyTorch whose 3x3 convolutions are computed by Winograd's F(4x4, 3x3) in float32, as GPU libraries may: the least
+  exact algorithm that is still float32;
+- TF32: eager PyTorch whose convolutions get inputs and weights of 10 bits of mantissa.
+
+For every depth of iResNet it also finds the smallest change of a single weight that the outputs alone would show.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import tempfile
 import time
-from collections import defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from simulated import with_tf32, with_winograd
+from sweep_plot import plot, summary
+from torch import Tensor, nn
 
+from iresnet_export.artifact import Artifact
 from iresnet_export.backends import backend_named
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.eager import EagerSession
 from iresnet_export.environment import environment
 from iresnet_export.exporting import default_output, export_artifact
 from iresnet_export.progress import no_progress
-from iresnet_export.source import Source, untrained_source
-from iresnet_export.verification.criteria import NOISE_LIMIT, Criterion
+from iresnet_export.source import Source, source_from_checkpoint, untrained_source
+from iresnet_export.verification.criteria import Criterion
 from iresnet_export.verification.outputs import compare_outputs
-from iresnet_export.verification.reference import reference_of
+from iresnet_export.verification.reference import Reference, onednn_off
+from iresnet_export.verification.reference_cache import cached_reference
 from iresnet_export.verification.verify import VerifyOptions, pixels_for, verify
 from iresnet_models import ModelSpec, list_models
 from iresnet_models.files import write_json
+from iresnet_models.spec import FAMILIES
 
 BATCHES = (1, 2, 7, 32)
+OTHER_BATCHES = (3, 16)
+"""Those that the floor knows nothing of."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--archs", default=",".join(FAMILIES))
     parser.add_argument("--depths", default="18,34,50,101,152,200,302,404,1001")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--exports", default="torchscript,onnxruntime,exported")
+    parser.add_argument("--seeds", type=int, default=3, help="Up to depth 101; one beyond.")
+    parser.add_argument("--exports", default="torchscript,onnxruntime,exported", help="Such as torchscript or onnxruntime:int8.")
+    parser.add_argument("--trained", default="18,50", help="Depths of iResNets to be trained on the digits first; or nothing.")
     parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="Written anew after every network; what it has already is left out.")
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    depths, rows, smallest = set(map(int, options.depths.split(","))), [], []
-    for arch, depth in (entry for entry in list_models() if entry[1] in depths):
-        for seed in range(options.seeds if depth <= 101 else 1):
-            started = time.monotonic()
-            spec = ModelSpec(arch, depth, num_classes=100).with_image_size(options.image_size)
-            source = untrained_source(spec, seed)
-            found = swept(source, seed, options.exports.split(","))
-            rows += found
-            if arch == "iresnet" and seed == 0:
-                smallest.append({"depth": depth, "smallest_change": smallest_change(source)})
-            worst = max((row["noise_ratio"] or 0.0 for row in found), default=0.0)
-            verdicts = ", ".join(sorted({row["status"] for row in found}))
-            print(f"{spec.name} seed {seed}: {verdicts}; worst {worst:.2f}; {time.monotonic() - started:.0f} s", flush=True)
+    known: dict[str, Any] = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+    rows, smallest = known.get("results", []), known.get("smallest_single_weight_change", [])
+    for source, seed in sources(options):
+        started, spec = time.monotonic(), source.spec
+        about = {"network": spec.name, "weights": source.weights.kind, "seed": seed, "image_size": spec.image_size}
+        known_rows = [row for row in rows if row.items() >= about.items()]
+        exported = {(row["exported_by"], row["precision"]) for row in known_rows}
+        exports = [name.partition(":")[::2] for name in options.exports.split(",")]
+        wanted = [(name, precision or "fp32") for name, precision in exports if (name, precision or "fp32") not in exported]
+        found = list(artifacts(source, wanted)) if wanted else []
+        if not known_rows:
+            found += [*reorderings(source), *simulations(source)]
+        found = [{**about, "depth": spec.depth} | row for row in found]
+        rows += found
+        if spec.arch == "iresnet" and seed == 0 and not known_rows:
+            smallest.append({**about, "depth": spec.depth, "smallest_change": smallest_change(source)})
+        if options.json is not None:
+            write(options.json, rows, smallest)
+        if not found:
+            continue
+        honest = [row for row in found if row["kind"] == "honest"]
+        verdicts = ", ".join(sorted({row["status"] for row in honest}))
+        worst = max((row["noise_ratio"] or 0.0 for row in honest), default=0.0)
+        others = ", ".join(f"{row['kind']} {row['noise_ratio']:.3g}" for row in found if row["kind"] != "honest")
+        took = f"{time.monotonic() - started:.0f} s"
+        print(f"{spec.name}, {source.weights.kind}, seed {seed}: {verdicts}; worst {worst:.2f}; {others}; {took}", flush=True)
     summary(rows, smallest)
     if options.plot is not None:
         plot(rows, options.plot)
-    if options.json is not None:
-        date = datetime.now(UTC).date().isoformat()
-        about = {"batches": BATCHES, "images": 32, "image_size": options.image_size}
-        document = {"date": date, "environment": environment(), "settings": about}
-        write_json(options.json, document | {"results": rows, "smallest_single_weight_change": smallest})
 
 
-def swept(source: Source, seed: int, exports: list[str]) -> list[dict[str, Any]]:
+def write(path: Path, rows: list[dict[str, Any]], smallest: list[dict[str, Any]]) -> None:
+    about = {"batches": BATCHES, "other_batches": OTHER_BATCHES, "images": 32}
+    document = {"date": datetime.now(UTC).date().isoformat(), "environment": environment(), "settings": about}
+    write_json(path, document | {"results": rows, "smallest_single_weight_change": smallest})
+
+
+def sources(options: argparse.Namespace) -> Iterator[tuple[Source, int]]:
+    """The networks, each with its seed: the shallow ones first."""
+    archs, depths = options.archs.split(","), set(map(int, options.depths.split(",")))
+    chosen = [(arch, depth) for arch, depth in list_models() if arch in archs and depth in depths]
+    for arch, depth in sorted(chosen, key=lambda entry: entry[1]):
+        spec = ModelSpec(arch, depth, num_classes=100).with_image_size(options.image_size)
+        for seed in range(options.seeds if depth <= 101 else 1):
+            yield untrained_source(spec, seed), seed
+    for depth in map(int, filter(None, options.trained.split(","))):
+        from iresnet_train import config_for, train
+
+        with tempfile.TemporaryDirectory() as folder:
+            result = train(config_for("digits", depth=depth, result_path=Path(folder) / "run"))
+            yield source_from_checkpoint(result.best), 0
+
+
+def artifacts(source: Source, exports: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     """Every export of a network, folded, as every backend here runs it."""
+    trained = source.checkpoint is not None
+    settings = VerifyOptions(source.checkpoint, images=32, batch_sizes=BATCHES, data="digits" if trained else None)
     with tempfile.TemporaryDirectory() as folder:
-        paths = []
-        for name in exports:
-            options = ExportOptions()
-            output = default_output(backend_named(name), source, options, Path(folder))
-            paths.append(export_artifact(name, source, options, output=output).path)
-        verification = verify(paths, VerifyOptions(images=32, batch_sizes=BATCHES))
-    return [
-        {
-            "network": source.spec.name,
-            "depth": source.spec.depth,
-            "seed": seed,
-            "backend": candidate.backend,
-            "status": candidate.status,
-            "reason": candidate.reason,
-            "noise_ratio": candidate.outputs.noise_ratio if candidate.outputs else None,
-        }
-        for candidate in verification.candidates
-    ]
+        for name, precision in exports:
+            made = _exported(name, precision, source, Path(folder)).path
+            for found in verify([made], settings).candidates:
+                ratio = found.outputs.noise_ratio if found.outputs else None
+                about = {"exported_by": name, "precision": precision}
+                yield _row("honest", found.backend, found.status, found.reason, ratio) | about
+
+
+def _exported(name: str, precision: str, source: Source, folder: Path) -> Artifact:
+    options = ExportOptions(precision=precision)
+    return export_artifact(name, source, options, output=default_output(backend_named(name), source, options, folder))
+
+
+def _row(kind: str, backend: str, status: str, reason: str | None, ratio: float | None) -> dict[str, Any]:
+    return {
+        "exported_by": None,
+        "precision": "fp32",
+        "kind": kind,
+        "backend": backend,
+        "status": status,
+        "reason": reason,
+        "noise_ratio": ratio,
+    }
+
+
+def reorderings(source: Source) -> Iterator[dict[str, Any]]:
+    """Eager PyTorch itself, in orders of addition that the floor was not measured with."""
+    reference = _reference(source, BATCHES)
+    for threads in (1, 2):
+        for name, layout in (("NCHW", torch.contiguous_format), ("channels last", torch.channels_last)):
+            network = _InLayout(copy.deepcopy(source.network).to(memory_format=layout), layout)
+            yield _held("honest", f"eager, {name}, threads: {threads}", network, reference, OTHER_BATCHES, threads)
+    with onednn_off():
+        yield _held("honest", "eager, oneDNN off", source.network, reference, OTHER_BATCHES)
+
+
+class _InLayout(nn.Module):
+    def __init__(self, network: nn.Module, layout: torch.memory_format) -> None:
+        super().__init__()
+        self.network, self.layout = network, layout
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images.contiguous(memory_format=self.layout))
+        return logits
+
+
+def simulations(source: Source) -> Iterator[dict[str, Any]]:
+    """Winograd's convolutions, and those of TF32."""
+    reference = _reference(source, BATCHES)
+    yield _held("Winograd", "eager", with_winograd(source.network), reference, (32,))
+    yield _held("TF32", "eager", with_tf32(source.network), reference, (32,))
+
+
+def _reference(source: Source, batch_sizes: tuple[int, ...]) -> Reference:
+    data = "digits" if source.checkpoint is not None else None
+    pixels, _, where = pixels_for(source.spec, VerifyOptions(images=32, data=data))
+    return cached_reference("sweep", source, pixels, where, batch_sizes, no_progress)
+
+
+def _held(
+    kind: str, backend: str, network: nn.Module, reference: Reference, batch_sizes: tuple[int, ...], threads: int | None = None
+) -> dict[str, Any]:
+    criterion = Criterion("fp32", len(reference.pixels), noise_floor=reference.noise_floor)
+    session = EagerSession(network, torch.device("cpu"), threads)
+    found = compare_outputs(session, reference, criterion, batch_sizes, no_progress)
+    return _row(kind, backend, "fail" if found.reason else "pass", found.reason, found.noise_ratio)
 
 
 def smallest_change(source: Source) -> float | None:
     """The smallest relative change of one middling weight that outputs alone show, in steps of 2; None up to a million."""
-    pixels, where = pixels_for(source.spec, VerifyOptions(images=32))[0], "noise"
-    reference = reference_of("r", source, pixels, where, (8,), no_progress)
-    criterion = Criterion("fp32", 32, noise_floor=reference.noise_floor)
+    reference = _reference(source, BATCHES)
+    criterion = Criterion("fp32", len(reference.pixels), noise_floor=reference.noise_floor)
     network = copy.deepcopy(source.network)
-    weight = network.layer3[1].conv1.weight.data
-    flat = weight.view(-1)
+    flat = network.layer3[1].conv1.weight.data.view(-1)
     index = int(flat.abs().kthvalue(flat.numel() // 2).indices)
     original, change = float(flat[index]), 2.0**-10
     while change < 2.0**20:
         flat[index] = original * (1 + change)
-        report = compare_outputs(EagerSession(network, torch.device("cpu")), reference, criterion, (8,), no_progress)
+        report = compare_outputs(EagerSession(network, torch.device("cpu")), reference, criterion, (32,), no_progress)
         if report.reason is not None:
             return change
         change *= 2
     return None
-
-
-def summary(rows: list[dict[str, Any]], smallest: list[dict[str, Any]]) -> None:
-    by_backend = defaultdict(list)
-    for row in rows:
-        by_backend[row["backend"]].append(row)
-    print("\n| backend | artifacts | passed | failed | skipped | median ratio | largest |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for backend, entries in by_backend.items():
-        ratios = sorted(entry["noise_ratio"] for entry in entries if entry["noise_ratio"] is not None)
-        counts = [sum(entry["status"] == status for entry in entries) for status in ("pass", "fail", "skipped")]
-        middle, largest = (f"{ratios[len(ratios) // 2]:.2f}", f"{ratios[-1]:.2f}") if ratios else ("", "")
-        print(f"| {backend} | {len(entries)} | {counts[0]} | {counts[1]} | {counts[2]} | {middle} | {largest} |")
-    print("\n| depth | smallest change of one weight that outputs alone show |\n| --- | --- |")
-    for entry in smallest:
-        change = entry["smallest_change"]
-        print(f"| {entry['depth']} | {'none' if change is None else f'{100 * change:.3g} %'} |")
-
-
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """The ratios of honest artifacts, by depth and backend, against the limit."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "parity"  # the same file each time
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.2))
-    depths = sorted({row["depth"] for row in rows})
-    for offset, backend in enumerate(sorted({row["backend"] for row in rows})):
-        found = [
-            (depths.index(row["depth"]), row["noise_ratio"]) for row in rows if row["backend"] == backend and row["noise_ratio"]
-        ]
-        axes.scatter([x + (offset - 1.5) * 0.16 for x, _ in found], [y for _, y in found], s=12, alpha=0.7, label=backend)
-    axes.axhline(NOISE_LIMIT, color="tab:red", linewidth=1)
-    axes.text(-0.4, NOISE_LIMIT * 1.08, f"limit {NOISE_LIMIT}", color="tab:red")
-    axes.axhline(197, color="grey", linewidth=1, linestyle="--")
-    axes.text(-0.4, 197 * 1.1, "TF32 begins here (simulated, least seen)", color="grey")
-    axes.set(yscale="log", xlabel="depth", ylabel="error in noise floors", ylim=(0.03, 600), xticks=range(len(depths)))
-    axes.set_xticklabels([str(depth) for depth in depths])
-    axes.legend(loc="lower right", ncols=2, frameon=False)
-    axes.set_title("Honest float32 backends against float64")
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":

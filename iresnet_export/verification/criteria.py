@@ -6,7 +6,6 @@ weights. int8 has no rounding error to go by: there it is the signal-to-noise ra
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +24,9 @@ NOISE_LIMIT = 2.5
 
 SQNR_MARGIN_DB = 3.0
 """Held-out images may cost int8 this much more than those it was calibrated with."""
+
+CHANCE = 1e-4
+"""Agreement below what calibration predicted fails where chance alone would give it more rarely than this."""
 
 _HALF_IMAGES = 8
 """Half precision is slow on a CPU."""
@@ -66,14 +68,20 @@ class Criterion:
                 f"int8 costs more than calibration predicted: signal to noise is {sqnr_db:.1f} dB, "
                 f"{predicted.predicted_sqnr_db:.1f} dB were predicted, and {SQNR_MARGIN_DB:g} dB less is allowed"
             )
-        expected = predicted.predicted_agreement
-        spread = math.sqrt(max(expected * (1 - expected), 1 / self.images) / self.images)
-        if top1_agreement < expected - 3 * spread:
+        seen, foreseen = round(top1_agreement * self.images), round(predicted.predicted_agreement * predicted.compared)
+        if _chance_of_fewer(seen, self.images, foreseen, predicted.compared) < CHANCE:
             return (
-                f"int8 decides otherwise than calibration predicted: {top1_agreement:.1%} of the first classes agree, and "
-                f"{expected:.1%} were predicted, give or take {3 * spread:.1%} for {self.images} images"
+                f"int8 decides otherwise than calibration predicted: the first class agrees for {seen} of {self.images} images, "
+                f"and it did for {foreseen} of {predicted.compared}"
             )
         return None
+
+
+def _chance_of_fewer(seen: int, images: int, foreseen: int, compared: int) -> float:
+    """The chance of so few agreements if both samples are of one kind: Fisher's exact test, one-sided."""
+    from scipy.stats import hypergeom
+
+    return float(hypergeom.cdf(seen, images + compared, seen + foreseen, images))
 
 
 def quantization_of(descent: Descent | None) -> Quantization | None:

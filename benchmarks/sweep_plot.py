@@ -1,0 +1,65 @@
+"""The table and the plot of parity_sweep.py."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from iresnet_export.verification.criteria import NOISE_LIMIT
+
+_COLOURS = {"honest": "#0072b2", "Winograd": "#e69f00", "TF32": "#d55e00"}  # Okabe and Ito's, safe for the colour-blind
+_MARKERS = {"honest": "o", "Winograd": "s", "TF32": "^"}
+_LABELS = {"honest": "honest backends", "Winograd": "Winograd F(4x4, 3x3), simulated", "TF32": "TF32, simulated"}
+
+
+def summary(rows: list[dict[str, Any]], smallest: list[dict[str, Any]]) -> None:
+    """Prints both tables as Markdown."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["kind"], row["backend"], row["precision"]].append(row)
+    print("\n| candidate | measured | passed | failed | skipped | smallest ratio | median | largest |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for (kind, backend, precision), entries in groups.items():
+        ratios = sorted(entry["noise_ratio"] for entry in entries if entry["noise_ratio"] is not None)
+        counts = [sum(entry["status"] == status for entry in entries) for status in ("pass", "fail", "skipped")]
+        figures = [f"{value:.2f}" for value in (ratios[0], ratios[len(ratios) // 2], ratios[-1])] if ratios else [""] * 3
+        name = f"{backend}, {precision}" if kind == "honest" else f"{kind}, simulated"
+        print(f"| {name} | {len(entries)} | {' | '.join(map(str, counts))} | {' | '.join(figures)} |")
+    print("\n| iResNet | weights | smallest change of one weight that outputs alone show |\n| --- | --- | --- |")
+    for entry in smallest:
+        change = entry["smallest_change"]
+        print(f"| {entry['depth']} | {entry['weights']} | {'none' if change is None else f'{100 * change:.3g} %'} |")
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """The ratios by depth and kind of candidate, against the limit."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "parity"  # the same file each time
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4.4))
+    depths = sorted({row["depth"] for row in rows})
+    for offset, kind in enumerate(_LABELS):
+        found = [
+            (depths.index(row["depth"]), row["noise_ratio"])
+            for row in rows
+            if row["kind"] == kind and row["noise_ratio"] and row["precision"] == "fp32"
+        ]
+        places = [(x + (offset - 1) * 0.2 + _spread(number), y) for number, (x, y) in enumerate(found)]
+        axes.scatter(*zip(*places, strict=True), s=11, alpha=0.65, color=_COLOURS[kind], marker=_MARKERS[kind], label=_LABELS[kind])
+    axes.axhline(NOISE_LIMIT, color="black", linewidth=1)
+    axes.annotate(f"limit {NOISE_LIMIT}", (1.005, NOISE_LIMIT), xycoords=("axes fraction", "data"), va="center")
+    axes.set(yscale="log", xlabel="depth", ylabel="error in noise floors", xticks=range(len(depths)))
+    axes.set_xticklabels([str(depth) for depth in depths])
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3, frameon=False, handletextpad=0.2)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _spread(number: int) -> float:
+    """Points of one depth side by side."""
+    return (number % 7 - 3) * 0.018
