@@ -45,7 +45,7 @@ class EngineSession(Session):
 
     def __init__(self, artifact: Artifact, flavour: Flavour, device: torch.device, *, cuda_graphs: bool = True) -> None:
         trt, plan = flavour.module, artifact.path.read_bytes()
-        self.device = torch.device("cuda", device.index or 0)
+        self.device = torch.device(device.type, device.index or 0) if device.type == "cuda" else device
         self.notices: list[str] = []
         self._flavour, self._artifact, self._cuda_graphs = flavour, artifact, cuda_graphs
         self._lock, self._runs, self._slots = threading.Lock(), Counter[int](), dict[int, _Slot]()
@@ -142,7 +142,7 @@ class EngineSession(Session):
             return self._slots[count]
         if not self._cuda_graphs or self._runs[count] < _RUNS_BEFORE_CAPTURE or len(self._slots) >= _MOST_GRAPHS:
             return None
-        images = torch.empty((count, *self._image), dtype=self._types[self._input], device=self.device)
+        images = torch.zeros((count, *self._image), dtype=self._types[self._input], device=self.device)
         # A context keeps the addresses that its graph was captured with: each graph has one of its own.
         context = self._new_context(count)
         outputs = self._set_addresses(context, images)
@@ -249,7 +249,7 @@ def precisions_told(told: str) -> list[str]:
         layers = json.loads(told)["Layers"]
     except (ValueError, KeyError, TypeError):
         return []
-    entries = [layer["Weights"] for layer in layers if isinstance(layer, dict) and isinstance(layer.get("Weights"), dict)]
+    entries = [told["Weights"] for told in layers if isinstance(told, dict) and isinstance(told.get("Weights"), dict)]
     return [_TYPES.get(str(entry.get("Type")), str(entry.get("Type"))) for entry in entries if entry.get("Count", 0)]
 
 

@@ -241,8 +241,7 @@ def test_every_method_that_the_code_calls_exists(flavour: Flavour) -> None:
             if file == "tensorrt_builder.py" and ast.unparse(node.value) == "engine":
                 continue  # EngineOptions there
             known = [owner for owner in owners if hasattr(getattr(flavour.module, owner), node.attr)]
-            ours = file == "tensorrt_network.py" and node.attr in ("data_type", "dims")  # an ONNX tensor
-            assert known or ours, f"{file}: {ast.unparse(node)} is in none of {owners}"
+            assert known, f"{file}: {ast.unparse(node)} is in none of {owners}"
             seen.add(node.attr)
     wanted = {"execute_async_v3", "set_tensor_address", "set_optimization_profile_async", "create_runtime_config", "mark_output"}
     assert wanted | {"get_engine_information", "engine_host_code_allowed", "create_timing_cache"} <= seen
