@@ -27,6 +27,7 @@ _MOST_GRAPHS = 8
 
 _RUNS_BEFORE_CAPTURE = 2
 _ALIGNMENT = 256
+_MULTIPLYING = ("Convolution", "FullyConnected", "Gemm", "MatrixMultiply")
 _TYPES = {"Float": "fp32", "Half": "fp16", "BFloat16": "bf16", "BF16": "bf16", "Int8": "int8", "FP8": "fp8"}
 
 
@@ -249,7 +250,8 @@ def precisions_told(told: str) -> list[str]:
         layers = json.loads(told)["Layers"]
     except (ValueError, KeyError, TypeError):
         return []
-    entries = [told["Weights"] for told in layers if isinstance(told, dict) and isinstance(told.get("Weights"), dict)]
+    weighted = (told for told in layers if isinstance(told, dict) and told.get("ParameterType", "Convolution") in _MULTIPLYING)
+    entries = [told["Weights"] for told in weighted if isinstance(told.get("Weights"), dict)]
     return [_TYPES.get(str(entry.get("Type")), str(entry.get("Type"))) for entry in entries if entry.get("Count", 0)]
 
 

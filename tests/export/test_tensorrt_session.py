@@ -55,7 +55,20 @@ def test_precisions_that_an_inspector_tells_of() -> None:
     def layer(kind: str, count: int = 9) -> dict[str, object]:
         return {"Name": "conv", "LayerType": "CaskConvolution", "Weights": {"Type": kind, "Count": count}}
 
-    told = json.dumps({"Layers": [layer("Half"), layer("Int8"), layer("Float", 0), {"Name": "pool"}, "reformat"], "Bindings": []})
+    scale = layer("Float") | {"ParameterType": "Scale"}
+    told = json.dumps(
+        {
+            "Layers": [
+                scale,
+                layer("Half") | {"ParameterType": "Convolution"},
+                layer("Int8"),
+                layer("Float", 0),
+                {"Name": "pool"},
+                "reformat",
+            ],
+            "Bindings": [],
+        }
+    )
     assert precisions_told(told) == ["fp16", "int8"]
     assert precisions_told(json.dumps({"Layers": [layer("TF99")]})) == ["TF99"]
     for nothing in ("", "no JSON", "[]", "{}", json.dumps({"Layers": ["myelin"]})):
