@@ -1,8 +1,8 @@
-"""A TensorRT that needs no GPU: it reads and writes the addresses that it is given, and keeps the rules that the real one states.
+"""A TensorRT that needs no GPU: it reads and writes the addresses that it is given, and keeps rules that the real one states.
 
-Addresses must be aligned; a context must have a shape, addresses and, with several profiles, a profile that takes its batch, and no
-two contexts may have the same one unless they are told to; what is captured into a graph runs when the graph is replayed, with the
-addresses of the capture. Its network gives for every image its mean times 1, 2, 3, and so on.
+A context must have a shape, addresses and, with several profiles, a profile that takes its batch. What is captured into a graph runs
+when the graph is replayed, with the addresses of the capture. Its network gives for every image the mean of its numbers, each times
+its place, times 1, 2, 3, and so on.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class Context:
 
 def compute(shape: tuple[int, ...], addresses: dict[str, int]) -> None:
     images = numbers_at(addresses["input"], int(np.prod(shape))).reshape(shape)
-    means = images.reshape(len(images), -1).mean(axis=1)
+    flat = images.reshape(len(images), -1)
+    means = (flat * np.linspace(0, 1, flat.shape[1])).mean(axis=1)
     numbers_at(addresses["logits"], shape[0] * CLASSES)[:] = np.outer(means, np.arange(1, CLASSES + 1)).ravel()
 
 
