@@ -85,7 +85,7 @@ def main() -> None:
             found += [*reorderings(source), *simulations(source)]
         found = [{**about, "depth": spec.depth} | row for row in found]
         rows += found
-        if spec.arch == "iresnet" and seed == 0 and not known_rows:
+        if spec.arch == "iresnet" and seed == 0 and not any(entry.items() >= about.items() for entry in smallest):
             smallest.append({**about, "depth": spec.depth, "smallest_change": smallest_change(source)})
         if options.json is not None:
             write(options.json, rows, smallest)
@@ -198,20 +198,31 @@ def _held(
 
 
 def smallest_change(source: Source) -> float | None:
-    """The smallest relative change of one middling weight that outputs alone show, in steps of 2; None up to a million."""
+    """The smallest relative change of one weight that outputs alone show, in steps of 2; None up to a million.
+
+    Of three weights of middling size, early, midway and late, changed in both directions: where a ReLU is shut, nothing shows.
+    """
     reference = _reference(source, BATCHES)
     criterion = Criterion("fp32", len(reference.pixels), noise_floor=reference.noise_floor)
     network = copy.deepcopy(source.network)
-    flat = network.layer3[1].conv1.weight.data.view(-1)
-    index = int(flat.abs().kthvalue(flat.numel() // 2).indices)
-    original, change = float(flat[index]), 2.0**-10
-    while change < 2.0**20:
-        flat[index] = original * (1 + change)
-        report = compare_outputs(EagerSession(network, torch.device("cpu")), reference, criterion, (32,), no_progress)
-        if report.reason is not None:
-            return change
-        change *= 2
+    session = EagerSession(network, torch.device("cpu"))
+    places = [_middling(conv.weight.data) for conv in (network.layer1[1].conv1, network.layer3[1].conv1, network.layer4[-1].conv2)]
+    for exponent in range(-10, 21):
+        for flat, index in places:
+            original = float(flat[index])
+            for direction in (1, -1):
+                flat[index] = original * (1 + direction * 2.0**exponent)
+                shows = compare_outputs(session, reference, criterion, (32,), no_progress).reason is not None
+                flat[index] = original
+                if shows:
+                    return 2.0**exponent
     return None
+
+
+def _middling(weight: Tensor) -> tuple[Tensor, int]:
+    """All weights in a row, and where the one of median size is."""
+    flat = weight.view(-1)
+    return flat, int(flat.abs().kthvalue(flat.numel() // 2).indices)
 
 
 if __name__ == "__main__":
