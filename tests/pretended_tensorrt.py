@@ -1,8 +1,8 @@
 """A TensorRT that needs no GPU: it reads and writes the addresses that it is given, and keeps rules that the real one states.
 
-A context must have a shape, addresses and, with several profiles, a profile that takes its batch. What is captured into a graph runs
-when the graph is replayed, with the addresses of the capture. Its network gives for every image the mean of its numbers, each times
-its place, times 1, 2, 3, and so on.
+A context must have a shape, addresses and, with several profiles, a profile that takes its batch. What is captured into a graph
+runs when the graph is replayed, with the addresses of the capture. Its network gives for every image the mean of its numbers, each
+times its place, times 1, 2, 3, and so on.
 """
 
 from __future__ import annotations
