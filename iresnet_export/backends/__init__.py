@@ -13,6 +13,7 @@ _BACKENDS = {
     "eager": "eager:Eager",
     "torchscript": "torchscript:TorchScript",
     "exported": "exported:Exported",
+    "compiled": "compiled:Compiled",
     "aotinductor": "aotinductor:AOTInductor",
     "onnxruntime": "onnxruntime:OnnxRuntime",
     "openvino": "openvino:OpenVino",
@@ -21,7 +22,7 @@ _BACKENDS = {
 _RUN_BY: dict[Format, tuple[str, ...]] = {
     "checkpoint": ("eager",),
     "torchscript": ("torchscript",),
-    "pt2": ("exported",),
+    "pt2": ("exported", "compiled"),
     "aoti": ("aotinductor",),
     "onnx": ("onnxruntime", "openvino"),
     "engine": ("tensorrt",),

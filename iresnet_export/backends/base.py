@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
+from iresnet_export.backends.tensorrt_options import EngineOptions
 from iresnet_export.errors import ArtifactError, ExportError, InputError
 from iresnet_export.observing import Observer
 from iresnet_export.progress import Progress, no_progress
@@ -46,6 +47,8 @@ class ExportOptions:
     """GPUs to build an engine for, such as `8.6`; TensorRT-RTX alone. Empty: its own choice."""
     flavour: str | None = None
     """`tensorrt` or `tensorrt_rtx`; None for whichever can be used here."""
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    """How a TensorRT engine is built."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= self.max_batch and self.dynamic_batch:

@@ -13,6 +13,14 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.base import Backend, ExportJob, ExportOptions, Session
+from iresnet_export.backends.onnxruntime_cuda import (
+    RECORD_ASSIGNMENT,
+    CudaSettings,
+    graph_options,
+    providers,
+    require_gpu,
+    require_on_gpu,
+)
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
 from iresnet_export.layers import Array, Layer
 from iresnet_export.observing import Observer
@@ -81,27 +89,29 @@ def read_onnx(path: Path) -> Any:
 
 
 class OnnxSession(Session):
-    """A session whose inputs and outputs stay on its device."""
+    """A session whose inputs and outputs stay on its device. `notices` says what is not as it should be on a GPU."""
 
-    def __init__(self, path: Path, device: torch.device, threads: int | None) -> None:
+    def __init__(self, path: Path, device: torch.device, threads: int | None = None, cuda: CudaSettings | None = None) -> None:
         try:
             import onnxruntime as ort
         except ImportError as error:
             raise MissingPackageError("onnxruntime", "Running ONNX files", "onnxruntime") from error
         self.device = device
+        self.notices: list[str] = []
+        self._cuda = cuda or CudaSettings()
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        if device.type == "cuda":
+            require_gpu(device)
+            options.add_session_config_entry(RECORD_ASSIGNMENT, "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         # Its threads sleep as soon as a run has ended, rather than spin and slow down whatever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        self._providers = _providers(ort, device)
+        self._providers = providers(ort, device, self._cuda)
         self._session = _create(ort, path, options, self._providers)
-        if device.type == "cuda" and self._session.get_providers()[0] != "CUDAExecutionProvider":
-            raise UnavailableError(
-                "ONNX Runtime fell back to the CPU: its CUDA provider could not be loaded. Install its libraries with "
-                "pip install 'onnxruntime-gpu[cuda,cudnn]', or use --device cpu."
-            )
+        if device.type == "cuda":
+            self.notices += require_on_gpu(self._session, path.name)
         if len(self._session.get_inputs()) != 1:
             names = ", ".join(value.name for value in self._session.get_inputs())
             raise ArtifactError(
@@ -109,6 +119,7 @@ class OnnxSession(Session):
             )
         self._input, self._output = self._session.get_inputs()[0], self._session.get_outputs()[0]
         self.takes_pixels = self._input.type == "tensor(uint8)"
+        self._graphs: dict[int, tuple[Any, Tensor, Tensor]] = {}
         self._type = np.uint8 if self.takes_pixels else np.float32
         size = self._input.shape[0]
         self.batch = (size, size) if isinstance(size, int) else None
@@ -126,17 +137,30 @@ class OnnxSession(Session):
         return torch.from_numpy(logits)
 
     def _run_bound(self, batch: Tensor) -> Tensor:
+        """By the addresses of torch's tensors. A CUDA graph replays at fixed ones, so each batch size keeps its own."""
         batch = batch.contiguous()
-        index = self.device.index or 0
-        logits = torch.empty((len(batch), self._output.shape[1]), device=self.device)
-        binding = self._session.io_binding()
-        binding.bind_input(self._input.name, "cuda", index, self._type, tuple(batch.shape), batch.data_ptr())
-        binding.bind_output(self._output.name, "cuda", index, np.float32, tuple(logits.shape), logits.data_ptr())
+        if not self._cuda.cuda_graph:
+            logits = torch.empty((len(batch), self._output.shape[1]), device=self.device)
+            torch.cuda.current_stream(self.device).synchronize()
+            self._session.run_with_iobinding(self._binding(batch, logits))
+            return logits
+        if len(batch) not in self._graphs:
+            images, logits = torch.empty_like(batch), torch.empty((len(batch), self._output.shape[1]), device=self.device)
+            self._graphs[len(batch)] = self._binding(images, logits), images, logits
+        binding, images, logits = self._graphs[len(batch)]
+        images.copy_(batch)
         torch.cuda.current_stream(self.device).synchronize()
-        self._session.run_with_iobinding(binding)
-        return logits
+        self._session.run_with_iobinding(binding, graph_options(len(batch)))
+        return logits.clone()
+
+    def _binding(self, images: Tensor, logits: Tensor) -> Any:
+        index, binding = self.device.index or 0, self._session.io_binding()
+        binding.bind_input(self._input.name, "cuda", index, self._type, tuple(images.shape), images.data_ptr())
+        binding.bind_output(self._output.name, "cuda", index, np.float32, tuple(logits.shape), logits.data_ptr())
+        return binding
 
     def close(self) -> None:
+        self._graphs.clear()
         with contextlib.suppress(AttributeError):
             del self._session
 
@@ -174,17 +198,8 @@ class OnnxObserver(Observer):
         model, names = with_outputs(self._model, wanted)
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=_providers(ort, self._device))
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=providers(ort, self._device))
         return lambda outputs, batch: session.run(outputs, {self._input.name: batch}), names
-
-
-def _providers(ort: Any, device: torch.device) -> list[Any]:
-    if device.type != "cuda":
-        return ["CPUExecutionProvider"]
-    with contextlib.suppress(AttributeError):
-        ort.preload_dlls()
-    # TF32 would round every product to 10 bits: no parity with float32.
-    return [("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0}), "CPUExecutionProvider"]
 
 
 def _create(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:

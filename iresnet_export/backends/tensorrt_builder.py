@@ -2,114 +2,141 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
+from iresnet_export import nvidia
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.backends.onnx_graph import INPUT, OUTPUT, PROBABILITIES
+from iresnet_export.backends.onnx_graph import INPUT
 from iresnet_export.backends.tensorrt_flavours import Flavour
+from iresnet_export.backends.tensorrt_network import mark_outputs, parsed_network, require_precision, require_sparse
+from iresnet_export.backends.tensorrt_options import Profile
+from iresnet_export.backends.tensorrt_timing import TimingCache
 from iresnet_export.errors import ExportError, InputError
-from iresnet_export.precision import widest
 from iresnet_export.progress import Progress
 
 
-def engine_from_onnx(flavour: Flavour, onnx: bytes, options: ExportOptions, progress: Progress) -> tuple[bytes, dict[str, Any]]:
-    """A serialized engine (a raw plan, as trtexec reads it) and what the descent should say of it."""
+def engine_from_onnx(
+    flavour: Flavour, onnx: bytes, options: ExportOptions, progress: Progress, observed: Sequence[str] = ()
+) -> tuple[bytes, dict[str, Any]]:
+    """A serialized engine (a raw plan, as trtexec reads it) and what the descent should say of it.
+
+    `observed`: values inside, by the names of the ONNX nodes' outputs, that the engine is to give as well.
+    """
+    require_options(flavour, options)
     trt = flavour.module
     flavour.messages.clear()
     progress("Parsing ONNX", 0.0)
     builder = trt.Builder(flavour.logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, flavour.logger)
-    if not parser.parse(onnx):
-        errors = "; ".join(_described(parser.get_error(index)) for index in range(parser.num_errors))
-        raise ExportError(f"{flavour.name} {flavour.version} cannot read the ONNX file: {errors or flavour.complaints()}.")
-    _require_parsed(flavour, network, options)
-    precisions = _require_precision(flavour, network, options.precision)
+    # The parser owns what the network points to: it must stay until the engine is built.
+    network, parser, model = parsed_network(flavour, builder, onnx)
+    precisions = require_precision(flavour, network, options.precision)
+    details: dict[str, Any] = {"flavour": flavour.name, "builder_version": flavour.version, "layers": network.num_layers}
+    mark_outputs(flavour, network, list(observed))
     config = builder.create_builder_config()
     # TF32 is on by default; it would round every product of a float32 network to 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
-    _set_profile(flavour, builder, network, config, options)
-    gpus = _set_targets(flavour, config, options)
+    # Else the engine cannot be asked what its layers are computed in.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    profiles = profiles_of(options)
+    for profile in profiles:
+        _add_profile(flavour, builder, network, config, profile)
+    if options.engine.sparse:
+        details["sparse_layers"] = require_sparse(model)
+    cache = _configure(flavour, config, options)
+    details |= _set_targets(flavour, config, options)
     monitor = _monitor(trt, progress)
     config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
+    with _interrupts_cancel(monitor):
+        plan = builder.build_serialized_network(network, config)
+    del parser
     if monitor.cancelled is not None:
         raise monitor.cancelled
     if plan is None:
         raise ExportError(f"{flavour.name} {flavour.version} built no engine: {flavour.complaints()}.")
     progress("Building engine", 1.0)
-    details = {"flavour": flavour.name, "builder_version": flavour.version, "gpus": gpus, "layers": network.num_layers}
-    return bytes(plan), {**details, "layer_precisions": precisions}
+    details |= {} if cache is None else cache.keep()
+    return bytes(plan), {**details, "profiles": [list(profile) for profile in profiles], "layer_precisions": precisions}
 
 
-def _described(error: Any) -> str:
-    node = f"{error.node_operator()} at {error.node_name()}: " if error.node_name() else ""
-    return f"{node}{error.desc()}"
-
-
-def _require_parsed(flavour: Flavour, network: Any, options: ExportOptions) -> None:
-    inputs = [network.get_input(index).name for index in range(network.num_inputs)]
-    outputs = [network.get_output(index).name for index in range(network.num_outputs)]
-    wanted = [OUTPUT, PROBABILITIES] if options.takes_pixels else [OUTPUT]
-    if network.num_layers == 0 or inputs != [INPUT] or outputs != wanted:
-        raise ExportError(
-            f"{flavour.name} {flavour.version} read the ONNX file as {network.num_layers} layers from {inputs} to {outputs}, "
-            f"and not as a network from {INPUT} to {', '.join(wanted)}: {flavour.complaints()}."
+def require_options(flavour: Flavour, options: ExportOptions) -> None:
+    """InputError for options that this TensorRT has no use for."""
+    foreign = options.engine.for_tensorrt_alone() if flavour.builds_without_gpu else []
+    if foreign:
+        raise InputError(
+            f"{', '.join(foreign)}: TensorRT-RTX has no use for that, since it chooses its kernels where the engine runs. Leave it "
+            "out, or build with --flavour tensorrt."
         )
+    if options.compute_capabilities and not flavour.builds_without_gpu:
+        raise InputError(
+            "--compute-capability is for TensorRT-RTX; TensorRT builds for the GPU at hand. Leave it out, or add "
+            "--flavour tensorrt_rtx."
+        )
+    if options.engine.profiles and not options.dynamic_batch:
+        raise InputError("--profile is for a dynamic batch; leave it out, or leave out --static-batch.")
 
 
-def _require_precision(flavour: Flavour, network: Any, precision: str) -> list[str]:
-    """The precision of every convolution and linear layer of a strongly typed network, which is what it is computed in.
-
-    Raises ExportError if one of them is not in the precision that was asked for: TensorRT says nothing of that by itself.
-    """
-    trt = flavour.module
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    producers = {layer.get_output(index).name: layer for layer in layers for index in range(layer.num_outputs)}
-    names = {trt.float32: "fp32", trt.float16: "fp16", trt.bfloat16: "bf16", trt.int8: "int8", trt.fp8: "fp8"}
-
-    def read_as(tensor: Any) -> str:
-        producer = producers.get(tensor.name)
-        if producer is not None and producer.type == trt.LayerType.DEQUANTIZE:
-            tensor = producer.get_input(0)
-        return names.get(tensor.dtype, str(tensor.dtype))
-
-    found = []
-    for layer in layers:
-        if layer.type in (trt.LayerType.CONVOLUTION, trt.LayerType.MATRIX_MULTIPLY):
-            inputs = [layer.get_input(index) for index in range(layer.num_inputs)]
-            found.append(widest([read_as(tensor) for tensor in inputs if tensor is not None and len(tensor.shape) > 1]))
-            if found[-1] != precision:
-                raise ExportError(
-                    f"{flavour.name} {flavour.version} read {layer.name} of the ONNX file in {found[-1]}, "
-                    f"and {precision} was asked for."
-                )
-    return found
-
-
-def _set_profile(flavour: Flavour, builder: Any, network: Any, config: Any, options: ExportOptions) -> None:
+def profiles_of(options: ExportOptions) -> tuple[Profile, ...]:
+    """The ranges of batches that an engine with these options is optimised for; none for a static batch."""
     if not options.dynamic_batch:
-        return
+        return ()
+    return options.engine.profiles or ((1, options.batch, options.max_batch),)
+
+
+def _add_profile(flavour: Flavour, builder: Any, network: Any, config: Any, batches: Profile) -> None:
     image = tuple(network.get_input(0).shape)[1:]
     profile = builder.create_optimization_profile()
-    profile.set_shape(INPUT, (1, *image), (options.batch, *image), (options.max_batch, *image))
+    profile.set_shape(INPUT, *((batch, *image) for batch in batches))
     if config.add_optimization_profile(profile) < 0:
-        raise ExportError(f"{flavour.name} refused batches of 1 to {options.max_batch}: {flavour.complaints()}.")
+        smallest, _, largest = batches
+        raise ExportError(f"{flavour.name} refused batches of {smallest} to {largest}: {flavour.complaints()}.")
 
 
-def _set_targets(flavour: Flavour, config: Any, options: ExportOptions) -> str:
-    """Sets the GPUs that the engine is for; returns them in words."""
+def _configure(flavour: Flavour, config: Any, options: ExportOptions) -> TimingCache | None:
+    trt, engine = flavour.module, options.engine
+    if engine.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, engine.workspace_mib * 2**20)
+    if engine.builder_level is not None:
+        config.builder_optimization_level = engine.builder_level
+    if engine.hardware_compatibility != "none":
+        level = engine.hardware_compatibility.replace("-", "_").upper()
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.__members__[level]
+    if engine.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if engine.sparse:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+    here = nvidia.gpu()
+    if flavour.builds_without_gpu or not engine.timing_cache or here is None:
+        return None
+    driver = nvidia.driver()
+    cache = TimingCache(flavour, here, driver.version if driver else None)
+    cache.give(config)
+    return cache
+
+
+def _set_targets(flavour: Flavour, config: Any, options: ExportOptions) -> dict[str, Any]:
+    """Sets the GPUs that the engine is for; returns what the descent says of them, in words and in numbers."""
     if not flavour.builds_without_gpu:
-        if options.compute_capabilities:
-            raise InputError(
-                "--compute-capability is for TensorRT-RTX; TensorRT builds for the GPU at hand. Leave it out, or add "
-                "--flavour tensorrt_rtx."
-            )
-        import torch
-
-        return f"{torch.cuda.get_device_name()} and GPUs of the same kind"
+        here, driver = nvidia.gpu(), nvidia.driver()
+        if here is None:
+            raise ExportError("TensorRT builds on a GPU, and none is here.")
+        kind = {
+            "none": "GPUs of the same kind",
+            "ampere-plus": "GPUs from Ampere on",
+            "same-compute-capability": "GPUs of the same compute capability",
+        }[options.engine.hardware_compatibility]
+        built_on = {
+            "name": here.name,
+            "compute_capability": ".".join(map(str, here.capability)),
+            "driver": driver.version if driver else None,
+        }
+        return {"gpus": f"{here.name} and {kind}", "gpu": built_on}
     if not options.compute_capabilities:
-        return "NVIDIA RTX GPUs from Ampere on"
+        return {"gpus": "NVIDIA RTX GPUs from Ampere on"}
     members = flavour.module.ComputeCapability.__members__
     config.num_compute_capabilities = len(options.compute_capabilities)
     for index, capability in enumerate(options.compute_capabilities):
@@ -117,12 +144,29 @@ def _set_targets(flavour: Flavour, config: Any, options: ExportOptions) -> str:
         if member is None or not config.set_compute_capability(member, index):
             known = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in members if name.startswith("SM"))
             raise InputError(f"TensorRT-RTX cannot build for compute capability {capability}; it can for {known}.")
-    return f"GPUs of compute capability {', '.join(options.compute_capabilities)}"
+    return {"gpus": f"GPUs of compute capability {', '.join(options.compute_capabilities)}"}
+
+
+@contextmanager
+def _interrupts_cancel(monitor: Any) -> Iterator[None]:
+    """Ctrl-C tells the monitor, which ends the build at its next step; raised where it came, it would tear TensorRT's frames."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def noted(_number: int, _frame: FrameType | None) -> None:
+        monitor.cancelled = KeyboardInterrupt()
+
+    before = signal.signal(signal.SIGINT, noted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Passes TensorRT's outermost phases on; what the progress callback raises cancels the build."""
+        """Passes TensorRT's phases on; what the progress callback raises, Ctrl-C among it, cancels the build."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -141,6 +185,8 @@ def _monitor(trt: Any, progress: Progress) -> Any:
             self._tell(phase, self._steps.get(phase, 1))
 
         def _tell(self, phase: str, step: int) -> None:
+            if self.cancelled is not None:
+                return
             try:
                 progress(phase, step / self._steps.get(phase, 1))
             except BaseException as error:  # an exception must not pass through TensorRT's own frames

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -9,19 +11,27 @@ from typing import Any
 
 import torch
 
+from iresnet_export import nvidia
 from iresnet_export.errors import InputError, MissingPackageError, UnavailableError
 
 NAMES = ("tensorrt", "tensorrt_rtx")
 
+Listener = Callable[[str, str], None]
+"""Is given a severity, such as `warning`, and a message."""
+
 
 @dataclass(frozen=True)
 class Flavour:
-    """An imported TensorRT and its one logger, which collects what TensorRT says."""
+    """An imported TensorRT and its one logger, which collects what TensorRT says.
+
+    `messages`: errors since the last complaint; `listeners` are told everything, with its severity.
+    """
 
     name: str
     module: Any
     logger: Any
     messages: list[str] = field(default_factory=list)
+    listeners: list[Listener] = field(default_factory=list)
 
     @property
     def builds_without_gpu(self) -> bool:
@@ -30,6 +40,18 @@ class Flavour:
     @property
     def version(self) -> str:
         return str(self.module.__version__)
+
+    @contextmanager
+    def listening(self, listener: Listener | None) -> Iterator[None]:
+        """Tells the listener everything for a while; None is nobody."""
+        if listener is None:
+            yield
+            return
+        self.listeners.append(listener)
+        try:
+            yield
+        finally:
+            self.listeners.remove(listener)
 
     def complaints(self) -> str:
         """What the logger heard since the last call, as one sentence."""
@@ -52,7 +74,8 @@ def flavour_named(name: str) -> Flavour:
             extra = name.replace("_", "-")
             raise MissingPackageError(extra, "Building or running a TensorRT engine", f"iresnet-export[{extra}]") from error
         messages: list[str] = []
-        _loaded[name] = Flavour(name, module, _logger(module, messages), messages)
+        listeners: list[Listener] = []
+        _loaded[name] = Flavour(name, module, _logger(module, messages, listeners), messages, listeners)
     return _loaded[name]
 
 
@@ -61,16 +84,17 @@ def flavour_for_building(name: str | None) -> Flavour:
     if name is None:
         name = "tensorrt" if find_spec("tensorrt") is not None and torch.cuda.is_available() else "tensorrt_rtx"
     flavour = flavour_named(name)
-    if not flavour.builds_without_gpu and not torch.cuda.is_available():
+    missing = nvidia.absence()
+    if not flavour.builds_without_gpu and missing is not None:
         raise UnavailableError(
-            "TensorRT builds engines only where there is an NVIDIA GPU, and none is here. Run this on the machine that the "
-            "engine is "
-            "for, or build with TensorRT-RTX, which needs no GPU: pip install 'iresnet-export[tensorrt-rtx]'"
+            "TensorRT builds engines only where there is an NVIDIA GPU, and none can be used here "
+            f"({missing.reason}). Run this on the machine that the engine is for, or build with TensorRT-RTX, which needs no GPU: "
+            "pip install 'iresnet-export[tensorrt-rtx]'"
         )
     return flavour
 
 
-def _logger(module: Any, messages: list[str]) -> Any:
+def _logger(module: Any, messages: list[str], listeners: list[Listener]) -> Any:
     serious = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
 
     class Collector(module.ILogger):  # type: ignore[misc]
@@ -80,5 +104,7 @@ def _logger(module: Any, messages: list[str]) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity in serious:
                 messages.append(message.strip())
+            for listener in listeners:
+                listener(severity.name.lower().replace("_", " "), message.strip())
 
     return Collector()

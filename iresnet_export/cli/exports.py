@@ -1,4 +1,4 @@
-"""`torchscript`, `onnx` and `trt`."""
+"""`torchscript` and `onnx`, and what every export says."""
 
 from __future__ import annotations
 
@@ -130,77 +130,6 @@ def onnx(
     )
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
     run_export("onnxruntime", source, options, output, force)
-
-
-def trt(
-    arch: Arch = None,
-    depth: Depth = None,
-    checkpoint: CheckpointFile = None,
-    weights: WeightsName = None,
-    seed: Seed = 0,
-    image_size: ImageSize = None,
-    num_classes: NumClasses = None,
-    flavour: Annotated[
-        str | None,
-        typer.Option(
-            "--flavour",
-            help="`tensorrt` or `tensorrt_rtx`. Default: tensorrt where it and a GPU are here, else tensorrt_rtx.",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
-    compute_capability: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--compute-capability",
-            help="GPUs to build for, such as 8.6; may be repeated (TensorRT-RTX alone). Default: RTX GPUs from Ampere on.",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
-    opset: Opset = None,
-    dynamic_batch: DynamicBatch = True,
-    batch: Annotated[
-        int,
-        typer.Option("--batch", help="The batch size to optimise for, or that of --static-batch.", rich_help_panel=OUTPUT, min=1),
-    ] = 1,
-    max_batch: Annotated[int, typer.Option("--max-batch", help="The largest dynamic batch.", rich_help_panel=OUTPUT, min=1)] = 32,
-    precision: PrecisionName = "fp32",
-    fold: Fold = True,
-    with_preprocessing: WithPreprocessing = False,
-    calibration_data: CalibrationData = None,
-    calibrator: CalibratorName = "percentile",
-    calibration_images: CalibrationImages = 512,
-    output: Output = None,
-    force: Force = False,
-) -> None:
-    """Build a TensorRT engine; the ONNX file that it is built from is kept beside it.
-
-    The engine is a raw plan, which trtexec and every TensorRT runtime of the same version read.
-    """
-    from iresnet_export.backends.base import ExportOptions
-    from iresnet_export.backends.tensorrt_flavours import flavour_for_building
-
-    options = ExportOptions(
-        precision=cast("Precision", precision),
-        fold=fold,
-        takes_pixels=with_preprocessing,
-        target="tensorrt",
-        calibrator=cast("Calibrator", calibrator),
-        calibration_data=calibration_data,
-        calibration_images=calibration_images,
-        dynamic_batch=dynamic_batch,
-        batch=batch,
-        max_batch=max_batch,
-        opset=opset,
-        flavour=flavour,
-        compute_capabilities=tuple(compute_capability or ()),
-    )
-    flavour_for_building(flavour)  # says what is missing before any work is done
-    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
-    artifact = run_export("tensorrt", source, options, output, force)
-    details = artifact.descent.details if artifact.descent else {}
-    say(f"Built by {details['flavour']} {details['builder_version']} for {details['gpus']}.")
 
 
 def run_export(name: str, source: Source, options: ExportOptions, output: Path | None, force: bool) -> Artifact:

@@ -11,8 +11,10 @@ import typer
 
 from iresnet_export import __version__
 from iresnet_export.cli.bench import bench
+from iresnet_export.cli.doctor import doctor
 from iresnet_export.cli.export_pt2 import pt2
-from iresnet_export.cli.exports import onnx, torchscript, trt
+from iresnet_export.cli.export_trt import trt
+from iresnet_export.cli.exports import onnx, torchscript
 from iresnet_export.cli.info import inspect, models
 from iresnet_export.cli.predict import predict
 from iresnet_export.cli.quickstart import quickstart
@@ -42,6 +44,7 @@ for command, name, panel in (
     (bench, "bench", "Check and measure"),
     (report, "report", "Check and measure"),
     (predict, "predict", "Use"),
+    (doctor, "doctor", "Look"),
     (models, "models", "Look"),
     (inspect, "inspect", "Look"),
 ):

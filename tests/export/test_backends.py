@@ -104,7 +104,13 @@ def test_native_code_is_loaded_only_when_vouched_for(artifacts: dict[str, Artifa
     with pytest.raises(ArtifactError, match="--trust"):
         backend_named("torchscript").load(open_artifact(stranger), CPU)
     backend_named("torchscript").load(open_artifact(stranger), CPU, trust=True).close()
-    assert [name for name in NAMES if backend_named(name).native] == ["torchscript", "exported", "aotinductor", "tensorrt"]
+    assert [name for name in NAMES if backend_named(name).native] == [
+        "torchscript",
+        "exported",
+        "compiled",
+        "aotinductor",
+        "tensorrt",
+    ]
 
 
 def test_static_batch(small_source: Source, tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""What `gpu.py` measures: its settings, and iResNet in every backend and precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iresnet_export.artifact import Artifact
+from iresnet_export.backends import backend_named
+from iresnet_export.backends.base import ExportOptions, Session
+from iresnet_export.backends.compiled import CompiledSession
+from iresnet_export.backends.eager import EagerSession
+from iresnet_export.backends.exported import load_program
+from iresnet_export.backends.onnxruntime import OnnxSession
+from iresnet_export.backends.onnxruntime_cuda import CudaSettings
+from iresnet_export.backends.tensorrt_options import EngineOptions
+from iresnet_export.exporting import export_artifact
+from iresnet_export.source import Source
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`last_start`: seconds after which nothing new is begun, so that the whole stays under `minutes`."""
+
+    device: torch.device
+    depth: int = 50
+    image_size: int = 224
+    batches: tuple[int, ...] = (32, 128, 256)
+    training: tuple[tuple[str, int], ...] = (("resnet", 50), ("iresnet", 50), ("iresnet", 101))
+    training_batch: int = 128
+    seconds: float = 2.0
+    throughput_seconds: float = 0.7
+    matrix: int = 8192
+    last_start: float = 300.0
+    calibration_images: int = 64
+    floating: tuple[str, ...] = ("fp32", "fp16", "bf16")
+    engines: tuple[str, ...] = ("fp16", "fp32", "bf16", "int8")
+    onnx: tuple[str, ...] = ("fp32", "fp16")
+
+    @classmethod
+    def smoke(cls) -> Plan:
+        return cls(
+            device=torch.device("cpu"),
+            depth=18,
+            image_size=32,
+            batches=(2, 4),
+            training=(("iresnet", 18),),
+            training_batch=2,
+            seconds=0.01,
+            throughput_seconds=0.01,
+            matrix=128,
+            last_start=600.0,
+            floating=("fp32", "bf16"),
+            engines=("fp32",),
+            onnx=("fp32",),
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    name: str
+    backend: str
+    precision: str
+    open: Callable[[], Session]
+
+
+def candidates(source: Source, plan: Plan, folder: Path) -> Iterator[Candidate]:
+    """What matters most first; what takes longest to build, torch.compile, is the first to be left out where time runs short."""
+    made: dict[str, Artifact] = {}
+
+    def export(backend: str, precision: str, **options: Any) -> Artifact:
+        key = "-".join([backend, precision, *(f"{value}" for value in options.values())])
+        if key not in made:
+            chosen = ExportOptions(
+                precision=precision,  # type: ignore[arg-type]
+                max_batch=max(plan.batches),
+                calibration_images=plan.calibration_images,
+                **options,
+            )
+            suffix = {"torchscript": ".ts", "exported": ".pt2", "onnxruntime": ".onnx", "tensorrt": ".engine"}[backend]
+            made[key] = export_artifact(backend, source, chosen, output=folder / f"{len(made)}{suffix}")
+        return made[key]
+
+    def program(precision: str, compiled: bool) -> Session:
+        return CompiledSession(load_program(export("exported", precision).path), plan.device, compiled=compiled)
+
+    def script(precision: str) -> Session:
+        return backend_named("torchscript").load(export("torchscript", precision), plan.device)
+
+    def onnx(precision: str, settings: CudaSettings) -> Session:
+        session = OnnxSession(export("onnxruntime", precision).path, plan.device, cuda=settings)
+        if precision != "fp32":
+            session.find_computed_precision(export("onnxruntime", precision).path)
+        return session
+
+    def engine(precision: str) -> Session:
+        # One profile for the latency of single images, one for throughput.
+        profiles = (1, 1, 1), (2, plan.batches[-2], plan.batches[-1])
+        artifact = export("tensorrt", precision, target="tensorrt", engine=EngineOptions(profiles=profiles))
+        return backend_named("tensorrt").load(artifact, plan.device)
+
+    yield Candidate("PyTorch, eager", "eager", "fp32", lambda: EagerSession(source.network, plan.device))
+    for precision in plan.engines:
+        yield Candidate(f"TensorRT, {precision}", "tensorrt", precision, lambda p=precision: engine(p))
+    for precision in plan.floating:
+        yield Candidate(f"PyTorch, channels-last, {precision}", "exported", precision, lambda p=precision: program(p, False))
+        yield Candidate(f"TorchScript, {precision}", "torchscript", precision, lambda p=precision: script(p))
+    fast = CudaSettings(nhwc=True, cuda_graph=True)
+    for precision in plan.onnx:
+        yield Candidate(f"ONNX Runtime, {precision}", "onnxruntime", precision, lambda p=precision: onnx(p, CudaSettings()))
+        yield Candidate(
+            f"ONNX Runtime, NHWC and CUDA graph, {precision}", "onnxruntime", precision, lambda p=precision: onnx(p, fast)
+        )
+    for precision in ("fp16", "bf16", "fp32") if plan.device.type == "cuda" else ():
+        yield Candidate(f"torch.compile, {precision}", "compiled", precision, lambda p=precision: program(p, True))

@@ -1,0 +1,95 @@
+"""Inner values of a TensorRT engine: a second engine of the same ONNX file, which gives them as outputs.
+
+Values that are outputs are not fused away, so the second engine is not the first kernel by kernel; it shows where a network goes
+wrong, not the last bit of how.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import onnx
+import torch
+from torch import Tensor
+
+from iresnet_export.artifact import Artifact
+from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.onnx_observing import operations_of_onnx
+from iresnet_export.backends.onnx_reading import layers_of_onnx
+from iresnet_export.backends.tensorrt_builder import engine_from_onnx
+from iresnet_export.backends.tensorrt_checks import require_runnable
+from iresnet_export.backends.tensorrt_flavours import Flavour
+from iresnet_export.backends.tensorrt_network import observed_name
+from iresnet_export.backends.tensorrt_session import EngineSession
+from iresnet_export.layers import Layer
+from iresnet_export.observing import Observer
+from iresnet_export.progress import no_progress
+from iresnet_models.deployed import Precision
+
+_LARGEST_BATCH = 32
+
+
+class EngineObserver(Observer):
+    """Engines with further outputs, built when they are first asked for."""
+
+    def __init__(self, artifact: Artifact, device: torch.device) -> None:
+        self._flavour, self._device = require_runnable(artifact, device), device
+        self._descent = artifact.require_intact()
+        self._onnx = artifact.parent().path.read_bytes()
+        self._model = onnx.load_from_string(self._onnx)
+        self.operations = operations_of_onnx(self._model)
+        self.takes_pixels = self._descent.takes_pixels
+        self._sessions: dict[tuple[int, ...], tuple[EngineSession, list[str]]] = {}
+
+    @property
+    def layers(self) -> list[Layer]:
+        return layers_of_onnx(self._model)
+
+    def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        key = tuple(wanted)
+        if key not in self._sessions:
+            self._sessions[key] = self._session(wanted)
+        session, names = self._sessions[key]
+        found = session.run_all(batch.to(session.device))
+        return [found[name if name in found else observed_name(name)] for name in names]
+
+    def _session(self, wanted: Sequence[int]) -> tuple[EngineSession, list[str]]:
+        plan, names = observed_engine(self._flavour, self._onnx, self._options(), self._model, wanted)
+        with tempfile.TemporaryDirectory(prefix="iresnet-export-") as folder:
+            path = Path(folder) / "observed.engine"
+            path.write_bytes(plan)
+            return EngineSession(Artifact(path, "engine", None), self._flavour, self._device, cuda_graphs=False), names
+
+    def _options(self) -> ExportOptions:
+        smallest, largest = self._descent.batch or (1, _LARGEST_BATCH)
+        static = smallest == largest
+        return ExportOptions(
+            precision=cast("Precision", self._descent.precision),
+            takes_pixels=self._descent.takes_pixels,
+            target="tensorrt",
+            dynamic_batch=not static,
+            batch=smallest if static else min(8, largest),
+            max_batch=largest,
+        )
+
+
+def observed_engine(
+    flavour: Flavour, data: bytes, options: ExportOptions, model: Any, wanted: Sequence[int]
+) -> tuple[bytes, list[str]]:
+    """An engine that also gives what the operations of these numbers give, and the names of the values."""
+    operations = operations_of_onnx(model)
+    names = [_value_name(model, operations[index].name) for index in wanted]
+    plan, _ = engine_from_onnx(flavour, data, options, no_progress, observed=names)
+    return plan, names
+
+
+def _value_name(model: onnx.ModelProto, node_name: str) -> str:
+    """The tensor that holds what a node gives; of a value that is quantized, what its codes say, which leaves them in integers."""
+    value = next(node.output[0] for node in model.graph.node if node.name == node_name)
+    quantize = next((node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == value), None)
+    codes = value if quantize is None else quantize.output[0]
+    dequantize = next((node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] == codes), None)
+    return value if dequantize is None else str(dequantize.output[0])

@@ -1,0 +1,194 @@
+"""`trt`: TensorRT engines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from iresnet_export.cli.console import notice, say
+from iresnet_export.cli.exports import Opset, run_export
+from iresnet_export.cli.options import (
+    OUTPUT,
+    Arch,
+    CalibrationData,
+    CalibrationImages,
+    CalibratorName,
+    CheckpointFile,
+    Depth,
+    DynamicBatch,
+    Fold,
+    Force,
+    ImageSize,
+    NumClasses,
+    Output,
+    PrecisionName,
+    Seed,
+    WeightsName,
+    WithPreprocessing,
+    source_from_options,
+)
+from iresnet_export.errors import InputError
+
+if TYPE_CHECKING:
+    from iresnet_export.quantization.parameters import Calibrator
+    from iresnet_models.deployed import Precision
+
+BUILDER = "Building the engine"
+
+Profiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profile",
+        metavar="MIN,OPT,MAX",
+        help="Batch sizes to take and the one to optimise for; may be repeated. Default: 1,BATCH,MAX-BATCH.",
+        rich_help_panel=BUILDER,
+        show_default=False,
+    ),
+]
+Workspace = Annotated[
+    int | None,
+    typer.Option("--workspace", metavar="MIB", help="Most scratch memory of a layer.", rich_help_panel=BUILDER, show_default=False),
+]
+BuilderLevel = Annotated[
+    int | None,
+    typer.Option(
+        "--builder-level",
+        help="0 (builds fastest) to 5 (runs fastest); TensorRT alone. Default: its own, 3.",
+        rich_help_panel=BUILDER,
+        show_default=False,
+    ),
+]
+HardwareCompatibility = Annotated[
+    str,
+    typer.Option(
+        "--hardware-compatibility",
+        help="none, ampere-plus or same-compute-capability: other GPUs that may run it; TensorRT alone.",
+        rich_help_panel=BUILDER,
+    ),
+]
+VersionCompatible = Annotated[
+    bool,
+    typer.Option(
+        "--version-compatible", help="Runs with later TensorRTs of the same major version; TensorRT alone.", rich_help_panel=BUILDER
+    ),
+]
+Sparse = Annotated[
+    bool, typer.Option("--sparse", help="Use kernels for weights that are 2:4 sparse; TensorRT alone.", rich_help_panel=BUILDER)
+]
+TimingCache = Annotated[
+    bool,
+    typer.Option(
+        "--timing-cache/--no-timing-cache",
+        help="Keep what the builder measured on this GPU for the next engine; TensorRT alone.",
+        rich_help_panel=BUILDER,
+    ),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show all that TensorRT says.", rich_help_panel=BUILDER)]
+
+
+def trt(
+    arch: Arch = None,
+    depth: Depth = None,
+    checkpoint: CheckpointFile = None,
+    weights: WeightsName = None,
+    seed: Seed = 0,
+    image_size: ImageSize = None,
+    num_classes: NumClasses = None,
+    flavour: Annotated[
+        str | None,
+        typer.Option(
+            "--flavour",
+            help="`tensorrt` or `tensorrt_rtx`. Default: tensorrt where it and a GPU are here, else tensorrt_rtx.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compute-capability",
+            help="GPUs to build for, such as 8.6; may be repeated (TensorRT-RTX alone). Default: RTX GPUs from Ampere on.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    profile: Profiles = None,
+    workspace: Workspace = None,
+    builder_level: BuilderLevel = None,
+    hardware_compatibility: HardwareCompatibility = "none",
+    version_compatible: VersionCompatible = False,
+    sparse: Sparse = False,
+    timing_cache: TimingCache = True,
+    verbose: Verbose = False,
+    opset: Opset = None,
+    dynamic_batch: DynamicBatch = True,
+    batch: Annotated[
+        int,
+        typer.Option("--batch", help="The batch size to optimise for, or that of --static-batch.", rich_help_panel=OUTPUT, min=1),
+    ] = 1,
+    max_batch: Annotated[int, typer.Option("--max-batch", help="The largest dynamic batch.", rich_help_panel=OUTPUT, min=1)] = 32,
+    precision: PrecisionName = "fp32",
+    fold: Fold = True,
+    with_preprocessing: WithPreprocessing = False,
+    calibration_data: CalibrationData = None,
+    calibrator: CalibratorName = "percentile",
+    calibration_images: CalibrationImages = 512,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Build a TensorRT engine; the ONNX file that it is built from is kept beside it.
+
+    The engine is a raw plan, which trtexec and every TensorRT runtime of the same version read.
+    """
+    from iresnet_export.backends.base import ExportOptions
+    from iresnet_export.backends.tensorrt_builder import require_options
+    from iresnet_export.backends.tensorrt_flavours import flavour_for_building
+    from iresnet_export.backends.tensorrt_options import EngineOptions
+
+    options = ExportOptions(
+        precision=cast("Precision", precision),
+        fold=fold,
+        takes_pixels=with_preprocessing,
+        target="tensorrt",
+        calibrator=cast("Calibrator", calibrator),
+        calibration_data=calibration_data,
+        calibration_images=calibration_images,
+        dynamic_batch=dynamic_batch,
+        batch=batch,
+        max_batch=max_batch,
+        opset=opset,
+        flavour=flavour,
+        compute_capabilities=tuple(compute_capability or ()),
+        engine=EngineOptions(
+            profiles=tuple(batches(text, "--profile") for text in profile or ()),
+            workspace_mib=workspace,
+            builder_level=builder_level,
+            hardware_compatibility=hardware_compatibility,
+            version_compatible=version_compatible,
+            sparse=sparse,
+            timing_cache=timing_cache,
+        ),
+    )
+    tensorrt = flavour_for_building(flavour)  # says what is missing before any work is done
+    require_options(tensorrt, options)
+    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
+    with tensorrt.listening(_said if verbose else None):
+        artifact = run_export("tensorrt", source, options, output, force)
+    details = artifact.descent.details if artifact.descent else {}
+    say(f"Built by {details['flavour']} {details['builder_version']} for {details['gpus']}.")
+
+
+def batches(text: str, option: str) -> tuple[int, int, int]:
+    """`1,8,32` as three numbers, in the order in which they stand; a profile may hold one of them twice."""
+    try:
+        smallest, best, largest = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option} takes MIN,OPT,MAX, three whole numbers such as 1,8,32; not {text!r}.") from error
+    return smallest, best, largest
+
+
+def _said(severity: str, message: str) -> None:
+    from rich.markup import escape
+
+    notice(escape(f"TensorRT, {severity}: {message}"))

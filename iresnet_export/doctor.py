@@ -1,0 +1,280 @@
+"""What this machine can export, run and train: tried out with a small network, or why not and what mends it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from iresnet_export import nvidia
+from iresnet_export.artifact import Artifact, open_artifact
+from iresnet_export.backends import NAMES, backend_named, backends_for
+from iresnet_export.backends.base import Backend, ExportOptions
+from iresnet_export.environment import environment
+from iresnet_export.errors import InputError, IResNetError, UnavailableError
+from iresnet_export.exporting import SUFFIX, export_artifact
+from iresnet_export.progress import Progress, no_progress
+from iresnet_export.source import Source, untrained_source
+from iresnet_models import ModelSpec, save_checkpoint
+
+Direction = Literal["export", "run", "train"]
+Answer = Literal["yes", "untried", "no"]
+"""`untried`: all that it needs is here, and trying it would take minutes."""
+
+_SPEC = ModelSpec("iresnet", 18, num_classes=4, image_size=32, resize=32)
+_TOLERANCE = 1e-3
+_FAULT = "report it, with the output of: iresnet-export doctor --json doctor.json"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that might be done. `mend` is a command where there is one, else a step."""
+
+    backend: str
+    direction: Direction
+    device: str
+    answer: Answer
+    reason: str | None = None
+    mend: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the stack; `version` is None where it is not here, and `note` says more."""
+
+    name: str
+    version: str | None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """What a plan in a folder would do here."""
+
+    file: str
+    answer: Answer
+    says: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    findings: tuple[Finding, ...]
+    parts: tuple[Part, ...]
+    engines: tuple[EngineFile, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether at least one format can be both exported and run here."""
+        able = {direction: self._formats(direction) for direction in ("export", "run")}
+        return bool(able["export"] & able["run"])
+
+    def _formats(self, direction: str) -> set[str]:
+        found = (finding for finding in self.findings if finding.direction == direction and finding.answer == "yes")
+        return {str(backend_named(finding.backend).format) for finding in found} - {"checkpoint"}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": "iresnet-export/doctor/1",
+            "environment": environment(),
+            "usable": self.usable,
+            "findings": [asdict(finding) for finding in self.findings],
+            "parts": [asdict(part) for part in self.parts],
+            "engines": [asdict(engine) for engine in self.engines],
+        }
+
+
+def diagnose(folder: Path | None = None, progress: Progress = no_progress) -> Diagnosis:
+    """Tries everything with an untrained iResNet-18 of 32 pixels, in a temporary folder; reads the plans in `folder`."""
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"{folder} is no folder; name one that engines lie in.")
+    source = untrained_source(_SPEC, seed=0)
+    findings: list[Finding] = []
+    with tempfile.TemporaryDirectory(prefix="iresnet-export-") as name:
+        made: dict[str, Artifact] = {}
+        for step, backend in enumerate(NAMES):
+            progress(f"Trying {backend}", step / (len(NAMES) + 1))
+            findings += _tried(backend_named(backend), source, Path(name), made)
+    progress("Trying to train", len(NAMES) / (len(NAMES) + 1))
+    findings += [_trained(device) for device in ("cpu", "cuda")]
+    progress("Looking at libraries", 1.0)
+    return Diagnosis(tuple(findings), tuple(_parts()), tuple(_engines(folder)))
+
+
+def _tried(backend: Backend, source: Source, folder: Path, made: dict[str, Artifact]) -> list[Finding]:
+    """Exports by a backend that exports, then runs what was exported on each device."""
+    findings = []
+    first = backends_for(backend.format)[0]
+    if backend.name == first.name and backend.name != "eager":
+        findings.append(_attempt(Finding(backend.name, "export", "cpu", "yes"), lambda: _export(backend, source, folder, made)))
+        if backend.name == "tensorrt":
+            findings[-1] = replace(findings[-1], device="cuda" if torch.cuda.is_available() else "cpu")
+    if backend.name == "eager":
+        path = folder / "checkpoint.pt"
+        save_checkpoint(path, source.network)
+        made["checkpoint"] = open_artifact(path)
+    for device in ("cpu", "cuda"):
+        if (backend.name, device) in {("openvino", "cuda"), ("tensorrt", "cpu"), ("aotinductor", "cuda"), ("compiled", "cpu")}:
+            continue  # what it never does
+        run = Finding(backend.name, "run", device, "yes")
+        findings.append(_run_finding(run, backend, source, made, findings))
+    return findings
+
+
+def _run_finding(run: Finding, backend: Backend, source: Source, made: dict[str, Artifact], before: list[Finding]) -> Finding:
+    missing = nvidia.absence() if run.device == "cuda" else None
+    if missing is not None:
+        return replace(run, answer="no", reason=missing.reason, mend=missing.mend)
+    artifact = made.get(backend.format)
+    if artifact is None:
+        cause = next((finding for finding in before if finding.direction == "export"), None)
+        if cause is not None and cause.answer == "untried":
+            return replace(run, answer="untried", reason="no package was made to try it with", mend=cause.mend)
+        reason = "no file could be made to try it with" if cause is None else cause.reason
+        return replace(run, answer="no", reason=reason, mend=None if cause is None else cause.mend)
+    return _attempt(run, lambda: _run(backend, artifact, source, torch.device(run.device)))
+
+
+def _attempt(finding: Finding, attempt: Callable[[], Finding | None]) -> Finding:
+    """What came of trying: the finding itself if nothing was raised."""
+    try:
+        return attempt() or finding
+    except IResNetError as error:
+        reason, mend = _parted(str(error))
+        return replace(finding, answer="no", reason=reason, mend=mend)
+    except Exception as error:  # whatever a library raises, the doctor goes on to the next
+        first = (str(error).strip().splitlines() or ["no reason given"])[0]
+        return replace(finding, answer="no", reason=f"{type(error).__name__}: {first}", mend=_FAULT)
+
+
+def _export(backend: Backend, source: Source, folder: Path, made: dict[str, Artifact]) -> Finding | None:
+    if backend.name == "aotinductor":
+        from iresnet_export.backends.aotinductor import cpp_compiler
+
+        compiler = " ".join(cpp_compiler())
+        reason = f"{compiler} compiles; a package takes it half a minute or more"
+        return Finding("aotinductor", "export", "cpu", "untried", reason, "try it: iresnet-export pt2 --compile --depth 18")
+    path = folder / f"network{SUFFIX[backend.format]}"
+    made[backend.format] = export_artifact(backend.name, source, ExportOptions(fold=False, max_batch=4), output=path)
+    return None
+
+
+def _run(backend: Backend, artifact: Artifact, source: Source, device: torch.device) -> None:
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = source.network.cpu()(images)
+    with backend.load(artifact, device, trust=True) as session:
+        found = session.run(images.to(session.device)).cpu()
+    error = float((found - expected).abs().max())
+    if not error <= _TOLERANCE * float(expected.abs().max()):
+        raise UnavailableError(f"it computes something else: its logits are off by {error:.2g}; {_FAULT}")
+
+
+def _trained(device: str) -> Finding:
+    finding = Finding("training", "train", device, "yes")
+    missing = nvidia.absence() if device == "cuda" else None
+    if missing is not None:
+        return replace(finding, answer="no", reason=missing.reason, mend=missing.mend)
+
+    def step() -> None:
+        import iresnet_train.loop  # noqa: F401 - torchvision and the rest of what training needs
+
+        network = untrained_source(_SPEC, seed=0).network.to(device).train()
+        loss = torch.nn.functional.cross_entropy(network(torch.zeros(4, 3, 32, 32, device=device)), torch.arange(4, device=device))
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    return _attempt(finding, step)
+
+
+def _parted(message: str) -> tuple[str, str | None]:
+    """An error's one paragraph as reason and mend: our messages end with what to do."""
+    parts = [part.strip() for part in message.replace(". ", ".\n").splitlines() if part.strip()]
+    if len(parts) == 1:
+        reason, _, mend = message.rpartition(": ")
+        return (reason, mend) if reason and mend.startswith("pip ") else (message.rstrip("."), None)
+    return " ".join(parts[:-1]).rstrip("."), parts[-1].rstrip(".")
+
+
+def _parts() -> Sequence[Part]:
+    here = nvidia.driver()
+    runtime = torch.version.cuda
+    parts = [
+        Part("NVIDIA driver", here.version or "unknown", f"serves CUDA {here.cuda[0]}.{here.cuda[1]}")
+        if here
+        else Part("NVIDIA driver", None),
+        Part("CUDA runtime", runtime, "torch's" if runtime else "torch is built without CUDA"),
+        Part("cuDNN", _cudnn(), "torch's"),
+    ]
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        found = nvidia.gpu(index)
+        assert found is not None
+        major, minor = found.capability
+        note = f"compute capability {major}.{minor}, {found.memory_bytes / 2**30:.0f} GiB" + (", fp8" if found.has_fp8 else "")
+        parts.append(Part(f"GPU {index}", found.name, note))
+    return [*parts, *(_flavour(name) for name in ("tensorrt", "tensorrt_rtx")), _onnxruntime(), _compiler()]
+
+
+def _cudnn() -> str | None:
+    try:
+        number = torch.backends.cudnn.version() if torch.version.cuda else None  # type: ignore[no-untyped-call]
+    except RuntimeError:  # another cuDNN than torch was built with is found first
+        return None
+    return None if number is None else f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+
+
+def _flavour(name: str) -> Part:
+    from iresnet_export.backends.tensorrt_flavours import flavour_named
+
+    title = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}[name]
+    try:
+        found = flavour_named(name)
+    except IResNetError as error:
+        return Part(title, None, _parted(str(error))[1])
+    return Part(title, found.version, "builds without a GPU" if found.builds_without_gpu else "builds for the GPU at hand")
+
+
+def _onnxruntime() -> Part:
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        return Part("ONNX Runtime", None, "pip install onnxruntime")
+    built = [name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()]
+    return Part("ONNX Runtime", str(ort.__version__), f"built with {', '.join(built)}; whether they work is said above")
+
+
+def _compiler() -> Part:
+    from iresnet_export.backends.aotinductor import cpp_compiler
+
+    try:
+        command = cpp_compiler()
+    except UnavailableError as error:
+        return Part("C++ compiler", None, _parted(str(error))[1])
+    return Part("C++ compiler", " ".join(command), "for AOTInductor")
+
+
+def _engines(folder: Path | None) -> Sequence[EngineFile]:
+    if folder is None:
+        return []
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".engine", ".plan"))
+    return [_engine(path) for path in paths]
+
+
+def _engine(path: Path) -> EngineFile:
+    from iresnet_export.backends.base import require_trusted
+    from iresnet_export.backends.tensorrt_checks import require_runnable
+    from iresnet_export.backends.tensorrt_plan import in_words, read_plan
+
+    try:
+        artifact = open_artifact(path)
+        plan = read_plan(artifact)
+        require_runnable(artifact, torch.device("cuda"))
+        require_trusted(artifact, trust=False)
+    except (IResNetError, json.JSONDecodeError) as error:
+        return EngineFile(path.name, "no", str(error).replace(str(path), path.name))
+    made = f"{plan.flavour} {plan.version or '(version unknown)'}"
+    targets = "" if plan.capabilities is None else f", compute capability {in_words(plan.capabilities)}"
+    return EngineFile(path.name, "untried", f"made by {made}{targets}: version and GPU fit, so it should run here")

@@ -1,0 +1,70 @@
+"""torch.compile, which is for GPUs: refused on CPUs, where its session is tried all the same; and TF32, which is kept off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import Outcome
+
+from iresnet_export.artifact import Artifact
+from iresnet_export.backends import backend_named, runners
+from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.compiled import CompiledSession
+from iresnet_export.backends.eager import EagerSession, torch_threads
+from iresnet_export.backends.exported import load_program
+from iresnet_export.errors import ExportError, UnavailableError
+from iresnet_export.exporting import export_artifact
+from iresnet_export.source import Source
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> Artifact:
+    path = tmp_path_factory.mktemp("program") / "small.pt2"
+    return export_artifact("exported", small_source, ExportOptions(fold=False), output=path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_without_a_gpu_it_is_not_chosen_and_says_why(program: Artifact, run: Callable[..., Outcome]) -> None:
+    assert [backend.name for backend in runners("pt2")] == ["exported"]
+    with pytest.raises(UnavailableError, match=r"torch.compile is used on NVIDIA GPUs.*iresnet-export pt2 --compile"):
+        backend_named("compiled").load(program, torch.device("cpu"))
+    outcome = run("verify", program.path, "--backend", "compiled")
+    assert outcome.status == 3
+    assert "torch.compile is used on NVIDIA GPUs" in outcome.out
+    with pytest.raises(ExportError, match="another backend exports them"):
+        backend_named("compiled").export(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.compiler])], ids=["channels-last", "compiled"]
+)
+def test_it_computes_the_network(compiled: bool, program: Artifact, small_source: Source) -> None:
+    with CompiledSession(load_program(program.path), torch.device("cpu"), compiled=compiled) as session:
+        for batch in (1, 3, 1):
+            images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(batch))
+            with torch.inference_mode():
+                torch.testing.assert_close(session.run(images), small_source.network(images), atol=1e-4, rtol=1e-4)
+        first = session.run(torch.zeros(1, 3, 32, 32))
+        kept = first.clone()
+        session.run(torch.ones(1, 3, 32, 32))
+        assert torch.equal(first, kept)
+
+
+def test_float32_is_not_rounded_to_tf32_while_a_session_runs(small_source: Source) -> None:
+    seen: list[bool] = []
+    handle = small_source.network.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        for theirs in (True, False):
+            torch.backends.cudnn.allow_tf32 = theirs
+            EagerSession(small_source.network, torch.device("cpu")).run(torch.zeros(1, 3, 32, 32))
+            assert torch.backends.cudnn.allow_tf32 is theirs
+            with pytest.raises(RuntimeError), torch_threads(None):
+                raise RuntimeError
+            assert torch.backends.cudnn.allow_tf32 is theirs
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+        handle.remove()
+    assert seen == [False, False]

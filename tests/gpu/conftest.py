@@ -1,0 +1,79 @@
+"""Artifacts for a GPU, one of each kind and precision; every test in this folder needs an NVIDIA GPU.
+
+`IRESNET_EXPORT_GPU_TESTS_ON=cpu` runs the tests that TensorRT is not needed for on a CPU: so their own logic is tried where no
+GPU is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from iresnet_export.artifact import Artifact
+from iresnet_export.backends.base import ExportOptions
+from iresnet_export.exporting import export_artifact
+from iresnet_export.source import Source, untrained_source
+from iresnet_models import ModelSpec
+
+PRETENDED = os.environ.get("IRESNET_EXPORT_GPU_TESTS_ON")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of this folder alone: pytest gives every conftest all that was collected."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and PRETENDED is None:
+            item.add_marker(pytest.mark.gpu)
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return torch.device(PRETENDED or "cuda")
+
+
+@pytest.fixture(scope="session")
+def gpu_source() -> Source:
+    """An untrained iResNet-18 of 64 pixels: it may be exported in int8 over noise."""
+    return untrained_source(ModelSpec("iresnet", 18, num_classes=10, image_size=64, resize=64), seed=3)
+
+
+@pytest.fixture(scope="session")
+def export(tmp_path_factory: pytest.TempPathFactory, gpu_source: Source) -> Callable[..., Artifact]:
+    """Exports once for each backend and set of options."""
+    folder, made = tmp_path_factory.mktemp("gpu"), dict[str, Artifact]()
+    suffixes = {"torchscript": ".ts", "exported": ".pt2", "onnxruntime": ".onnx", "tensorrt": ".engine"}
+
+    def artifact(backend: str, **options: Any) -> Artifact:
+        if backend == "tensorrt":
+            require_builder()
+        key = f"{backend}-{abs(hash(repr(sorted(options.items()))))}"
+        if key not in made:
+            chosen = ExportOptions(**{"calibration_images": 64, "max_batch": 16, **options})
+            made[key] = export_artifact(backend, gpu_source, chosen, output=folder / f"{key}{suffixes[backend]}")
+        return made[key]
+
+    return artifact
+
+
+def require_builder() -> None:
+    """Skips where no TensorRT is installed that builds for the GPU at hand; the reason is counted in pytest's summary."""
+    from iresnet_export import nvidia
+    from iresnet_export.backends.tensorrt_flavours import flavour_for_building
+    from iresnet_export.errors import UnavailableError
+
+    try:
+        flavour = flavour_for_building(None)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    here = nvidia.gpu()
+    assert here is not None
+    target = "SM{}{}".format(*here.capability)
+    if flavour.builds_without_gpu and target not in flavour.module.ComputeCapability.__members__:
+        pytest.skip(f"{flavour.name} does not build for {here.name}; install tensorrt")
