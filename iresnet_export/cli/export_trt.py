@@ -124,10 +124,21 @@ def trt(
     opset: Opset = None,
     dynamic_batch: DynamicBatch = True,
     batch: Annotated[
-        int,
-        typer.Option("--batch", help="The batch size to optimise for, or that of --static-batch.", rich_help_panel=OUTPUT, min=1),
-    ] = 1,
-    max_batch: Annotated[int, typer.Option("--max-batch", help="The largest dynamic batch.", rich_help_panel=OUTPUT, min=1)] = 32,
+        int | None,
+        typer.Option(
+            "--batch",
+            help="The batch size to optimise for, or that of --static-batch. Default: 1.",
+            rich_help_panel=OUTPUT,
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(
+            "--max-batch", help="The largest dynamic batch. Default: 32.", rich_help_panel=OUTPUT, min=1, show_default=False
+        ),
+    ] = None,
     precision: PrecisionName = "fp32",
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
@@ -146,6 +157,8 @@ def trt(
     from iresnet_export.backends.tensorrt_flavours import flavour_for_building
     from iresnet_export.backends.tensorrt_options import EngineOptions
 
+    if profile and (batch or max_batch):
+        raise InputError("--profile says which batches an engine takes: leave out --batch and --max-batch.")
     options = ExportOptions(
         precision=cast("Precision", precision),
         fold=fold,
@@ -155,8 +168,8 @@ def trt(
         calibration_data=calibration_data,
         calibration_images=calibration_images,
         dynamic_batch=dynamic_batch,
-        batch=batch,
-        max_batch=max_batch,
+        batch=batch or 1,
+        max_batch=max_batch or 32,
         opset=opset,
         flavour=flavour,
         compute_capabilities=tuple(compute_capability or ()),

@@ -149,6 +149,7 @@ def test_the_command_s_options_reach_the_descent(run: Callable[..., Outcome], sm
     assert (refused.status, refused.out) == (2, "")
     assert "--sparse: TensorRT-RTX has no use" in refused.err
     assert run("trt", "--profile", "1,2", "--flavour", "tensorrt_rtx").status == 2
+    assert run("trt", "--profile", "1,2,4", "--batch", "2", "--flavour", "tensorrt_rtx").status == 2
 
 
 def test_ctrl_c_cancels_and_leaves_its_handler(flavour: Flavour, models: dict[str, bytes]) -> None:
