@@ -8,11 +8,14 @@ from pathlib import Path
 
 from iresnet_export.backends import backend_named
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.benchmark.bench import BenchOptions, Result, bench
+from iresnet_export.benchmark.bench import bench
+from iresnet_export.benchmark.options import BenchOptions
+from iresnet_export.benchmark.results import Result
 from iresnet_export.errors import InputError, UnavailableError
 from iresnet_export.exporting import default_output, export_artifact
 from iresnet_export.progress import Progress
-from iresnet_export.reporting.documents import bench_document, verify_document
+from iresnet_export.reporting.bench_document import bench_document
+from iresnet_export.reporting.documents import verify_document
 from iresnet_export.source import source_from_checkpoint
 from iresnet_export.verification.accuracy import Accuracy, EvalOptions, accuracies
 from iresnet_export.verification.verify import Candidate, Verification, VerifyOptions, verify
@@ -85,10 +88,10 @@ def deploy(folder: Path, training: TrainingResult, seconds: float, progress: Pro
     write_json(folder / "verify.json", verify_document(verification, verify_options))
     say("4. Counting what each gets right, and measuring how fast it is")
     scores = accuracies([training.best, *paths], EvalOptions(), progress)
-    bench_options = BenchOptions(seconds=seconds)
-    results = bench(paths, bench_options, progress)
-    write_json(folder / "bench.json", bench_document(results, bench_options))
-    rows = _rows(training.best, verification, scores, results)
+    bench_options = BenchOptions(seconds=seconds, memory=False)
+    report = bench(paths, bench_options, progress, verification=verification)
+    write_json(folder / "bench.json", bench_document(report, bench_options))
+    rows = _rows(training.best, verification, scores, report.results)
     return Summary(folder, training, verification, rows, missing)
 
 
