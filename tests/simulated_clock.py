@@ -23,7 +23,7 @@ class Simulation:
 
     @property
     def clock(self) -> Clock:
-        return _SimulatedClock(now=lambda: self.time, sleep=self.sleep, cpu_time=lambda: 0.0, simulation=self)
+        return _SimulatedClock(now=lambda: self.time, sleep=self.sleep, busy=lambda: False, simulation=self)
 
     def sleep(self, seconds: float) -> None:
         self.time += seconds

@@ -13,7 +13,7 @@ from iresnet_export.artifact import Artifact, open_artifact
 from iresnet_export.benchmark.candidates import Candidate, Origin, Origins, open_candidates, parities
 from iresnet_export.benchmark.child import in_fresh_process
 from iresnet_export.benchmark.cold import cold
-from iresnet_export.benchmark.limits import measured_limits
+from iresnet_export.benchmark.limits import better, measured_limits, raised, with_fractions
 from iresnet_export.benchmark.measuring import Bench, Watch, in_turns, no_watch
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.peers import open_peers
@@ -50,9 +50,8 @@ def bench(
         for artifact in artifacts:
             origins.of(artifact)
         for threads in options.thread_counts:
-            if options.limits:
-                limits += measured_limits(_precisions(artifacts), threads, options.device, Path(folder), progress)
-            found = Bench(options, progress, watch, {(limit.precision, limit.threads): limit for limit in limits}, list(results))
+            before = _limits(artifacts, threads, options, Path(folder), progress)
+            found = Bench(options, progress, watch, list(results))
             with ExitStack() as stack:
                 candidates = open_candidates(artifacts, threads, options, origins, parities(verification), stack)
                 if options.peers:
@@ -60,11 +59,18 @@ def bench(
                     for origin in origins.all:
                         candidates += open_peers(origin, threads, options, Path(folder), reference, progress, stack)
                 _every_mode(candidates, found)
-                results = [*results, *_with_memory(candidates, found, len(results))]
+                here = _with_memory(candidates, found, len(results))
+            limits += raised(better(before, _limits(artifacts, threads, options, Path(folder), progress)), here)
+            results += here
     cpu["load_after"] = load_now()
     warnings = load_warnings(cpu, gpu, meter.cores())
     best = recommendation(results, options.max_accuracy_drop, options.seed) if options.recommend else None
-    return BenchReport(results, limits, cpu, gpu, warnings, best)
+    return BenchReport(with_fractions(results, limits), limits, cpu, gpu, warnings, best)
+
+
+def _limits(artifacts: Sequence[Artifact], threads: int, options: BenchOptions, folder: Path, progress: Progress) -> list[Limit]:
+    """What the machine can do; measured before and after everything else, since it may be busy once."""
+    return measured_limits(_precisions(artifacts), threads, options.device, folder, progress) if options.limits else []
 
 
 def _every_mode(candidates: Sequence[Candidate], found: Bench) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from iresnet_export.benchmark.isolation import others_run
 from iresnet_export.benchmark.stability import halves_agree
 from iresnet_export.errors import IResNetError
 from iresnet_export.progress import Progress
@@ -18,7 +19,7 @@ RUNS_PER_TURN_SECONDS = 0.1
 MINIMUM_ROUNDS, PATIENCE = 10, 3
 """Where the halves of a measurement disagree it goes on, to at most this many times as many rounds as were asked for."""
 
-_SETTLE_STEP, _SETTLE_LIMIT, _IDLE_SHARE = 0.002, 0.2, 0.05
+_SETTLE_STEP, _SETTLE_LIMIT = 0.001, 0.5
 _SPIN_SECONDS = 0.001
 
 
@@ -28,8 +29,8 @@ class Clock:
 
     now: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
-    cpu_time: Callable[[], float] = time.process_time
-    """Of this process, all its threads together."""
+    busy: Callable[[], bool] = others_run
+    """Whether another thread of this process works, or would if a core were free."""
 
     def wait_until(self, moment: float) -> None:
         """Sleeps, and spins the last millisecond, since sleeping overshoots."""
@@ -40,11 +41,8 @@ class Clock:
     def settle(self) -> None:
         """Waits until this process's idle threads have stopped spinning; those of one candidate would slow down the next."""
         deadline = self.now() + _SETTLE_LIMIT
-        while self.now() < deadline:
-            begin, busy = self.now(), self.cpu_time()
+        while self.busy() and self.now() < deadline:
             self.sleep(_SETTLE_STEP)
-            if self.cpu_time() - busy < _IDLE_SHARE * (self.now() - begin):
-                return
 
 
 CLOCK = Clock()

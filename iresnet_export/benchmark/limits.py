@@ -7,6 +7,7 @@ measured as the candidates are, host to host, with the same number of threads.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from iresnet_export.backends.eager import torch_threads
 from iresnet_export.backends.onnxruntime import OnnxSession
 from iresnet_export.backends.openvino import OpenVino, OpenVinoSession
 from iresnet_export.benchmark.clock import CLOCK, Clock
-from iresnet_export.benchmark.results import Limit
+from iresnet_export.benchmark.results import Limit, Result
 from iresnet_export.errors import IResNetError
 from iresnet_export.progress import Progress
 
@@ -48,6 +49,43 @@ def measured_limits(precisions: Sequence[str], threads: int, device: torch.devic
         if speeds:
             gflops, name = max(speeds)
             found.append(Limit(precision, threads, gflops, name, bandwidth))
+    return found
+
+
+def raised(limits: Sequence[Limit], results: Sequence[Result]) -> list[Limit]:
+    """The limits, and where a network itself was faster than every kernel that was tried, what it reached."""
+    found = []
+    for limit in limits:
+        own = [r for r in results if r.gflops and (r.precision, r.subject.threads) == (limit.precision, limit.threads)]
+        best = max(own, key=lambda result: result.gflops or 0.0, default=None)
+        if best is not None and best.gflops is not None and best.gflops > limit.gflops:
+            kernel = f"{best.artifact} by {best.backend} at batch {best.batch}, faster than every kernel that was tried"
+            limit = dataclasses.replace(limit, gflops=best.gflops, kernel=kernel)
+        found.append(limit)
+    return found
+
+
+def better(first: Sequence[Limit], second: Sequence[Limit]) -> list[Limit]:
+    """Of two measurements of the same limits the higher of each."""
+    pairs = zip(first, second, strict=True)
+    return [
+        dataclasses.replace(max(pair, key=lambda limit: limit.gflops), bandwidth_gb_s=max(limit.bandwidth_gb_s for limit in pair))
+        for pair in pairs
+    ]
+
+
+def with_fractions(results: Sequence[Result], limits: Sequence[Limit]) -> list[Result]:
+    """The results with the share of the limit that each one reached."""
+    known = {(limit.precision, limit.threads): limit.gflops for limit in limits}
+    found = []
+    for result in results:
+        limit = known.get((result.precision, result.subject.threads))
+        if result.gflops is not None and limit is not None:
+            result = dataclasses.replace(result, peak_fraction=result.gflops / limit)
+        elif result.gflops is not None:
+            why = f"what this machine can do in {result.precision} was not measured"
+            result = dataclasses.replace(result, missing=result.missing | {"peak_fraction": why})
+        found.append(result)
     return found
 
 

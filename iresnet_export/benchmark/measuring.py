@@ -16,7 +16,7 @@ from iresnet_export.benchmark.device import device_timer
 from iresnet_export.benchmark.memory import is_out_of_memory
 from iresnet_export.benchmark.opening import host_to_host
 from iresnet_export.benchmark.options import BenchOptions, Mode
-from iresnet_export.benchmark.results import Limit, Result, Status
+from iresnet_export.benchmark.results import Result, Status
 from iresnet_export.benchmark.stability import halves_agree
 from iresnet_export.benchmark.statistics import latency_of, speedup_of
 from iresnet_export.progress import Progress, no_progress
@@ -41,7 +41,6 @@ class Bench:
     options: BenchOptions
     progress: Progress = no_progress
     watch: Watch = no_watch
-    limits: dict[tuple[str, int], Limit] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     _images: dict[Any, Tensor] = field(default_factory=dict)
 
@@ -134,14 +133,11 @@ def _result(candidate: Candidate, batch: int, mode: Mode, samples: Samples, base
     status, reason = status_of(candidate, stable, text)
     latency = latency_of(samples, options.seed)
     gflops = 2 * candidate.work.macs * batch / latency.p50 / 1e6
-    limit = bench.limits.get((subject.precision, subject.threads))
     speedup, missing = None, {}
     if (why := _no_speedup(candidate, status, reason, baseline)) is not None:
         missing["speedup"] = why
     elif baseline is not None:
         speedup = speedup_of(baseline, samples, options.seed)
-    if limit is None:
-        missing["peak_fraction"] = f"what this machine can do in {subject.precision} was not measured"
     return Result(
         subject,
         mode,
@@ -154,7 +150,6 @@ def _result(candidate: Candidate, batch: int, mode: Mode, samples: Samples, base
         copy_ms=median(time.copies for time in samples.device) if samples.device else None,
         throughput=batch / latency.p50 * 1e3,
         gflops=gflops,
-        peak_fraction=None if limit is None else gflops / limit.gflops,
         speedup=speedup,
         stable=stable,
         moved_bytes=candidate.work.moved_bytes(batch, subject.precision),

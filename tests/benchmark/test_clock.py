@@ -35,7 +35,7 @@ def test_candidates_take_turns_in_random_order() -> None:
 
         return Timed(name, logged)
 
-    clock = Logging(now=lambda: machine.time, sleep=machine.sleep, cpu_time=lambda: 0.0)
+    clock = Logging(now=lambda: machine.time, sleep=machine.sleep, busy=lambda: False)
     found = taken([takes("a", 0.02), takes("b", 0.05), takes("c", 0.001), takes("d", 0.5)], clock)
     assert [samples.name for samples in found] == ["a", "b", "c", "d"]
     assert len({len(samples.rounds) for samples in found}) == 1, "all take part in every round"
