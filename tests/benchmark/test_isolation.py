@@ -70,18 +70,22 @@ class Spinning:
     """A runtime whose thread goes on working for a while after each run, outside of Python, as OpenMP's do."""
 
     def __init__(self) -> None:
-        self._buffer, self._wake, self.over = bytes(20_000_000), threading.Event(), False
+        self._buffer, self.over = bytes(20_000_000), False
+        self._wake, self._works = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def run(self) -> None:
         sum(range(20_000))
+        self._works.clear()
         self._wake.set()
+        self._works.wait()
 
     def _work(self) -> None:
         while not self.over:
             self._wake.wait()
             self._wake.clear()
+            self._works.set()
             hashlib.sha256(self._buffer)
 
     def close(self) -> None:
