@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ class CompiledSession(Session):
 
     def __init__(self, network: torch.nn.Module, device: torch.device, threads: int | None) -> None:
         self.device, self._threads = device, threads
+        # It says on every CPU that there is no CUDA.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         torch._dynamo.config.recompile_limit = 64  # one for each batch size of a sweep
         self._network = torch.compile(network.eval().to(device), dynamic=False)
 

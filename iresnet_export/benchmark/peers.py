@@ -44,7 +44,7 @@ def open_peers(
     def add(subject: Subject, recipe: Recipe, work: Work, prepare: Callable[[], None], compare: bool = True) -> None:
         session, reason = _opened(recipe, prepare, stack)
         if session is not None and compare and options.verify:
-            subject = dataclasses.replace(subject, parity=_parity(session, reference(origin), progress))
+            subject = dataclasses.replace(subject, parity=_parity(session, reference(origin), progress, recipe.opener))
         if session is not None and recipe.path != origin.checkpoint:
             subject = dataclasses.replace(subject, size_bytes=recipe.path.stat().st_size)
         made.append(Candidate(subject, spec, recipe, work, session, reason))
@@ -98,12 +98,13 @@ def _opened(recipe: Recipe, prepare: Callable[[], None], stack: ExitStack) -> tu
         return None, f"it cannot be made here: {type(error).__name__}: {first}"
 
 
-def _parity(session: Session, reference: Reference | None, progress: Progress) -> Parity | None:
+def _parity(session: Session, reference: Reference | None, progress: Progress, opener: str) -> Parity | None:
     if reference is None:
         return None
     criterion = Criterion("fp32", len(reference.pixels), noise_floor=reference.noise_floor)
+    sizes = (1,) if opener == COMPILED else (1, len(reference.pixels))  # which compiles each size anew, for a minute
     try:
-        outputs = compare_outputs(session, reference, criterion, (1, len(reference.pixels)), progress)
+        outputs = compare_outputs(session, reference, criterion, sizes, progress)
     except Exception as error:
         return Parity("fail", None, None, f"it does not run: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
     return Parity("fail" if outputs.reason else "pass", outputs.noise_ratio, outputs.sqnr_db, outputs.reason)
