@@ -145,7 +145,7 @@ class _Turns:
         except IResNetError:
             raise
         except Exception as error:
-            self.failure = error
+            self.failure = error.with_traceback(None)  # its frames would hold what took the memory
 
     def warm_up(self, seconds: float) -> None:
         """Runs at least three times and for `seconds`; the shortest run says how many make a turn."""

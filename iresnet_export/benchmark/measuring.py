@@ -13,7 +13,7 @@ from iresnet_export.backends.base import Session
 from iresnet_export.benchmark.candidates import Candidate
 from iresnet_export.benchmark.clock import Samples, Timed, measure
 from iresnet_export.benchmark.device import device_timer
-from iresnet_export.benchmark.memory import is_out_of_memory
+from iresnet_export.benchmark.memory import is_out_of_memory, release
 from iresnet_export.benchmark.opening import host_to_host
 from iresnet_export.benchmark.options import BenchOptions, Mode
 from iresnet_export.benchmark.results import Result, Status
@@ -84,6 +84,8 @@ def in_turns(candidates: Sequence[Candidate], batch: int, mode: Mode, bench: Ben
         progress=bench.progress,
         watch=bench.seen,
     )
+    if any(samples.failure is not None for samples in measured):
+        release(options.device)
     found = {id(candidate): samples for candidate, samples in zip(usable, measured, strict=True)}
     baselines = {c.subject.artifact: found[id(c)] for c in usable if c.subject.baseline is None and not c.subject.peer}
     results = []

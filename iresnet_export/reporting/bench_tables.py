@@ -111,7 +111,7 @@ def _speedup(result: Result) -> list[str]:
         return [times, f"{result.speedup.ci95[0]:.2f} to {result.speedup.ci95[1]:.2f}"]
     if result.status != "ok":
         return [status(result.status), ""]
-    return ["baseline" if result.is_baseline else "", ""]
+    return ["baseline" if result.is_baseline else "no verdict", ""]
 
 
 def _server_table(results: Sequence[Result]) -> Table:

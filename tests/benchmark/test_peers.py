@@ -16,9 +16,8 @@ from iresnet_export.benchmark.opening import host_to_host, noise_inputs
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.errors import UnavailableError
 from iresnet_export.progress import no_progress
-from iresnet_export.source import untrained_source
+from iresnet_export.source import Source
 from iresnet_export.verification.reference import reference_of
-from iresnet_models import ModelSpec
 from iresnet_models.preprocessing import noise_pixels
 
 OPTIONS = BenchOptions(peers=True, threads=(1,))
@@ -73,19 +72,21 @@ def test_without_a_compiler_torch_compile_says_so(opened: tuple[Origin, list[Can
     assert compiled.reason == compiled.takes(1) == "no compiler"
 
 
-def test_depths_that_torchvision_lacks_and_exports_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depths_that_torchvision_lacks_and_exports_that_fail(
+    small_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(_origin: Origin, _path: Path) -> None:
         raise ValueError("an exporter's own error\nwith details")
 
     monkeypatch.setattr(peers, "plain_onnx", fails)
     monkeypatch.setattr(peers, "_require_compiler", lambda _device: None)
-    source = untrained_source(ModelSpec("iresnet", 200, num_classes=10, image_size=32, resize=32), seed=0)
-    origin = Origin("deep", source, tmp_path / "none.pt")
+    monkeypatch.setattr(peers, "TORCHVISION_DEPTHS", (34, 50))
+    origin = Origin("deep", small_source, tmp_path / "none.pt")
     with ExitStack() as stack:
         found = peers.open_peers(origin, 1, OPTIONS, tmp_path, lambda _origin: None, no_progress, stack)
     assert all(candidate.session is None for candidate in found)
     reasons = [candidate.reason or "" for candidate in found]
     assert reasons[0] == "it cannot be made here: ValueError: an exporter's own error"
-    assert "no ResNet of depth 200; it has 18, 34, 50, 101, 152" in reasons[-1]
+    assert "no ResNet of depth 18; it has 34, 50" in reasons[-1]
     assert found[-1].subject.macs is None
     assert np.isfinite(found[-1].work.macs)
