@@ -8,11 +8,14 @@ from pathlib import Path
 
 from iresnet_export.backends import backend_named
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.benchmark.bench import BenchOptions, Result, bench
+from iresnet_export.benchmark.bench import bench
+from iresnet_export.benchmark.options import BenchOptions
+from iresnet_export.benchmark.results import Result
 from iresnet_export.errors import InputError, UnavailableError
 from iresnet_export.exporting import default_output, export_artifact
 from iresnet_export.progress import Progress
-from iresnet_export.reporting.documents import bench_document, eval_document, verify_document
+from iresnet_export.reporting.bench_document import bench_document
+from iresnet_export.reporting.documents import eval_document, verify_document
 from iresnet_export.reporting.report import ReportOptions, make_report
 from iresnet_export.source import source_from_checkpoint
 from iresnet_export.verification.accuracy import Accuracy, EvalOptions, accuracies
@@ -89,11 +92,11 @@ def deploy(folder: Path, training: TrainingResult, seconds: float, progress: Pro
     eval_options = EvalOptions()
     scores = accuracies([training.best, *paths], eval_options, progress)
     write_json(folder / "eval.json", eval_document(scores, eval_options))
-    bench_options = BenchOptions(seconds=seconds)
-    results = bench(paths, bench_options, progress)
-    write_json(folder / "bench.json", bench_document(results, bench_options))
+    bench_options = BenchOptions(seconds=seconds, memory=False)
+    report = bench(paths, bench_options, progress, verification=verification)
+    write_json(folder / "bench.json", bench_document(report, bench_options))
     page = _page(folder)
-    rows = _rows(training.best, verification, scores, results)
+    rows = _rows(training.best, verification, scores, report.results)
     return Summary(folder, training, verification, rows, missing, page)
 
 

@@ -16,6 +16,7 @@ ORDER = [
     ("iresnet_export.errors", 2),
     ("iresnet_export.environment", 2),
     ("iresnet_export.nvidia", 2),
+    ("iresnet_export.machine", 2),
     ("iresnet_export.artifact", 3),
     ("iresnet_export.progress", 2),
     ("iresnet_export.layers", 3),

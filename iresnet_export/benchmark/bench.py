@@ -1,184 +1,156 @@
-"""The latency benchmark: candidates from artifacts, measured together."""
+"""The benchmark: parity, then every mode, then what follows from it."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
 
 from iresnet_export.artifact import Artifact, open_artifact
-from iresnet_export.backends import runners
-from iresnet_export.backends.base import Session
-from iresnet_export.backends.eager import EagerSession
-from iresnet_export.benchmark.clock import Samples, Timed, measure
-from iresnet_export.benchmark.statistics import Latency, Speedup, latency_of, speedup_of
-from iresnet_export.errors import InputError, UnavailableError
+from iresnet_export.benchmark.candidates import Candidate, Origin, Origins, open_candidates, parities
+from iresnet_export.benchmark.child import in_fresh_process
+from iresnet_export.benchmark.cold import cold
+from iresnet_export.benchmark.limits import better, measured_limits, raised, with_fractions
+from iresnet_export.benchmark.measuring import Bench, Watch, in_turns, no_watch
+from iresnet_export.benchmark.options import BenchOptions
+from iresnet_export.benchmark.peers import open_peers
+from iresnet_export.benchmark.recommendation import recommendation
+from iresnet_export.benchmark.results import BenchReport, Limit, Result
+from iresnet_export.benchmark.server import server
+from iresnet_export.benchmark.throughput import throughput
+from iresnet_export.errors import UnavailableError
+from iresnet_export.machine import OthersLoad, cpu_state, gpu_state, load_now, load_warnings
 from iresnet_export.progress import Progress, no_progress
-from iresnet_export.source import Source, source_of_artifact
-from iresnet_export.verification.verify import VerifyOptions, pixels_for
-from iresnet_models.operations import multiply_accumulates
-from iresnet_models.preprocessing import normalised
-from iresnet_models.spec import ModelSpec
+from iresnet_export.verification.reference import Reference
+from iresnet_export.verification.verify import References, Verification, VerifyOptions, verify
 
 
-@dataclass(frozen=True)
-class BenchOptions:
-    """`seconds`: measured time for each candidate and batch size. `threads`: None for one for each usable core."""
+def bench(
+    paths: Sequence[Path],
+    options: BenchOptions,
+    progress: Progress = no_progress,
+    *,
+    watch: Watch = no_watch,
+    verification: Verification | None = None,
+) -> BenchReport:
+    """Measures every artifact, and its network in eager PyTorch as the baseline; those that cannot run here are "skipped".
 
-    batch_sizes: tuple[int, ...] = (1,)
-    device: torch.device = torch.device("cpu")
-    threads: int | None = None
-    seconds: float = 3.0
-    warmup_seconds: float = 0.3
-    seed: int = 0
-    checkpoint: Path | None = None
-    trust: bool = False
-    backends: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.batch_sizes or min(self.batch_sizes) < 1:
-            raise InputError("--batch takes batch sizes of at least 1, such as --batch 1,8,32.")
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"--threads takes a number of at least 1, not {self.threads}.")
-        if self.seconds <= 0:
-            raise InputError(f"--seconds takes a time above 0, not {self.seconds}.")
-
-    @property
-    def thread_count(self) -> int:
-        return self.threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-@dataclass(frozen=True)
-class Result:
-    """One candidate at one batch size. `gflops` counts an addition and a multiplication each."""
-
-    artifact: str
-    backend: str
-    precision: str
-    device: str
-    batch: int
-    threads: int
-    status: Literal["ok", "skipped"]
-    reason: str | None = None
-    samples: Samples | None = None
-    latency: Latency | None = None
-    throughput: float | None = None
-    gflops: float | None = None
-    speedup: Speedup | None = None
-    size_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    label: str
-    backend: str
-    precision: str
-    spec: ModelSpec
-    session: Session
-    size_bytes: int | None
-    baseline: str
-
-
-def bench(paths: Sequence[Path], options: BenchOptions, progress: Progress = no_progress) -> list[Result]:
-    """Measures every artifact, and its network in eager PyTorch as the baseline; those that cannot run here are "skipped"."""
+    `verification`: verdicts on the same paths that are known already; else they are found first, unless `options` say not to.
+    """
     artifacts = [open_artifact(path) for path in paths]
-    results: list[Result] = []
-    with ExitStack() as stack:
-        candidates = _candidates(artifacts, options, results, stack)
-        for batch in options.batch_sizes:
-            results += _measured(candidates, batch, options, progress)
-    return results
+    if verification is None and options.verify:
+        verification = verify(paths, _verify_options(options), progress)
+    cpu, gpu = cpu_state() | {"load_before": load_now()}, gpu_state(options.device.index or 0)
+    meter, limits, results = OthersLoad(), list[Limit](), list[Result]()
+    with tempfile.TemporaryDirectory() as folder, _own_compiler_cache(Path(folder)):
+        origins = Origins(options, Path(folder))
+        for artifact in artifacts:
+            origins.of(artifact)
+        for threads in options.thread_counts:
+            before = _limits(artifacts, threads, options, Path(folder), progress)
+            found = Bench(options, progress, watch, list(results))
+            with ExitStack() as stack:
+                candidates = open_candidates(artifacts, threads, options, origins, parities(verification), stack)
+                if options.peers:
+                    reference = _references(options, progress)
+                    for origin in origins.all:
+                        candidates += open_peers(origin, threads, options, Path(folder), reference, progress, stack)
+                _every_mode(candidates, found)
+                here = _with_memory(candidates, found, len(results))
+            limits += raised(better(before, _limits(artifacts, threads, options, Path(folder), progress)), here)
+            results += here
+    cpu["load_after"] = load_now()
+    warnings = load_warnings(cpu, gpu, meter.cores())
+    best = recommendation(results, options.max_accuracy_drop, options.seed) if options.recommend else None
+    return BenchReport(with_fractions(results, limits), limits, cpu, gpu, warnings, best)
 
 
-def _candidates(artifacts: list[Artifact], options: BenchOptions, skipped: list[Result], stack: ExitStack) -> list[_Candidate]:
-    baselines: dict[tuple[str, ModelSpec], _Candidate] = {}
-    found: list[_Candidate] = []
-    runs = [(artifact, backend) for artifact in artifacts for backend in runners(artifact.format, options.backends)]
-    for artifact, backend in runs:
-        precision = artifact.descent.precision if artifact.descent else "fp32"
-        if artifact.descent is not None:
-            artifact.require_intact()
-        source = source_of_artifact(artifact, options.checkpoint)
-        key = (source.weights.sha256, source.spec)
-        if key not in baselines:
-            baselines[key] = _baseline(source, options)
+def _limits(artifacts: Sequence[Artifact], threads: int, options: BenchOptions, folder: Path, progress: Progress) -> list[Limit]:
+    """What the machine can do; measured before and after everything else, since it may be busy once."""
+    return measured_limits(_precisions(artifacts), threads, options.device, folder, progress) if options.limits else []
+
+
+def _every_mode(candidates: Sequence[Candidate], found: Bench) -> None:
+    for mode in found.options.modes:
+        if mode == "latency":
+            for batch in found.options.batch_sizes:
+                in_turns(candidates, batch, "latency", found)
+        elif mode == "throughput":
+            throughput(candidates, found)
+        elif mode == "server":
+            server(candidates, found)
+        else:
+            cold(candidates, found)
+
+
+def _with_memory(candidates: Sequence[Candidate], found: Bench, start: int) -> list[Result]:
+    """The results from `start` on, with the peak memory of a process that runs that candidate alone."""
+    peaks: dict[tuple[int, int], float | str] = {}
+    results = found.results[start:]
+    places = {id(candidate.subject): index for index, candidate in enumerate(candidates)}
+    for index, candidate in enumerate(candidates) if found.options.memory else ():
+        batches = sorted({r.batch for r in results if r.subject is candidate.subject and r.latency is not None})
+        if not batches:
+            continue
+        found.progress(f"Peak memory of {candidate.name}", index / len(candidates))
         try:
-            session = backend.load(artifact, options.device, threads=options.thread_count, trust=options.trust)
+            fresh = in_fresh_process(candidate.recipe, batches)
+            peaks |= {(index, batch): peak for batch, peak in zip(batches, fresh.peaks_mb, strict=True)}
         except UnavailableError as error:
-            skipped += [_skipped(artifact, backend.name, precision, batch, options, str(error)) for batch in options.batch_sizes]
-            continue
-        stack.enter_context(session)
-        if session.computed_precision != precision:
-            reason = f"it stores {precision}, and {backend.name} computes it in {session.computed_precision} here"
-            skipped += [_skipped(artifact, backend.name, precision, batch, options, reason) for batch in options.batch_sizes]
-            continue
-        size = artifact.path.stat().st_size
-        found.append(_Candidate(artifact.path.name, backend.name, precision, source.spec, session, size, baselines[key].label))
-    return [*baselines.values(), *found]
+            peaks |= {(index, batch): str(error) for batch in batches}
+    return [_complete(result, peaks.get((places[id(result.subject)], result.batch))) for result in results]
 
 
-def _baseline(source: Source, options: BenchOptions) -> _Candidate:
-    label = f"{source.spec.name}-{source.weights.sha256[:8]}"
-    session = EagerSession(source.network, options.device, options.thread_count)
-    return _Candidate(label, "eager", "fp32", source.spec, session, None, label)
+def _complete(result: Result, peak: float | str | None) -> Result:
+    if result.memory_mb is not None or "memory_mb" in result.missing:
+        return result
+    if isinstance(peak, float):
+        return dataclasses.replace(result, memory_mb=peak)
+    why = peak or (result.reason if result.latency is None else None) or "memory was not asked for"
+    return dataclasses.replace(result, missing=result.missing | {"memory_mb": why})
 
 
-def _skipped(artifact: Artifact, backend: str, precision: str, batch: int, options: BenchOptions, reason: str) -> Result:
-    return Result(
-        artifact.path.name, backend, precision, options.device.type, batch, options.thread_count, "skipped", reason,
-        size_bytes=artifact.path.stat().st_size,
-    )  # fmt: skip
+def _precisions(artifacts: Sequence[Artifact]) -> list[str]:
+    return list(dict.fromkeys(["fp32", *(artifact.descent.precision for artifact in artifacts if artifact.descent)]))
 
 
-def _measured(candidates: list[_Candidate], batch: int, options: BenchOptions, progress: Progress) -> list[Result]:
-    usable = [candidate for candidate in candidates if _takes(candidate.session, batch)]
-    timed = [Timed(f"{c.backend} {c.label} at batch {batch}", _inference(c, batch, options)) for c in usable]
-    measured = measure(timed, seconds=options.seconds, warmup_seconds=options.warmup_seconds, seed=options.seed, progress=progress)
-    by_label = {c.label: samples for c, samples in zip(usable, measured, strict=True) if c.backend == "eager"}
-    results = []
-    for candidate in candidates:
-        common = (candidate.label, candidate.backend, candidate.precision, options.device.type, batch, options.thread_count)
-        if candidate not in usable:
-            smallest, largest = candidate.session.batch or (1, batch)
-            reason = f"it takes batches of {smallest} to {largest}"
-            results.append(Result(*common, "skipped", reason, size_bytes=candidate.size_bytes))
-            continue
-        samples = measured[usable.index(candidate)]
-        latency = latency_of(samples, options.seed)
-        is_baseline = candidate.backend == "eager"
-        results.append(
-            Result(
-                *common,
-                "ok",
-                samples=samples,
-                latency=latency,
-                throughput=batch / latency.p50 * 1e3,
-                gflops=2 * multiply_accumulates(candidate.spec) * batch / latency.p50 / 1e6,
-                speedup=None if is_baseline else speedup_of(by_label[candidate.baseline], samples, options.seed),
-                size_bytes=candidate.size_bytes,
-            )
-        )
-    return results
+def _verify_options(options: BenchOptions) -> VerifyOptions:
+    return VerifyOptions(
+        checkpoint=options.checkpoint,
+        data=options.data,
+        images=options.parity_images,
+        batch_sizes=tuple(sorted({1, min(8, options.parity_images)})),
+        device=options.device,
+        trust=options.trust,
+        seed=options.seed,
+        backends=options.backends,
+        max_accuracy_drop=options.max_accuracy_drop,
+    )
 
 
-def _takes(session: Session, batch: int) -> bool:
-    return session.batch is None or session.batch[0] <= batch <= session.batch[1]
+def _references(options: BenchOptions, progress: Progress) -> Callable[[Origin], Reference | None]:
+    """What the outputs of peers are compared with: the reference that `verify` has computed and kept."""
+    references = References(_verify_options(options), progress)
+    return lambda origin: references.of(origin.source) if options.verify else None
 
 
-def _inference(candidate: _Candidate, batch: int, options: BenchOptions) -> Any:
-    """One inference, from images in host memory to logits in host memory."""
-    pixels, _, _ = pixels_for(candidate.spec, VerifyOptions(images=batch, seed=options.seed))
-    pixels = pixels.repeat(-(-batch // len(pixels)), 1, 1, 1)[:batch].contiguous()
-    images = pixels if candidate.session.takes_pixels else normalised(pixels, candidate.spec)
-    if options.device.type == "cuda":
-        images = images.pin_memory()
+class _own_compiler_cache:  # noqa: N801 - a context manager, named like a function
+    """What `torch.compile` keeps on disk lies in the run's own folder: no earlier run makes this one's fresh processes faster."""
 
-    def run() -> None:
-        candidate.session.run(images.to(options.device, non_blocking=True)).cpu()
+    _NAME = "TORCHINDUCTOR_CACHE_DIR"
 
-    return run
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "inductor"
+
+    def __enter__(self) -> None:
+        self._before = os.environ.get(self._NAME)
+        os.environ[self._NAME] = str(self._folder)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is None:
+            os.environ.pop(self._NAME, None)
+        else:
+            os.environ[self._NAME] = self._before

@@ -6,83 +6,166 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from iresnet_export.benchmark.isolation import others_run
+from iresnet_export.benchmark.stability import halves_agree
+from iresnet_export.errors import IResNetError
 from iresnet_export.progress import Progress
 
 RUNS_PER_TURN_SECONDS = 0.1
-"""A turn is as many runs as fit in this, and at least three: long enough to be warm, short enough to take many turns."""
+"""A turn is as many runs as fit in this, and at least three (one of runs that last longer): warm, and yet many turns."""
 
-_SETTLE_STEP, _SETTLE_LIMIT, _IDLE_SHARE = 0.002, 0.1, 0.05
+MINIMUM_ROUNDS, PATIENCE = 10, 3
+"""Where the halves of a measurement disagree it goes on, to at most this many times as many rounds as were asked for."""
+
+_SETTLE_STEP, _SETTLE_LIMIT = 0.001, 0.5
+_SPIN_SECONDS = 0.001
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds. Tests give one that is simulated; everything else takes `CLOCK`."""
+
+    now: Callable[[], float] = time.perf_counter
+    sleep: Callable[[float], None] = time.sleep
+    busy: Callable[[], bool] = others_run
+    """Whether another thread of this process works, or would if a core were free."""
+
+    def wait_until(self, moment: float) -> None:
+        """Sleeps, and spins the last millisecond, since sleeping overshoots."""
+        while (left := moment - self.now()) > 0:
+            if left > _SPIN_SECONDS:
+                self.sleep(left - _SPIN_SECONDS / 2)
+
+    def settle(self) -> None:
+        """Waits until this process's idle threads have stopped spinning; those of one candidate would slow down the next."""
+        deadline = self.now() + _SETTLE_LIMIT
+        while self.busy() and self.now() < deadline:
+            self.sleep(_SETTLE_STEP)
+
+
+CLOCK = Clock()
+
+
+@dataclass(frozen=True)
+class DeviceTime:
+    """Milliseconds by the device's own events: the network alone, and the copies to and from the host."""
+
+    compute: float
+    copies: float
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What is measured: `run` does one inference, host to host, and returns when its result is there."""
+    """What is measured: `run` does one inference, host to host, and returns when its result is there.
+
+    `device` does one by the device's own clock, with inputs that are there already; None where there is no such clock.
+    """
 
     name: str
     run: Callable[[], object]
+    device: Callable[[], DeviceTime] | None = None
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Latencies in milliseconds, by round: every inner tuple is one turn."""
+    """Latencies in milliseconds, by round: every inner tuple is one turn. `failure` is why there are none, if there are none."""
 
     name: str
     rounds: tuple[tuple[float, ...], ...]
+    device: tuple[DeviceTime, ...] = ()
+    failure: Exception | None = None
 
     @property
     def all(self) -> list[float]:
         return [sample for turn in self.rounds for sample in turn]
 
 
-def measure(candidates: Sequence[Timed], *, seconds: float, warmup_seconds: float, seed: int, progress: Progress) -> list[Samples]:
-    """Measures every candidate for about `seconds`, in at least ten rounds, after a warm-up of its own."""
-    runs = []
-    for step, candidate in enumerate(candidates):
-        progress(f"Warming up {candidate.name}", step / len(candidates))
-        typical = _warm_up(candidate, warmup_seconds)
-        runs.append(max(3, round(RUNS_PER_TURN_SECONDS / typical)))
-    order, generator = list(range(len(candidates))), random.Random(seed)
-    rounds: list[list[tuple[float, ...]]] = [[] for _ in candidates]
-    measured = [0.0] * len(candidates)
-    while min(measured) < seconds or len(rounds[0]) < 10:
-        generator.shuffle(order)
-        for index in order:
-            turn = _turn(candidates[index], runs[index])
-            rounds[index].append(turn)
-            measured[index] += sum(turn) / 1e3
-        progress("Measuring in turns", min(1.0, min(min(measured) / seconds if seconds else 1.0, len(rounds[0]) / 10)))
-    return [Samples(candidate.name, tuple(turns)) for candidate, turns in zip(candidates, rounds, strict=True)]
+Watcher = Callable[[Sequence[Samples]], None]
+"""Told after every round what has been measured so far."""
 
 
-def _warm_up(candidate: Timed, seconds: float) -> float:
-    """Runs at least three times and for `seconds`; returns the shortest run, in seconds."""
-    shortest, start = float("inf"), time.perf_counter()
-    runs = 0
-    while runs < 3 or time.perf_counter() - start < seconds:
-        begin = time.perf_counter()
-        candidate.run()
-        shortest = min(shortest, time.perf_counter() - begin)
-        runs += 1
-    return shortest
+def measure(
+    candidates: Sequence[Timed],
+    *,
+    seconds: float,
+    warmup_seconds: float,
+    seed: int,
+    progress: Progress,
+    watch: Watcher | None = None,
+    clock: Clock = CLOCK,
+) -> list[Samples]:
+    """Measures every candidate for about `seconds`, in at least ten rounds, after a warm-up; longer while it is unstable.
+
+    One that fails, for want of memory for example, is left out from there on, and its samples say why.
+    """
+    turns = [_Turns(candidate, clock) for candidate in candidates]
+    for step, turn in enumerate(turns):
+        progress(f"Warming up {turn.candidate.name}", step / len(turns))
+        turn.attempt(turn.warm_up, warmup_seconds)
+    generator, enough = random.Random(seed), None
+    while active := [turn for turn in turns if turn.failure is None]:
+        count = len(active[0].rounds)
+        if enough is None and count >= MINIMUM_ROUNDS and min(turn.measured for turn in active) >= seconds:
+            enough = count
+        if enough is not None and (count >= PATIENCE * enough or all(halves_agree(turn.rounds) for turn in active)):
+            break
+        for turn in generator.sample(active, len(active)):
+            turn.attempt(turn.take)
+        if watch is not None:
+            watch([turn.samples for turn in turns])
+        least = min(turn.measured for turn in active)
+        share = 1.0 if enough else min(least / seconds if seconds else 1.0, (count + 1) / MINIMUM_ROUNDS)
+        progress("Measuring on: not stable yet" if enough else "Measuring in turns", min(1.0, share))
+    return [turn.samples for turn in turns]
 
 
-def _turn(candidate: Timed, runs: int) -> tuple[float, ...]:
-    _settle()
-    candidate.run()  # not counted: it fetches the candidate's weights back into the caches
-    samples = []
-    for _ in range(runs):
-        begin = time.perf_counter_ns()
-        candidate.run()
-        samples.append((time.perf_counter_ns() - begin) / 1e6)
-    return tuple(samples)
+class _Turns:
+    """One candidate's turns."""
 
+    def __init__(self, candidate: Timed, clock: Clock) -> None:
+        self.candidate, self._clock = candidate, clock
+        self.rounds: list[tuple[float, ...]] = []
+        self.measured = 0.0
+        self.failure: Exception | None = None
+        self._device: list[DeviceTime] = []
+        self._runs = 1
 
-def _settle() -> None:
-    """Waits until this process's idle threads have stopped spinning; those of one candidate would slow down the next."""
-    deadline = time.perf_counter() + _SETTLE_LIMIT
-    while time.perf_counter() < deadline:
-        begin, busy = time.perf_counter(), time.process_time()
-        time.sleep(_SETTLE_STEP)
-        if time.process_time() - busy < _IDLE_SHARE * (time.perf_counter() - begin):
-            return
+    @property
+    def samples(self) -> Samples:
+        if self.failure is not None:
+            return Samples(self.candidate.name, (), failure=self.failure)
+        return Samples(self.candidate.name, tuple(self.rounds), tuple(self._device))
+
+    def attempt(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Runtimes have error types of their own; whatever they raise ends this candidate, and not the run."""
+        try:
+            step(*arguments)
+        except IResNetError:
+            raise
+        except Exception as error:
+            self.failure = error.with_traceback(None)  # its frames would hold what took the memory
+
+    def warm_up(self, seconds: float) -> None:
+        """Runs at least three times and for `seconds`; the shortest run says how many make a turn."""
+        shortest, start, runs = float("inf"), self._clock.now(), 0
+        while runs < 3 or self._clock.now() - start < seconds:
+            shortest = min(shortest, self._one())
+            runs += 1
+        fitting = round(RUNS_PER_TURN_SECONDS / shortest) if shortest > 0 else 1000
+        self._runs = max(fitting, 3 if shortest <= RUNS_PER_TURN_SECONDS else 1)
+
+    def take(self) -> None:
+        self._clock.settle()
+        self.candidate.run()  # not counted: it fetches the candidate's weights back into the caches
+        turn = tuple(self._one() * 1e3 for _ in range(self._runs))
+        self.rounds.append(turn)
+        self.measured += sum(turn) / 1e3
+        if self.candidate.device is not None:
+            self._device.append(self.candidate.device())
+
+    def _one(self) -> float:
+        begin = self._clock.now()
+        self.candidate.run()
+        return self._clock.now() - begin

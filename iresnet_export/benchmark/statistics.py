@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -10,8 +12,8 @@ import numpy as np
 from iresnet_export.benchmark.clock import Samples
 
 RESAMPLES = 2000
-MINIMUM_FOR_P90, MINIMUM_FOR_P99 = 100, 1000
-"""A percentile needs at least ten samples beyond it."""
+SAMPLES_BEYOND = 10
+"""A percentile needs at least so many samples beyond it: p90 needs 100, p99 1,000 and p99.9 10,000."""
 
 _LEVEL = 0.95
 
@@ -42,6 +44,16 @@ class Speedup:
         return self.ci95[0] <= 1 <= self.ci95[1]
 
 
+def samples_needed(percent: float) -> int:
+    """How many samples a percentile takes; the median takes one."""
+    return 1 if percent == 50 else round(SAMPLES_BEYOND / (1 - percent / 100))
+
+
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    """The percentile, interpolated as numpy does; None of too few values."""
+    return float(np.percentile(values, percent)) if len(values) >= samples_needed(percent) else None
+
+
 def latency_of(samples: Samples, seed: int = 0) -> Latency:
     """Statistics of all samples; the interval comes from resampling whole rounds, since samples of one turn go together."""
     values = np.array(samples.all)
@@ -49,8 +61,8 @@ def latency_of(samples: Samples, seed: int = 0) -> Latency:
     medians = np.median(rounds[_resampled(len(rounds), seed)].reshape(RESAMPLES, -1), axis=1)
     return Latency(
         p50=float(np.median(values)),
-        p90=float(np.percentile(values, 90)) if len(values) >= MINIMUM_FOR_P90 else None,
-        p99=float(np.percentile(values, 99)) if len(values) >= MINIMUM_FOR_P99 else None,
+        p90=percentile(samples.all, 90),
+        p99=percentile(samples.all, 99),
         mean=float(values.mean()),
         std=float(values.std(ddof=1)),
         min=float(values.min()),
@@ -76,7 +88,7 @@ def _interval(medians: np.ndarray[tuple[int], np.dtype[np.float64]], middle: flo
     """The bootstrap's percentile interval, widened for few rounds: resampling n values understates their spread."""
     tail = (1 - _LEVEL) / 2
     low, high = np.quantile(medians, [tail, 1 - tail])
-    widen = np.sqrt(count / max(count - 1, 1)) * _student(count) / NormalDist().inv_cdf(1 - tail)
+    widen = math.sqrt(count / max(count - 1, 1)) * _student(count) / NormalDist().inv_cdf(1 - tail)
     return middle - float(middle - low) * widen, middle + float(high - middle) * widen
 
 

@@ -2,27 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from iresnet_export.cli.console import notice, progress_bar, say, show, write_report
+from iresnet_export.cli.console import notice, say, show, write_report
 from iresnet_export.cli.options import BackendNames, Device, JsonFile, Trust, device_from_option, integers
 from iresnet_export.errors import InputError
+
+if TYPE_CHECKING:
+    from iresnet_export.benchmark.clock import Samples
+    from iresnet_export.benchmark.options import Mode
+    from iresnet_export.benchmark.results import BenchReport, Result
+    from iresnet_export.progress import Progress
+
+WHAT, PARITY, SERVER = "What is measured", "Parity and recommendation", "Mode server"
 
 
 def bench(
     artifacts: Annotated[
         list[Path] | None, typer.Argument(help="Artifacts. Default: all in artifacts/.", show_default=False)
     ] = None,
-    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, such as 1,8,32.")] = "1",
+    mode: Annotated[
+        str, typer.Option("--mode", help="latency, throughput, server, cold, or several: latency,cold.", rich_help_panel=WHAT)
+    ] = "latency",
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes of mode latency, such as 1,8,32.", rich_help_panel=WHAT)] = "1",
     threads: Annotated[
-        int | None,
-        typer.Option("--threads", help="CPU threads of each backend. Default: one for each usable core.", show_default=False),
+        str | None,
+        typer.Option(
+            "--threads",
+            help="CPU threads of each backend, such as 2 or 1,2,4. Default: one for each usable core.",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="Measured time for each candidate and batch size.")] = 3.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the order of turns, and of the images.")] = 0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Measured time for each candidate and batch size.", rich_help_panel=WHAT)
+    ] = 3.0,
+    repeats: Annotated[
+        int, typer.Option("--repeats", help="Fresh processes for each candidate in mode cold.", rich_help_panel=WHAT, min=1)
+    ] = 5,
+    peers: Annotated[
+        bool,
+        typer.Option("--peers", help="Also a plain ONNX export, torch.compile, torchvision's ResNet.", rich_help_panel=WHAT),
+    ] = False,
+    memory: Annotated[
+        bool,
+        typer.Option("--memory/--no-memory", help="Peak memory, in a process of its own each.", rich_help_panel=WHAT),
+    ] = True,
+    limits: Annotated[
+        bool, typer.Option("--limits/--no-limits", help="Measure what the machine can do at most.", rich_help_panel=WHAT)
+    ] = True,
+    rate: Annotated[
+        str | None, typer.Option("--rate", help="Requests a second, such as 20,40.", rich_help_panel=SERVER, show_default=False)
+    ] = None,
+    p99_limit: Annotated[
+        float | None,
+        typer.Option(
+            "--p99-limit",
+            help="Look for the highest rate whose p99 stays within these milliseconds.",
+            rich_help_panel=SERVER,
+            show_default=False,
+        ),
+    ] = None,
+    skip_verify: Annotated[
+        bool, typer.Option("--skip-verify", help="Measure without verifying; the table says so.", rich_help_panel=PARITY)
+    ] = False,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            "--images", help="To verify over. Default: 32, or 500 with --max-accuracy-drop.", rich_help_panel=PARITY, min=1,
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="`digits` or a folder. Default: as `verify`.", rich_help_panel=PARITY, show_default=False),
+    ] = None,
+    recommend: Annotated[
+        bool, typer.Option("--recommend", help="Say which artifact and backend to take on this machine.", rich_help_panel=PARITY)
+    ] = False,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-accuracy-drop",
+            help="Recommend only what is shown to lose at most so many percentage points.",
+            rich_help_panel=PARITY,
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of turns, of arrivals and of the images.", min=0)] = 0,
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="The network of artifacts that have no descent.", show_default=False)
     ] = None,
@@ -30,37 +102,107 @@ def bench(
     backend: BackendNames = None,
     trust: Trust = False,
     json: JsonFile = None,
-) -> None:
-    """Measure latency: artifacts in turn with eager PyTorch, host to host.
+) -> None:  # fmt: skip
+    """Measure latency, throughput, a server's response times or cold starts: artifacts in turn with eager PyTorch, host to host.
 
-    Candidates take turns in random order, round after round, so that a drift of the machine hits all alike; speed-ups are paired
-    round by round.
+    Each artifact is verified first. Candidates take turns in random order, round after round, so that a drift of the machine hits
+    all alike; speed-ups are paired round by round.
     """
-    from iresnet_export.benchmark.bench import BenchOptions
     from iresnet_export.benchmark.bench import bench as bench_artifacts
-    from iresnet_export.reporting.documents import bench_document
-    from iresnet_export.reporting.tables import bench_table
+    from iresnet_export.benchmark.options import BenchOptions
+    from iresnet_export.reporting.bench_document import bench_document
+    from iresnet_export.reporting.bench_tables import bench_tables
 
     options = BenchOptions(
+        modes=_modes(mode),
         batch_sizes=integers(batch, "--batch"),
         device=device_from_option(device),
-        threads=threads,
+        threads=() if threads is None else integers(threads, "--threads"),
         seconds=seconds,
         seed=seed,
+        rates=() if rate is None else _numbers(rate, "--rate"),
+        p99_limit_ms=p99_limit,
+        repeats=repeats,
         checkpoint=checkpoint,
         trust=trust,
         backends=tuple(backend or ()),
+        peers=peers,
+        verify=not skip_verify,
+        images=images,
+        data=data,
+        recommend=recommend,
+        max_accuracy_drop=max_accuracy_drop,
+        memory=memory,
+        limits=limits,
     )
-    with progress_bar() as progress:
-        results = bench_artifacts(artifacts or _artifacts_here(), options, progress)
-    say(f"Latency on {options.device.type}, {options.thread_count} threads, from images in host memory to logits in host memory.")
-    show(bench_table(results))
-    for reason in dict.fromkeys(f"{result.artifact}: skipped: {result.reason}" for result in results if result.reason):
-        say(reason)
-    write_report(json, bench_document(results, options))
-    if not any(result.status == "ok" and result.backend != "eager" for result in results):
+    with _live() as (progress, watch):
+        report = bench_artifacts(artifacts or _artifacts_here(), options, progress, watch=watch)
+    counts = " and ".join(map(str, options.thread_counts))
+    say(f"On {options.device.type}, with {counts} threads, from images in host memory to logits in host memory.")
+    for made in bench_tables(report.results, options.verify):
+        show(made)
+    _explain(report, recommend)
+    write_report(json, bench_document(report, options))
+    if not report.measured:
         notice("None of the artifacts could be run here.")
         raise typer.Exit(3)
+    if any(result.status == "failed_parity" and not result.subject.peer for result in report.results):
+        notice("What failed verification has no verdict on its speed; `iresnet-export verify` says more.")
+        raise typer.Exit(1)
+    if recommend and report.recommendation is None:
+        raise typer.Exit(1)
+
+
+def _explain(report: BenchReport, recommend: bool) -> None:
+    from iresnet_export.reporting.bench_tables import limits_in_words, remarks
+
+    for line in (*limits_in_words(report.limits), *remarks(report)):
+        say(line)
+    if report.recommendation is not None:
+        say(f"[bold]{report.recommendation.sentence}[/]")
+    elif recommend:
+        say("Nothing can be recommended: no artifact passed verification with a stable measurement.")
+
+
+@contextmanager
+def _live() -> Iterator[tuple[Progress, Callable[[Sequence[Result], Sequence[Samples]], None]]]:
+    """On a terminal: a bar, and tables that grow while they are measured, on stderr. Nothing where stderr is not one."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from iresnet_export.reporting.bench_tables import bench_tables, progress_table
+
+    console = Console(stderr=True)
+    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console)
+    task = bar.add_task("", total=1.0)
+    if not console.is_terminal:
+        yield lambda _step, _share: None, lambda _results, _samples: None
+        return
+    # Nothing is drawn but where the benchmark says so, between turns: a thread that draws would take time from what is measured.
+    with Live(bar, console=console, transient=True, auto_refresh=False) as live:
+        tables: list[Any] = []
+
+        def update(step: str, share: float) -> None:
+            bar.update(task, description=step, completed=share)
+            live.update(Group(*tables, bar), refresh=True)
+
+        def watch(results: Sequence[Result], samples: Sequence[Samples]) -> None:
+            tables[:] = [*bench_tables(results), *([progress_table(samples)] if samples else [])]
+
+        yield update, watch
+
+
+def _modes(text: str) -> tuple[Mode, ...]:
+    """Names as they are: BenchOptions knows which there are."""
+    return cast("tuple[Mode, ...]", tuple(dict.fromkeys(part.strip() for part in text.split(","))))
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError as error:
+        raise InputError(f"{option} takes numbers separated by commas, such as 20,40; not {text!r}.") from error
 
 
 def _artifacts_here() -> list[Path]:

@@ -45,11 +45,10 @@ def _explain(summary: Summary) -> None:
             say(f"{candidate.artifact.name} by {candidate.backend} {candidate.status}: {candidate.reason}")
     say("Parity: error against float64 in units of the network's own rounding error in that precision; up to 2.5 is rounding.")
     say("int8 has no such unit: its signal to noise in dB, and its decisions, are held against what calibration predicted.")
-    if (best := summary.fastest) is not None and best.result is not None and best.result.speedup is not None:
-        say(
-            f"[bold]Fastest on this machine: {best.path.name} by {best.backend}[/], {best.latency:.2f} ms an image, "
-            f"{best.result.speedup.p50:.1f} times as fast as eager PyTorch."
-        )
+    if (best := summary.fastest) is not None and best.result is not None:
+        speedup = best.result.speedup
+        times = f"{speedup.p50:.1f} times as fast as eager PyTorch" if speedup else "without a verdict: the machine was not steady"
+        say(f"[bold]Fastest on this machine: {best.path.name} by {best.backend}[/], {best.latency:.2f} ms an image, {times}.")
     folder = summary.folder
     say(f"\nEverything lies in {folder}/: the run (log.csv, best.pt) in run/, the artifacts and their descents in artifacts/,")
     say("the measurements in verify.json, eval.json and bench.json. Try next:")
@@ -80,5 +79,8 @@ def _row(row: Row) -> list[str]:
     cells.append("" if found is None else f"{found.top1:.1f} %")
     if result is None or result.latency is None:
         return [*cells, "", ""]
-    speedup = "baseline" if result.speedup is None else f"{result.speedup.p50:.2f} ×" + (" (tie)" if result.speedup.tie else "")
-    return [*cells, f"{result.latency.p50:.2f}", speedup]
+    if result.speedup is None:
+        said = "baseline" if result.is_baseline else status(result.status) if result.status != "ok" else "no verdict"
+    else:
+        said = f"{result.speedup.p50:.2f} ×" + (" (tie)" if result.speedup.tie else "")
+    return [*cells, f"{result.latency.p50:.2f}", said]

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from iresnet_export.benchmark.bench import BenchOptions, Result
 from iresnet_export.environment import environment
 from iresnet_export.verification.accuracy import Accuracy, EvalOptions
 from iresnet_export.verification.criteria import NOISE_LIMIT
@@ -16,16 +15,10 @@ from iresnet_export.verification.verify import Candidate, Verification, VerifyOp
 
 _LISTED_FLIPS = 50
 
-_BENCH_LATER = {
-    "device_ms": "device time is measured on GPUs only",
-    "memory_mb": "memory is not measured by this version",
-    "peak_fraction": "the hardware's limit is not measured by this version",
-}
-
 
 def verify_document(verification: Verification, options: VerifyOptions) -> dict[str, Any]:
     """The report of `verify`."""
-    return _document(
+    return document(
         "verify",
         settings={
             "images": options.images,
@@ -54,36 +47,20 @@ def verify_document(verification: Verification, options: VerifyOptions) -> dict[
     )
 
 
-def bench_document(results: list[Result], options: BenchOptions) -> dict[str, Any]:
-    """The report of `bench`."""
-    return _document(
-        "bench",
-        settings={
-            "mode": "latency",
-            "batch_sizes": list(options.batch_sizes),
-            "device": options.device.type,
-            "threads": options.thread_count,
-            "seconds": options.seconds,
-            "warmup_seconds": options.warmup_seconds,
-            "seed": options.seed,
-            "clock": "host to host",
-        },
-        results=[_result(result) for result in results],
-    )
-
-
 def eval_document(accuracies: list[Accuracy], options: EvalOptions) -> dict[str, Any]:
     """The report of `eval`."""
-    return _document(
+    return document(
         "eval",
         settings={"data": None if options.data is None else Path(options.data).name, "device": options.device.type},
         results=[_evaluated(accuracy) for accuracy in accuracies],
     )
 
 
-def _document(kind: str, **body: Any) -> dict[str, Any]:
-    document: dict[str, Any] = _nulled({"schema": f"iresnet-export/{kind}/1", "environment": environment(), **body})
-    return document
+def document(kind: str, more_environment: dict[str, Any] | None = None, **body: Any) -> dict[str, Any]:
+    """A report of a kind, with its schema and environment; what is not a number becomes null."""
+    around = environment() | (more_environment or {})
+    made: dict[str, Any] = _nulled({"schema": f"iresnet-export/{kind}/1", "environment": around, **body})
+    return made
 
 
 def _candidate(candidate: Candidate, options: VerifyOptions) -> dict[str, Any]:
@@ -180,41 +157,6 @@ def _evaluated(accuracy: Accuracy) -> dict[str, Any]:
         **(figures or dict.fromkeys(keys)),
         "null_reasons": {} if figures else dict.fromkeys(keys, accuracy.reason),
     }
-
-
-def _result(result: Result) -> dict[str, Any]:
-    latency, reasons = result.latency, dict(_BENCH_LATER)
-    found = {
-        "artifact": result.artifact,
-        "backend": result.backend,
-        "precision": result.precision,
-        "device": result.device,
-        "mode": "latency",
-        "batch": result.batch,
-        "threads": result.threads,
-        "status": result.status,
-        "reason": result.reason,
-        "samples": [list(turn) for turn in result.samples.rounds] if result.samples else None,
-        "latency_ms": dataclasses.asdict(latency) if latency else None,
-        "device_ms": None,
-        "throughput": result.throughput,
-        "memory_mb": None,
-        "size_bytes": result.size_bytes,
-        "gflops": result.gflops,
-        "peak_fraction": None,
-        "speedup": dataclasses.asdict(result.speedup) if result.speedup else None,
-    }
-    if latency is None:
-        reasons |= dict.fromkeys(("samples", "latency_ms", "throughput", "gflops", "speedup"), result.reason or "not measured")
-    else:
-        for key in ("p90", "p99"):
-            if getattr(latency, key) is None:
-                reasons[f"latency_ms.{key}"] = "too few samples"
-        if result.speedup is None:
-            reasons["speedup"] = "this is the baseline"
-    if result.size_bytes is None:
-        reasons["size_bytes"] = "the baseline is no file of its own"
-    return {**found, "null_reasons": reasons}
 
 
 def _nulled(value: Any) -> Any:

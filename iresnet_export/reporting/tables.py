@@ -7,13 +7,20 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from iresnet_export.benchmark.bench import Result
 from iresnet_export.verification.accuracy import Accuracy
 from iresnet_export.verification.localisation import Localisation
 from iresnet_export.verification.outputs import OutputsReport
 from iresnet_export.verification.verify import Candidate, Verification
 
-STATUS_STYLE = {"pass": "green", "ok": "green", "fail": "bold red", "skipped": "yellow"}
+STATUS_STYLE = {
+    "pass": "green",
+    "ok": "green",
+    "fail": "bold red",
+    "failed_parity": "bold red",
+    "oom": "yellow",
+    "skipped": "yellow",
+    "unstable": "yellow",
+}
 
 
 def table(*columns: str, title: str | None = None) -> Table:
@@ -92,40 +99,6 @@ def localisation_table(candidate: Candidate, found: Localisation) -> Table:
         style = "bold red" if entry.place == found.first else None
         made.add_row(entry.place, *decibels, "" if entry.ratio is None else f"{entry.ratio:.2f}", style=style)
     return made
-
-
-def bench_table(results: Sequence[Result]) -> Table:
-    made = table(
-        "artifact",
-        "backend",
-        "precision",
-        ">batch",
-        ">median ms",
-        ">95 % interval",
-        ">p90",
-        ">p99",
-        ">images/s",
-        ">GFLOP/s",
-        ">speed-up",
-        ">95 %",
-    )
-    for result in results:
-        made.add_row(*_bench_row(result))
-    return made
-
-
-def _bench_row(result: Result) -> list[str]:
-    row = [result.artifact, result.backend, result.precision, str(result.batch)]
-    latency = result.latency
-    if latency is None:
-        return [*row, status(result.status), *[""] * 7]
-    row += [f"{latency.p50:.2f}", f"{latency.p50_ci95[0]:.2f} to {latency.p50_ci95[1]:.2f}"]
-    row += ["" if value is None else f"{value:.2f}" for value in (latency.p90, latency.p99)]
-    row += [f"{result.throughput:.1f}", f"{result.gflops:.1f}"]
-    if result.speedup is None:
-        return [*row, "baseline", ""]
-    times = f"{result.speedup.p50:.2f} ×" + (" (tie)" if result.speedup.tie else "")
-    return [*row, times, f"{result.speedup.ci95[0]:.2f} to {result.speedup.ci95[1]:.2f}"]
 
 
 def eval_table(accuracies: Sequence[Accuracy]) -> Table:

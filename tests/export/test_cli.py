@@ -68,6 +68,15 @@ def test_version(run: Run) -> None:
         (["verify", "none.onnx", "--device", "tpu"], 2, "--device takes"),
         (["bench"], 2, "none in artifacts/"),
         (["bench", "x", "--seconds", "-1"], 2, "--seconds"),
+        (["bench", "x", "--mode", "speed"], 2, "--mode takes latency, throughput, server or cold"),
+        (["bench", "x", "--mode", "server"], 2, "--p99-limit 15"),
+        (["bench", "x", "--mode", "server", "--rate", "-4"], 2, "--rate takes requests a second, above 0, not -4"),
+        (["bench", "x", "--mode", "server", "--rate", "many"], 2, "--rate takes numbers separated by commas"),
+        (["bench", "x", "--rate", "4"], 2, "belong to mode server"),
+        (["bench", "x", "--threads", "0"], 2, "--threads takes whole numbers"),
+        (["bench", "x", "--max-accuracy-drop", "1"], 2, "add --recommend"),
+        (["bench", "x", "--recommend", "--skip-verify"], 2, "leave out --skip-verify"),
+        (["bench", "x.onnx"], 2, "x.onnx does not exist"),
         (["inspect", "."], 2, "is a folder"),
         (["train"], 2, "--data"),
         (["train", "--data", "nowhere"], 2, "nowhere"),
@@ -135,7 +144,7 @@ def test_export_verify_bench_inspect(run: Run, small_checkpoint: Path) -> None:
     assert outcome.status == 0, outcome.out
     assert outcome.out.count("pass") >= 2
     assert json.loads(Path("verify.json").read_text(encoding="utf-8"))["passed"] is True
-    runs = ("--backend", "onnxruntime", "--backend", "torchscript")
+    runs = ("--backend", "onnxruntime", "--backend", "torchscript", "--no-memory", "--no-limits")
     outcome = run("bench", "--seconds", "0.05", "--threads", "1", *runs, "--json", "bench.json")
     assert outcome.status == 0
     assert len(json.loads(Path("bench.json").read_text(encoding="utf-8"))["results"]) == 3

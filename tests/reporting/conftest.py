@@ -14,9 +14,11 @@ from browser import Page, browser
 from hostile_reports import hostile_reports
 
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.benchmark.bench import BenchOptions, bench
+from iresnet_export.benchmark.bench import bench
+from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.exporting import export_artifact
-from iresnet_export.reporting.documents import bench_document, eval_document, verify_document
+from iresnet_export.reporting.bench_document import bench_document
+from iresnet_export.reporting.documents import eval_document, verify_document
 from iresnet_export.reporting.report import ReportOptions, make_report
 from iresnet_export.source import Source
 from iresnet_export.verification.accuracy import EvalOptions, accuracies
@@ -36,10 +38,11 @@ def real(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> list
     ]
     names = ("onnxruntime", "torchscript")
     checks = VerifyOptions(images=32, batch_sizes=(1,), localise=True, backends=names)
-    speed = BenchOptions(seconds=0.02, warmup_seconds=0.0, backends=names)
+    speed = BenchOptions(seconds=0.02, warmup_seconds=0.0, backends=names, memory=False)
     counts = EvalOptions(data="digits", backends=names)
-    write_json(folder / "verify.json", verify_document(verify(paths, checks), checks))
-    write_json(folder / "bench.json", bench_document(bench(paths[:1], speed), speed))
+    verification = verify(paths, checks)
+    write_json(folder / "verify.json", verify_document(verification, checks))
+    write_json(folder / "bench.json", bench_document(bench(paths[:1], speed, verification=verification), speed))
     write_json(folder / "eval.json", eval_document(accuracies(paths[:1], counts), counts))
     return [folder / name for name in ("verify.json", "bench.json", "eval.json")]
 

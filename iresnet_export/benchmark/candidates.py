@@ -1,0 +1,172 @@
+"""What is measured: artifacts by each backend that runs them, their networks in eager PyTorch as baselines, and peers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from iresnet_export.artifact import Artifact
+from iresnet_export.backends import runners
+from iresnet_export.backends.base import Backend, Session
+from iresnet_export.backends.eager import EagerSession
+from iresnet_export.benchmark.opening import Recipe
+from iresnet_export.benchmark.options import BenchOptions
+from iresnet_export.benchmark.results import Parity, Subject
+from iresnet_export.benchmark.work import Work, work_of
+from iresnet_export.errors import ArtifactError, StaleDescentError, UnavailableError
+from iresnet_export.source import Source, source_of_artifact
+from iresnet_export.verification.verify import Verification
+from iresnet_models.checkpoint import save_checkpoint
+from iresnet_models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """`session` is None where it cannot be run, and `reason` says why."""
+
+    subject: Subject
+    spec: ModelSpec
+    recipe: Recipe
+    work: Work
+    session: Session | None
+    reason: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.subject.backend} {self.subject.artifact}"
+
+    @property
+    def usable(self) -> Session:
+        assert self.session is not None
+        return self.session
+
+    def takes(self, batch: int) -> str | None:
+        """Why it does not take a batch of that size; None if it does."""
+        if self.session is None:
+            return self.reason
+        smallest, largest = self.session.batch or (1, batch)
+        return None if smallest <= batch <= largest else f"it takes batches of {smallest} to {largest}"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A network that artifacts were made from: its name in tables, and a checkpoint that a fresh process can read."""
+
+    label: str
+    source: Source
+    checkpoint: Path
+
+
+class Origins:
+    """The networks of the artifacts, each once."""
+
+    def __init__(self, options: BenchOptions, folder: Path) -> None:
+        self._options, self._folder = options, folder
+        self._known: dict[tuple[str, ModelSpec], Origin] = {}
+
+    @property
+    def all(self) -> list[Origin]:
+        return list(self._known.values())
+
+    def of(self, artifact: Artifact) -> Origin:
+        source = source_of_artifact(artifact, self._options.checkpoint)
+        key = (source.weights.sha256, source.spec)
+        if key not in self._known:
+            name = f"{source.spec.name}-{source.weights.sha256[:8]}"
+            namesakes = sum(origin.label.startswith(name) for origin in self.all)
+            label = f"{name}-{namesakes + 1}" if namesakes else name
+            path = self._folder / f"{label}.pt"
+            save_checkpoint(path, source.network)
+            self._known[key] = Origin(label, source, path)
+        return self._known[key]
+
+
+def parities(verification: Verification | None) -> dict[tuple[Path, str], Parity]:
+    """The verdicts by artifact and backend."""
+    found = {}
+    for candidate in verification.candidates if verification else ():
+        outputs = candidate.outputs
+        accuracy = outputs.decisions.accuracy if outputs and outputs.decisions else None
+        found[candidate.artifact, candidate.backend] = Parity(
+            candidate.status,
+            outputs.noise_ratio if outputs else None,
+            outputs.sqnr_db if outputs else None,
+            candidate.reason,
+            accuracy.points if accuracy else None,
+        )
+    return found
+
+
+def open_candidates(
+    artifacts: Sequence[Artifact],
+    threads: int,
+    options: BenchOptions,
+    origins: Origins,
+    verdicts: dict[tuple[Path, str], Parity],
+    stack: ExitStack,
+) -> list[Candidate]:
+    """The baselines first, then every artifact by every backend; sessions live as long as the stack."""
+    runs = [(artifact, backend) for artifact in artifacts for backend in runners(artifact.format, options.backends)]
+    found = [_candidate(*run, threads, options, origins, verdicts, stack) for run in runs]
+    return [*(_baseline(origin, threads, options) for origin in origins.all), *found]
+
+
+def subject_of(origin: Origin, threads: int, options: BenchOptions) -> Subject:
+    """The subject of an origin's baseline, which others are made from."""
+    spec = origin.source.spec
+    macs = work_of(spec).macs
+    common = (spec.arch, spec.depth, spec.image_size, options.device.type, threads)
+    return Subject(origin.label, "eager", "fp32", *common, macs=macs)
+
+
+def _baseline(origin: Origin, threads: int, options: BenchOptions) -> Candidate:
+    spec = origin.source.spec
+    recipe = Recipe("eager", origin.checkpoint, spec, options.device, threads)
+    session = EagerSession(origin.source.network, options.device, threads)
+    return Candidate(subject_of(origin, threads, options), spec, recipe, work_of(spec), session)
+
+
+def _candidate(
+    artifact: Artifact,
+    backend: Backend,
+    threads: int,
+    options: BenchOptions,
+    origins: Origins,
+    verdicts: dict[tuple[Path, str], Parity],
+    stack: ExitStack,
+) -> Candidate:
+    precision = artifact.descent.precision if artifact.descent else "fp32"
+    origin = origins.of(artifact)
+    spec, parity = origin.source.spec, verdicts.get((artifact.path, backend.name))
+    subject = dataclasses.replace(
+        subject_of(origin, threads, options),
+        artifact=artifact.path.name,
+        backend=backend.name,
+        precision=precision,
+        baseline=origin.label,
+        size_bytes=artifact.path.stat().st_size,
+        parity=parity,
+    )
+    recipe = Recipe(backend.name, artifact.path.resolve(), spec, options.device, threads, options.trust)
+
+    def candidate(session: Session | None, reason: str | None = None) -> Candidate:
+        return Candidate(subject, spec, recipe, work_of(spec), session, reason)
+
+    try:
+        if artifact.descent is not None:
+            artifact.require_intact()
+        session = backend.load(artifact, options.device, threads=threads, trust=options.trust)
+    except UnavailableError as error:
+        return candidate(None, str(error))
+    except (ArtifactError, StaleDescentError) as error:
+        if parity is None or parity.status != "fail":
+            raise
+        return candidate(None, str(error))
+    stack.enter_context(session)
+    if session.computed_precision != precision:
+        computed = session.computed_precision
+        return candidate(None, f"it stores {precision}, and {backend.name} computes it in {computed} here")
+    return candidate(session)

@@ -1,0 +1,44 @@
+"""Cold starts: how long a fresh process takes from a file to its first logits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from iresnet_export.benchmark.candidates import Candidate
+from iresnet_export.benchmark.child import FreshRun, in_fresh_process
+from iresnet_export.benchmark.measuring import Bench, status_of, unmeasured
+from iresnet_export.benchmark.results import ColdRun, Result
+from iresnet_export.errors import UnavailableError
+
+_WHY = "mode cold measures load time and first inference: see cold"
+_NOT_MEASURED = ("latency_ms", "throughput", "gflops", "peak_fraction", "speedup", "stable", "device_ms", "copy_ms")
+
+
+def cold(candidates: Sequence[Candidate], bench: Bench) -> None:
+    """Every candidate in several fresh processes, in random order, round after round."""
+    usable = [index for index, candidate in enumerate(candidates) if candidate.takes(1) is None]
+    runs: dict[int, list[FreshRun]] = {index: [] for index in usable}
+    reasons: dict[int, str] = {}
+    generator = random.Random(bench.options.seed)
+    for repeat in range(bench.options.repeats):
+        for index in generator.sample(usable, len(usable)):
+            if index in reasons:
+                continue
+            bench.progress(f"Starting {candidates[index].name} afresh", repeat / bench.options.repeats)
+            try:
+                runs[index].append(in_fresh_process(candidates[index].recipe, (1,)))
+            except UnavailableError as error:
+                reasons[index] = str(error)
+    for index, candidate in enumerate(candidates):
+        reason = candidate.takes(1) or reasons.get(index)
+        bench.results.append(unmeasured(candidate, "cold", 1, reason) if reason else _result(candidate, runs[index]))
+    bench.watch(bench.results, ())
+
+
+def _result(candidate: Candidate, runs: Sequence[FreshRun]) -> Result:
+    status, reason = status_of(candidate, stable=True, unstable="")
+    found = ColdRun(tuple(run.load_ms for run in runs), tuple(run.first_inference_ms for run in runs))
+    memory = max(run.peaks_mb[0] for run in runs)
+    missing = dict.fromkeys(_NOT_MEASURED, _WHY)
+    return Result(candidate.subject, "cold", 1, status, reason, memory_mb=memory, cold=found, missing=missing)

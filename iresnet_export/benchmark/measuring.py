@@ -1,0 +1,170 @@
+"""One batch size of several candidates, measured in turns, as results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from torch import Tensor
+
+from iresnet_export.backends.base import Session
+from iresnet_export.benchmark.candidates import Candidate
+from iresnet_export.benchmark.clock import Samples, Timed, measure
+from iresnet_export.benchmark.device import device_timer
+from iresnet_export.benchmark.memory import is_out_of_memory, release
+from iresnet_export.benchmark.opening import host_to_host
+from iresnet_export.benchmark.options import BenchOptions, Mode
+from iresnet_export.benchmark.results import Result, Status
+from iresnet_export.benchmark.stability import halves_agree
+from iresnet_export.benchmark.statistics import latency_of, speedup_of
+from iresnet_export.progress import Progress, no_progress
+from iresnet_export.verification.verify import VerifyOptions, pixels_for
+from iresnet_models.preprocessing import normalised
+from iresnet_models.spec import ModelSpec
+
+Watch = Callable[[Sequence[Result], Sequence[Samples]], None]
+"""Told, while it measures, of the results so far and of the samples of what is being measured."""
+
+FIGURES = ("samples", "latency_ms", "throughput", "gflops", "peak_fraction", "speedup", "stable")
+
+
+def no_watch(_results: Sequence[Result], _samples: Sequence[Samples]) -> None:
+    """For callers that show nothing."""
+
+
+@dataclass
+class Bench:
+    """What every mode needs: options, what is told to whom, and what has been found."""
+
+    options: BenchOptions
+    progress: Progress = no_progress
+    watch: Watch = no_watch
+    results: list[Result] = field(default_factory=list)
+    _images: dict[Any, Tensor] = field(default_factory=dict)
+
+    def images_for(self, spec: ModelSpec, session: Session, batch: int) -> Tensor:
+        """Images in host memory as the session takes them; candidates of one kind share them."""
+        if any(key[1] != batch for key in self._images):
+            self._images.clear()  # those of an earlier batch size
+        key = (spec, batch, session.takes_pixels)
+        if key not in self._images:
+            wanted = VerifyOptions(images=batch, seed=self.options.seed, data=self.options.data)
+            pixels, _, _ = pixels_for(spec, wanted)
+            pixels = pixels.repeat(-(-batch // len(pixels)), 1, 1, 1)[:batch].contiguous()
+            images = pixels if session.takes_pixels else normalised(pixels, spec)
+            self._images[key] = images.pin_memory() if self.options.device.type == "cuda" else images
+        return self._images[key]
+
+    def inference(self, candidate: Candidate, batch: int) -> Callable[[], Tensor]:
+        """One inference, from images in host memory to logits in host memory."""
+        session = candidate.usable
+        images = self.images_for(candidate.spec, session, batch)
+        return lambda: host_to_host(session, images)
+
+    def seen(self, samples: Sequence[Samples]) -> None:
+        self.watch(self.results, samples)
+
+
+def in_turns(candidates: Sequence[Candidate], batch: int, mode: Mode, bench: Bench) -> list[Result]:
+    """One result for each candidate, those that do not take such batches "skipped"."""
+    options = bench.options
+    usable = [candidate for candidate in candidates if candidate.takes(batch) is None]
+    timed = []
+    for candidate in usable:
+        images = bench.images_for(candidate.spec, candidate.usable, batch)
+        timer = device_timer(candidate.usable, images)
+        timed.append(Timed(f"{candidate.name} at batch {batch}", bench.inference(candidate, batch), timer))
+    measured = measure(
+        timed,
+        seconds=options.seconds,
+        warmup_seconds=options.warmup_seconds,
+        seed=options.seed,
+        progress=bench.progress,
+        watch=bench.seen,
+    )
+    if any(samples.failure is not None for samples in measured):
+        release(options.device)
+    found = {id(candidate): samples for candidate, samples in zip(usable, measured, strict=True)}
+    baselines = {c.subject.artifact: found[id(c)] for c in usable if c.subject.baseline is None and not c.subject.peer}
+    results = []
+    for candidate in candidates:
+        reason = candidate.takes(batch)
+        if reason is not None:
+            results.append(unmeasured(candidate, mode, batch, reason))
+            continue
+        baseline = None if candidate.subject.baseline is None else baselines.get(candidate.subject.baseline)
+        results.append(_result(candidate, batch, mode, found[id(candidate)], baseline, bench))
+    bench.results += results
+    bench.watch(bench.results, ())
+    return results
+
+
+def unmeasured(candidate: Candidate, mode: Mode, batch: int, reason: str, status: Status = "skipped") -> Result:
+    """A result that says why there is none. What verification failed goes by that."""
+    parity = candidate.subject.parity
+    if parity is not None and parity.status == "fail":
+        status, reason = "failed_parity", parity.reason or reason
+    missing = dict.fromkeys(FIGURES, reason)
+    return Result(candidate.subject, mode, batch, status, reason, missing=missing)
+
+
+def status_of(candidate: Candidate, stable: bool, unstable: str) -> tuple[Status, str | None]:
+    """The verdict on what was measured, with its reason."""
+    parity = candidate.subject.parity
+    if parity is not None and parity.status == "fail":
+        return "failed_parity", parity.reason
+    return ("ok", None) if stable else ("unstable", unstable)
+
+
+def failed(candidate: Candidate, mode: Mode, batch: int, error: Exception) -> Result:
+    """A result of what could not be run."""
+    first = (str(error).strip().splitlines() or ["no reason given"])[0]
+    if is_out_of_memory(error):
+        return unmeasured(candidate, mode, batch, f"there is not enough memory: {first}", "oom")
+    return unmeasured(candidate, mode, batch, f"it does not run: {type(error).__name__}: {first}")
+
+
+def _result(candidate: Candidate, batch: int, mode: Mode, samples: Samples, baseline: Samples | None, bench: Bench) -> Result:
+    if samples.failure is not None:
+        return failed(candidate, mode, batch, samples.failure)
+    subject, options = candidate.subject, bench.options
+    stable = halves_agree(samples.rounds)
+    text = "the medians of its first and last half differ by more than 5 %, however long it was measured"
+    status, reason = status_of(candidate, stable, text)
+    latency = latency_of(samples, options.seed)
+    gflops = 2 * candidate.work.macs * batch / latency.p50 / 1e6
+    speedup, missing = None, {}
+    if (why := _no_speedup(candidate, status, reason, baseline)) is not None:
+        missing["speedup"] = why
+    elif baseline is not None:
+        speedup = speedup_of(baseline, samples, options.seed)
+    return Result(
+        subject,
+        mode,
+        batch,
+        status,
+        reason,
+        samples=samples,
+        latency=latency,
+        device_ms=median(time.compute for time in samples.device) if samples.device else None,
+        copy_ms=median(time.copies for time in samples.device) if samples.device else None,
+        throughput=batch / latency.p50 * 1e3,
+        gflops=gflops,
+        speedup=speedup,
+        stable=stable,
+        moved_bytes=candidate.work.moved_bytes(batch, subject.precision),
+        missing=missing,
+    )
+
+
+def _no_speedup(candidate: Candidate, status: Status, reason: str | None, baseline: Samples | None) -> str | None:
+    """Why there is no verdict on a candidate's speed; None if there is one."""
+    if candidate.subject.baseline is None:
+        return "this is the baseline"
+    if status != "ok":
+        return f"no verdict: {reason}"
+    if baseline is None or not baseline.rounds:
+        return "its baseline was not measured at this batch size"
+    return None if halves_agree(baseline.rounds) else "its baseline is unstable"

@@ -1,0 +1,121 @@
+"""What others offer for the same network, measured in the same turns: plain exports, `torch.compile`, torchvision's ResNet."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from iresnet_export.backends import backend_named
+from iresnet_export.backends.aotinductor import cpp_compiler
+from iresnet_export.backends.base import Session
+from iresnet_export.backends.exported import quiet
+from iresnet_export.benchmark.candidates import Candidate, Origin, subject_of
+from iresnet_export.benchmark.opening import COMPILED, TORCHVISION, Recipe
+from iresnet_export.benchmark.options import BenchOptions
+from iresnet_export.benchmark.results import Parity, Subject
+from iresnet_export.benchmark.work import Work, work_of, work_of_torchvision
+from iresnet_export.errors import IResNetError, UnavailableError
+from iresnet_export.progress import Progress
+from iresnet_export.verification.criteria import Criterion
+from iresnet_export.verification.outputs import compare_outputs
+from iresnet_export.verification.reference import Reference
+from iresnet_models.preprocessing import noise_pixels, normalised
+
+PLAIN = "plain torch.onnx.export"
+TORCHVISION_DEPTHS = (18, 34, 50, 101, 152)
+
+ReferenceOf = Callable[[Origin], Reference | None]
+
+
+def open_peers(
+    origin: Origin, threads: int, options: BenchOptions, folder: Path, reference: ReferenceOf, progress: Progress, stack: ExitStack
+) -> list[Candidate]:
+    """Every peer of a network; one that cannot be had here has no session, and says why."""
+    spec = origin.source.spec
+    base = dataclasses.replace(subject_of(origin, threads, options), peer=True, baseline=origin.label)
+    here = Recipe("", origin.checkpoint, spec, options.device, threads)
+    made = []
+
+    def add(subject: Subject, recipe: Recipe, work: Work, prepare: Callable[[], None], compare: bool = True) -> None:
+        session, reason = _opened(recipe, prepare, stack)
+        if session is not None and compare and options.verify:
+            subject = dataclasses.replace(subject, parity=_parity(session, reference(origin), progress, recipe.opener))
+        if session is not None and recipe.path != origin.checkpoint:
+            subject = dataclasses.replace(subject, size_bytes=recipe.path.stat().st_size)
+        made.append(Candidate(subject, spec, recipe, work, session, reason))
+
+    plain = folder / f"{origin.label}-plain.onnx"
+    for name in ("onnxruntime", "openvino"):
+        progress(f"Exporting {origin.label} plainly", 0.0)
+        subject = dataclasses.replace(base, artifact=f"{PLAIN} ({origin.label})", backend=name)
+
+        def export(name: str = name) -> None:
+            if not backend_named(name).is_installed():
+                raise UnavailableError(f"{name} is not installed here")
+            plain_onnx(origin, plain)
+
+        add(subject, dataclasses.replace(here, opener=name, path=plain), work_of(spec), export)
+    compiled = dataclasses.replace(base, artifact=origin.label, backend=COMPILED)
+    progress(f"Compiling {origin.label}", 0.0)
+    add(compiled, dataclasses.replace(here, opener=COMPILED), work_of(spec), lambda: _require_compiler(options.device))
+    known = spec.depth in TORCHVISION_DEPTHS
+    twin = dataclasses.replace(base, artifact=f"torchvision resnet{spec.depth}", arch="resnet")
+    work = work_of_torchvision(spec) if known else work_of(spec)
+    twin = dataclasses.replace(twin, macs=work.macs if known else None)
+    recipe = dataclasses.replace(here, opener=TORCHVISION)
+    add(twin, recipe, work, lambda: _require_depth(spec.depth), compare=False)
+    return made
+
+
+def plain_onnx(origin: Origin, path: Path) -> None:
+    """What `torch.onnx.export` makes of the network as it is, for any batch size; kept if it is there already."""
+    if path.exists():
+        return
+    network, spec = origin.source.network.cpu(), origin.source.spec
+    # Two images: torch.export takes a batch of one for a constant.
+    images = normalised(noise_pixels(spec, 2, seed=0), spec)
+    with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "torch.export"):
+        warnings.simplefilter("ignore")
+        shapes = ({0: torch.export.Dim("batch")},)
+        program = torch.onnx.export(network, (images,), dynamo=True, dynamic_shapes=shapes, verbose=False)
+        assert program is not None
+        program.save(path, external_data=False)
+
+
+def _opened(recipe: Recipe, prepare: Callable[[], None], stack: ExitStack) -> tuple[Session | None, str | None]:
+    try:
+        prepare()
+        return stack.enter_context(recipe.open()), None
+    except IResNetError as error:
+        return None, str(error)
+    except Exception as error:  # exporters of others raise what they like
+        first = (str(error).strip().splitlines() or ["no reason given"])[0]
+        return None, f"it cannot be made here: {type(error).__name__}: {first}"
+
+
+def _parity(session: Session, reference: Reference | None, progress: Progress, opener: str) -> Parity | None:
+    if reference is None:
+        return None
+    criterion = Criterion("fp32", len(reference.pixels), noise_floor=reference.noise_floor)
+    sizes = (1,) if opener == COMPILED else (1, len(reference.pixels))  # which compiles each size anew, for a minute
+    try:
+        outputs = compare_outputs(session, reference, criterion, sizes, progress)
+    except Exception as error:
+        return Parity("fail", None, None, f"it does not run: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    return Parity("fail" if outputs.reason else "pass", outputs.noise_ratio, outputs.sqnr_db, outputs.reason)
+
+
+def _require_compiler(device: torch.device) -> None:
+    if device.type == "cpu":
+        cpp_compiler()
+
+
+def _require_depth(depth: int) -> None:
+    if depth not in TORCHVISION_DEPTHS:
+        depths = ", ".join(map(str, TORCHVISION_DEPTHS))
+        raise UnavailableError(f"torchvision has no ResNet of depth {depth}; it has {depths}")

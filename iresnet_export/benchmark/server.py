@@ -1,0 +1,158 @@
+"""Requests that come at random to one server: how long each waits, and how many a second can be answered in time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from iresnet_export.benchmark.candidates import Candidate
+from iresnet_export.benchmark.clock import CLOCK, Clock
+from iresnet_export.benchmark.measuring import Bench, failed, status_of, unmeasured
+from iresnet_export.benchmark.results import Result, ServerRun, Trial
+from iresnet_export.benchmark.statistics import percentile, samples_needed
+from iresnet_export.layers import Array
+
+BACKLOG = 2.0
+"""A queue that is not served within this many times the arrivals' duration is given up: it would only grow."""
+
+PROBES, STEP, MOST_TRIALS = 200, 0.05, 8
+_NOT_MEASURED = ("latency_ms", "gflops", "peak_fraction", "speedup", "memory_mb", "device_ms", "copy_ms")
+
+
+def server(candidates: Sequence[Candidate], bench: Bench) -> None:
+    """Every candidate on its own, at every rate that was asked for; with a limit also at the highest rate within it."""
+    order = random.Random(bench.options.seed).sample(range(len(candidates)), len(candidates))
+    found = {index: _of_candidate(candidates[index], bench) for index in order}
+    bench.results += [result for index in range(len(candidates)) for result in found[index]]
+    bench.watch(bench.results, ())
+
+
+def queue(run: Callable[[], object], rate: float, requests: int, seed: int, clock: Clock = CLOCK) -> ServerRun:
+    """Offers `requests` at random moments, `rate` a second on average, to one server that takes them one by one, in real time.
+
+    What is left when the backlog is given up is offered and not completed.
+    """
+    gaps = np.random.default_rng(seed).exponential(1 / rate, requests)
+    clock.settle()
+    run()
+    start = clock.now()
+    arrivals = start + np.cumsum(gaps)
+    deadline = arrivals[-1] + (BACKLOG - 1) * (arrivals[-1] - start)
+    responses, working = [], 0.0
+    for arrival in arrivals:
+        if clock.now() > deadline:
+            break
+        clock.wait_until(float(arrival))
+        begin = clock.now()
+        run()
+        end = clock.now()
+        responses.append((end - float(arrival)) * 1e3)
+        working += end - begin
+    seconds = clock.now() - start
+    return ServerRun(rate, requests, len(responses), working / seconds, tuple(responses), seconds)
+
+
+def response_percentile(found: ServerRun, percent: float) -> float | None:
+    """Of the response time, in milliseconds; None of too few requests, or where not all were answered."""
+    return percentile(found.responses, percent) if found.completed == found.offered else None
+
+
+def highest_rate(run: Callable[[], object], limit_ms: float, seconds: float, seed: int, clock: Clock = CLOCK) -> ServerRun:
+    """The highest rate whose p99 stays within the limit, as measured at it; predicted first, so that few rates have to be tried.
+
+    The search steps by 5 %. Each trial has the thousand requests that a p99 needs, or more if `seconds` allow.
+    """
+    service = _service_times(run, clock)
+    rate = predicted_rate(service, limit_ms / 1e3, seed)
+    best: ServerRun | None = None
+    trials: list[Trial] = []
+    while len(trials) < MOST_TRIALS:
+        found = queue(run, rate, max(samples_needed(99), round(rate * seconds)), seed + len(trials), clock)
+        p99 = response_percentile(found, 99)
+        held = found.keeps_up and p99 is not None and p99 <= limit_ms
+        trials.append(Trial(rate, p99, held))
+        if held:
+            best = found
+            if any(not trial.held for trial in trials):
+                break
+            rate *= 1 + STEP
+        else:
+            if best is not None or min(service) * 1e3 > limit_ms:
+                break
+            rate *= 1 - STEP * (1 if len(trials) < 3 else 3)
+    shown = best or found
+    return ServerRun(
+        shown.rate_per_s, shown.offered, shown.completed, shown.utilisation, shown.responses, shown.seconds,
+        0.0 if best is None else best.rate_per_s, limit_ms, tuple(trials),
+    )  # fmt: skip
+
+
+def predicted_rate(service: Sequence[float], limit: float, seed: int, requests: int = 20_000) -> float:
+    """The rate at which a simulated queue with these service times (seconds) has its p99 at the limit: where to begin."""
+    generator = np.random.default_rng(seed)
+    times, gaps = generator.choice(np.asarray(service), requests), generator.exponential(1.0, requests)
+    low, high = 0.0, 1 / float(np.mean(times))
+    for _ in range(30):
+        middle = (low + high) / 2
+        if np.percentile(_response_times(times, gaps / middle), 99) <= limit:
+            low = middle
+        else:
+            high = middle
+    return max(low, 0.02 * high)
+
+
+def _response_times(times: Array, gaps: Array) -> Array:
+    """Lindley's recursion: a request waits for the one before it, less the time since that came."""
+    steps = np.concatenate([[0.0], times[:-1] - gaps[1:]])
+    walk = np.cumsum(steps)
+    responses: Array = walk - np.minimum.accumulate(walk) + times
+    return responses
+
+
+def _service_times(run: Callable[[], object], clock: Clock) -> list[float]:
+    clock.settle()
+    run()
+    found: list[float] = []
+    start = clock.now()
+    while len(found) < PROBES and (len(found) < 20 or clock.now() - start < 3.0):
+        begin = clock.now()
+        run()
+        found.append(clock.now() - begin)
+    return found
+
+
+def _of_candidate(candidate: Candidate, bench: Bench) -> list[Result]:
+    options = bench.options
+    if (reason := candidate.takes(1)) is not None:
+        return [unmeasured(candidate, "server", 1, reason)]
+    run = bench.inference(candidate, 1)
+    found = []
+    try:
+        for _ in range(3):
+            run()
+        for rate in options.rates:
+            bench.progress(f"Serving {rate:g} requests a second by {candidate.name}", 0.0)
+            requests = max(1, round(rate * options.seconds))
+            found.append(_result(candidate, queue(run, rate, requests, options.seed)))
+        if options.p99_limit_ms is not None:
+            bench.progress(f"Looking for the highest rate of {candidate.name}", 0.5)
+            found.append(_result(candidate, highest_rate(run, options.p99_limit_ms, options.seconds, options.seed)))
+    except Exception as error:
+        return [*found, failed(candidate, "server", 1, error)]
+    return found
+
+
+def _result(candidate: Candidate, found: ServerRun) -> Result:
+    text = (
+        f"it does not keep up with {found.rate_per_s:g} requests a second: {found.completed:,} of {found.offered:,} were answered, "
+        "and the queue only grew"
+    )
+    status, reason = status_of(candidate, found.keeps_up, text)
+    missing = dict.fromkeys(_NOT_MEASURED, "mode server measures response times: see server.response_ms")
+    throughput = found.completed / found.seconds
+    return Result(
+        candidate.subject, "server", 1, status, reason,
+        throughput=throughput, stable=found.keeps_up, server=found, missing=missing,
+    )  # fmt: skip

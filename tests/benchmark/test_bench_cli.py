@@ -1,0 +1,77 @@
+"""`bench` on the command line: what it prints, and what it exits with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Outcome
+
+from iresnet_export.artifact import Artifact
+from iresnet_export.benchmark import clock
+from iresnet_export.errors import UnavailableError
+
+Run = Callable[..., Outcome]
+BRIEF = ("--seconds", "0.02", "--threads", "1", "--no-memory", "--no-limits", "--backend", "onnxruntime")
+
+
+@pytest.fixture(autouse=True)
+def _brief_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "RUNS_PER_TURN_SECONDS", 0.003)
+    monkeypatch.setattr(clock, "PATIENCE", 1)
+    # However busy the machine is, a measurement that is not looked at counts as stable.
+    for module in ("clock", "measuring"):
+        monkeypatch.setattr(f"iresnet_export.benchmark.{module}.halves_agree", lambda _rounds: True)
+
+
+def test_a_recommendation_in_one_sentence(run: Run, benched: dict[str, Artifact]) -> None:
+    outcome = run("bench", benched["onnxruntime"].path, *BRIEF, "--recommend", "--json", "bench.json")
+    assert outcome.status == 0, outcome.err
+    assert "small.onnx by onnxruntime (fp32, 1 thread) is the fastest that passes" in outcome.out
+    for text in ("median ms", "speed-up", "baseline", "reference", "pass"):
+        assert text in outcome.out
+    document = json.loads(Path("bench.json").read_text(encoding="utf-8"))
+    assert document["recommendation"]["artifact"] == "small.onnx"
+    assert document["recommendation"]["sentence"] in " ".join(outcome.out.split())
+    assert "\x1b" not in outcome.out + outcome.err, "what is piped is plain"
+
+
+def test_skipping_verification_is_said_in_the_table(run: Run, benched: dict[str, Artifact]) -> None:
+    outcome = run("bench", benched["onnxruntime"].path, *BRIEF, "--skip-verify")
+    assert outcome.status == 0
+    assert "not verified" in outcome.out
+
+
+def test_nothing_that_runs_is_exit_3(run: Run, benched: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise UnavailableError("no such device here")
+
+    monkeypatch.setattr("iresnet_export.backends.onnxruntime.OnnxRuntime.load", absent)
+    outcome = run("bench", benched["onnxruntime"].path, *BRIEF)
+    assert outcome.status == 3
+    assert "no such device here" in outcome.out
+    assert "None of the artifacts could be run here" in outcome.err
+
+
+def test_out_of_memory_is_exit_3_and_says_so(run: Run, benched: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(*_: object) -> None:
+        raise MemoryError("cannot allocate 9 GB")
+
+    monkeypatch.setattr("iresnet_export.backends.onnxruntime.OnnxSession.run", hungry)
+    outcome = run("bench", benched["onnxruntime"].path, *BRIEF, "--skip-verify")
+    assert outcome.status == 3
+    assert "oom: there is not enough memory: cannot allocate 9 GB" in outcome.out
+
+
+def test_a_changed_artifact_is_exit_1(run: Run, benched: dict[str, Artifact], tmp_path: Path) -> None:
+    original = benched["onnxruntime"].path
+    path = tmp_path / original.name
+    path.write_bytes(original.read_bytes() + b"\0")
+    Path(f"{path}.json").write_bytes(Path(f"{original}.json").read_bytes())
+    outcome = run("bench", path, *BRIEF)
+    assert outcome.status == 1, outcome.err
+    assert "failed_parity" in outcome.out
+    assert "has no verdict on its speed" in outcome.err
+    assert "Traceback" not in outcome.err

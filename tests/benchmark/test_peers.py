@@ -1,0 +1,92 @@
+"""What others offer is the same network, or says why it is not here."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from iresnet_export.artifact import Artifact
+from iresnet_export.benchmark import peers
+from iresnet_export.benchmark.candidates import Candidate, Origin, Origins
+from iresnet_export.benchmark.opening import host_to_host, noise_inputs
+from iresnet_export.benchmark.options import BenchOptions
+from iresnet_export.errors import UnavailableError
+from iresnet_export.progress import no_progress
+from iresnet_export.source import Source
+from iresnet_export.verification.reference import reference_of
+from iresnet_models.preprocessing import noise_pixels
+
+OPTIONS = BenchOptions(peers=True, threads=(1,))
+
+
+@pytest.fixture(scope="module")
+def opened(benched: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The peers, but for the compiled one, which takes minutes."""
+    folder = tmp_path_factory.mktemp("peers")
+    origins = Origins(OPTIONS, folder)
+    origin = origins.of(benched["onnxruntime"])
+    pixels = noise_pixels(origin.source.spec, 32, seed=0)
+    reference = reference_of("r", origin.source, pixels, "noise", (1,), no_progress, None)
+
+    def no_compiler(_device: object) -> None:
+        raise UnavailableError("no compiler")
+
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setattr(peers, "_require_compiler", no_compiler)
+        yield origin, peers.open_peers(origin, 1, OPTIONS, folder, lambda _origin: reference, no_progress, stack)
+
+
+def test_plain_exports_are_the_network_at_any_batch_size(opened: tuple[Origin, list[Candidate]]) -> None:
+    origin, candidates = opened
+    plain = [candidate for candidate in candidates if candidate.subject.artifact.startswith(peers.PLAIN)]
+    assert [candidate.subject.backend for candidate in plain] == ["onnxruntime", "openvino"]
+    for candidate in plain:
+        if candidate.session is None:
+            assert "not installed" in (candidate.reason or "")
+            continue
+        assert candidate.subject.parity is not None
+        assert candidate.subject.parity.status == "pass", candidate.subject.parity.reason
+        assert candidate.subject.size_bytes == candidate.recipe.path.stat().st_size > 40e6
+        assert candidate.subject.baseline == origin.label
+        for batch in (1, 3):
+            images = noise_inputs(candidate.spec, candidate.session, batch)
+            assert host_to_host(candidate.session, images).shape == (batch, 10)
+
+
+def test_torchvisions_resnet_is_another_network(opened: tuple[Origin, list[Candidate]]) -> None:
+    twin = opened[1][-1]
+    assert (twin.subject.artifact, twin.subject.arch, twin.subject.depth) == ("torchvision resnet18", "resnet", 18)
+    assert twin.session is not None
+    assert twin.subject.parity is None
+    assert twin.subject.macs == twin.work.macs
+    assert twin.work.activations < opened[1][0].work.activations
+
+
+def test_without_a_compiler_torch_compile_says_so(opened: tuple[Origin, list[Candidate]]) -> None:
+    (compiled,) = [candidate for candidate in opened[1] if candidate.subject.backend == "torch.compile"]
+    assert compiled.session is None
+    assert compiled.reason == compiled.takes(1) == "no compiler"
+
+
+def test_depths_that_torchvision_lacks_and_exports_that_fail(
+    small_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_origin: Origin, _path: Path) -> None:
+        raise ValueError("an exporter's own error\nwith details")
+
+    monkeypatch.setattr(peers, "plain_onnx", fails)
+    monkeypatch.setattr(peers, "_require_compiler", lambda _device: None)
+    monkeypatch.setattr(peers, "TORCHVISION_DEPTHS", (34, 50))
+    origin = Origin("deep", small_source, tmp_path / "none.pt")
+    with ExitStack() as stack:
+        found = peers.open_peers(origin, 1, OPTIONS, tmp_path, lambda _origin: None, no_progress, stack)
+    assert all(candidate.session is None for candidate in found)
+    reasons = [candidate.reason or "" for candidate in found]
+    assert reasons[0] == "it cannot be made here: ValueError: an exporter's own error"
+    assert "no ResNet of depth 18; it has 34, 50" in reasons[-1]
+    assert found[-1].subject.macs is None
+    assert np.isfinite(found[-1].work.macs)
