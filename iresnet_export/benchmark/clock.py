@@ -19,7 +19,7 @@ RUNS_PER_TURN_SECONDS = 0.1
 MINIMUM_ROUNDS, PATIENCE = 10, 3
 """Where the halves of a measurement disagree it goes on, to at most this many times as many rounds as were asked for."""
 
-_SETTLE_STEP, _SETTLE_LIMIT = 0.001, 0.5
+_SETTLE_STEP, _SETTLE_LIMIT = 0.002, 1.0
 _SPIN_SECONDS = 0.001
 
 
