@@ -55,7 +55,7 @@ def test_the_preset_follows_from_the_data() -> None:
     assert config_for("imagenet") == OFFICIAL
     assert config_for("some/folder") == dataclasses.replace(OFFICIAL, data="some/folder")
     assert config_for("some/folder", "digits").epochs == DIGITS.epochs
-    with pytest.raises(InputError, match="no preset 'x'; there are: official, digits"):
+    with pytest.raises(InputError, match="no preset 'x'; there are: official, modern, digits"):
         config_for("digits", "x")
 
 

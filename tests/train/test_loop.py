@@ -17,7 +17,8 @@ from iresnet_train import learner as learner_module
 from iresnet_train.learner import Learner
 
 MakeConfig = Callable[..., TrainConfig]
-COLUMNS = "epoch,train_loss,train_acc1,train_acc5,val_loss,val_acc1,val_acc5,lr,seconds,images_per_second"
+COLUMNS = "epoch,train_loss,train_acc1,train_acc5,val_loss,val_acc1,val_acc5,lr,seconds,images_per_second,"
+COLUMNS += "data_wait_share,ema_val_acc1,ema_val_acc5"
 
 LEARNS: dict[str, Any] = {"batch_size": 9, "lr_steps": (), "momentum": 0.5, "augmentation": "affine"}
 """What a run of a few epochs on the little folder learns with."""
@@ -41,7 +42,7 @@ def same(one: Path, other: Path) -> bool:
 def test_two_epochs_on_the_digits_learn_and_leave_checkpoints_that_rebuild_the_network(tmp_path: Path) -> None:
     result = train(config_for("digits", epochs=2, result_path=tmp_path / "run", device="cpu"))
     assert result.val_acc1 > 80  # chance is 10
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.pt", "last.pt", "log.csv"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "best.pt", "last.pt", "log.csv", "states", "train.json"]
     log = rows(result.log)
     assert ",".join(log[0]) == COLUMNS
     assert [row["epoch"] for row in log] == ["1", "2"]
@@ -140,7 +141,7 @@ def test_a_single_image_is_not_enough(tiny_config: MakeConfig, digit_folder: Pat
     for part in ("train", "val"):
         (tmp_path / "data" / part / "0").mkdir(parents=True)
         shutil.copy(next((digit_folder / "val" / "0").iterdir()), tmp_path / "data" / part / "0")
-    with pytest.raises(InputError, match="single training image"):
+    with pytest.raises(InputError, match="has 1 training images"):
         train(tiny_config(data=str(tmp_path / "data")))
 
 
@@ -153,13 +154,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
     steps = 0
     loss_of, init = learner_module.cross_entropy, Learner.__init__
 
-    def spoiled(logits: Tensor, labels: Tensor) -> Tensor:
+    def spoiled(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
         nonlocal steps
         steps += 1
         if steps == 6:  # the second of the second epoch's four
             before.append({name: value.detach().clone() for name, value in made[0].model.named_parameters()})
-            return loss_of(logits, labels) * bad
-        return loss_of(logits, labels)
+            return loss_of(logits, labels, **options) * bad
+        return loss_of(logits, labels, **options)
 
     def remember(self: Learner, *arguments: Any) -> None:
         init(self, *arguments)
@@ -181,7 +182,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
 def test_a_run_that_diverges_from_the_start_says_so(tiny_config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(CheckFailedError, match=r"epoch 1, at a learning rate of 1e\+30.*nothing was saved.*a third"):
         train(tiny_config(lr=1e30))
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not list((tmp_path / "run").glob("*.pt"))
 
 
 def test_weights_spoiled_by_the_last_step_are_not_saved(
@@ -190,12 +191,13 @@ def test_weights_spoiled_by_the_last_step_are_not_saved(
     update = Learner.update
     steps = 0
 
-    def spoil(self: Learner, lr: float) -> None:
+    def spoil(self: Learner, *arguments: Any, **options: Any) -> bool:
         nonlocal steps
         steps += 1
-        update(self, lr)
+        moved = update(self, *arguments, **options)
         if steps == 8:
             self.model.fc.bias.data[0] = torch.nan
+        return moved
 
     monkeypatch.setattr(Learner, "update", spoil)
     with pytest.raises(CheckFailedError, match="on the held-out images after epoch 2"):
@@ -209,7 +211,7 @@ def test_fine_tuning_starts_from_what_was_learned(tiny_config: MakeConfig, tmp_p
     second = train(tiny_config(result_path=tmp_path / "tuned", pretrained=first.last, lr=1e-12, epochs=1, lr_steps=()))
     fresh = train(tiny_config(result_path=tmp_path / "fresh", lr=1e-12, epochs=1, lr_steps=()))
     losses = [float(rows(result.log)[-1]["train_loss"]) for result in (first, second, fresh)]
-    assert losses[1] < 0.7 * losses[2]
+    assert losses[1] < 0.85 * losses[2]
     assert load_checkpoint(second.last).details["config"]["pretrained"] == "last.pt"
 
 
@@ -218,7 +220,7 @@ def test_the_best_epoch_is_kept(tiny_config: MakeConfig, monkeypatch: pytest.Mon
     from iresnet_train.metrics import Evaluation
 
     scores = iter([3, 9, 9, 5])
-    monkeypatch.setattr(loop, "evaluate", lambda predict, loader: Evaluation(10, next(scores), 10, 1.0))
+    monkeypatch.setattr(loop, "evaluate", lambda predict, loader, combined: Evaluation(10, next(scores), 10, 1.0))
     result = train(tiny_config(epochs=4, lr_steps=()))
     assert (result.val_acc1, result.best_epoch, result.epochs) == (90.0, 2, 4)
     assert load_checkpoint(result.best).details["epoch"] == 2

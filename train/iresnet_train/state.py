@@ -47,11 +47,12 @@ class StateFolder:
             self._pending = None
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest state that is whole; None without any. One that is damaged is named, and the one before is taken."""
+        """The newest state that is whole; None without any. One that is damaged is named and set aside."""
         for path in self._files():
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest()[:_DIGITS] != path.stem.split("-")[-1]:
                 _log.warning("The saved state %s is damaged: its hash is not that in its name. The one before is taken.", path)
+                path.rename(path.with_suffix(".damaged"))  # so that it is not counted among those that are kept
                 continue
             state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if state.get("format") == FORMAT:
