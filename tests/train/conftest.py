@@ -73,7 +73,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     command = [sys.executable, str(Path(__file__).with_name("processes.py"))]
     with (
         log.open("wb") as errors,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as server,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        ) as server,
     ):
         assert server.stdin is not None
         assert server.stdout is not None

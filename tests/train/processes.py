@@ -61,7 +61,9 @@ def gradients_job(job: dict[str, Any]) -> None:
         if world.is_first:
             found = {name: value.grad for name, value in learner.model.named_parameters()}
             weights = learner.model.state_dict()
-            torch.save({"gradients": found, "weights": weights, "loss": outcome.loss, "images": outcome.counted.images}, job["output"])
+            torch.save(
+                {"gradients": found, "weights": weights, "loss": outcome.loss, "images": outcome.counted.images}, job["output"]
+            )
 
 
 def main() -> None:
@@ -84,6 +86,7 @@ def forked(job: dict[str, Any], rank: int, size: int) -> int:
             RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"])
         )
     status = 4
+    signal.alarm(300)  # a process that waits for ever fails its test
     try:
         {"train": train_job, "gradients": gradients_job}[job["kind"]](job)
         status = 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,14 @@ def same(one: Path, other: Path) -> bool:
 def test_two_epochs_on_the_digits_learn_and_leave_checkpoints_that_rebuild_the_network(tmp_path: Path) -> None:
     result = train(config_for("digits", epochs=2, result_path=tmp_path / "run", device="cpu"))
     assert result.val_acc1 > 80  # chance is 10
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "best.pt", "last.pt", "log.csv", "states", "train.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".lock",
+        "best.pt",
+        "last.pt",
+        "log.csv",
+        "states",
+        "train.json",
+    ]
     log = rows(result.log)
     assert ",".join(log[0]) == COLUMNS
     assert [row["epoch"] for row in log] == ["1", "2"]
@@ -248,3 +256,101 @@ def test_a_log_that_cannot_be_written_leaves_the_old_one_whole(
     with pytest.raises(KilledError):
         train(tiny_config())
     assert [row["epoch"] for row in rows(tmp_path / "run" / "log.csv")] == ["1"]
+
+
+@pytest.fixture
+def damaged(digit_folder: Path, tmp_path: Path) -> Path:
+    """The little data set with two images damaged in train/ and one in val/."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(digit_folder, folder)
+    for part, count in (("train", 2), ("val", 1)):
+        for path in sorted((folder / part / "1").iterdir())[:count]:
+            path.write_bytes(path.read_bytes()[:40])
+    return folder
+
+
+def test_unreadable_images_are_named_counted_and_skipped(
+    damaged: Path, tiny_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", "iresnet_train"):
+        train(tiny_config(data=str(damaged), max_corrupt=3))
+    skipped = [record.getMessage() for record in caplog.records]
+    assert len(skipped) == 3  # each once, in two epochs
+    assert skipped[0].startswith("Skipped, 1 of at most 3: The image ")
+    assert sum("/val/1/" in line for line in skipped) == 1
+
+
+@pytest.mark.parametrize(("most", "says"), [(0, "--max-corrupt"), (2, "3 images cannot be read, more than --max-corrupt 2")])
+def test_too_many_unreadable_images_stop_a_run(most: int, says: str, damaged: Path, tiny_config: MakeConfig) -> None:
+    with pytest.raises(InputError, match=says):
+        train(tiny_config(data=str(damaged), max_corrupt=most))
+
+
+def test_steps_without_a_finite_loss_may_be_left_out(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loss_of, steps = learner_module.cross_entropy, 0
+
+    def spoiled(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        nonlocal steps
+        steps += 1
+        return loss_of(logits * (torch.nan if steps == 2 else 1), labels, **options)
+
+    monkeypatch.setattr(learner_module, "cross_entropy", spoiled)
+    result = train(tiny_config(epochs=1, lr_steps=(), on_nan="skip"))
+    assert "The loss was nan at step 2 of 4 of epoch 1, at a learning rate of 0.01: this step is left out." in caplog.text
+    assert all(bool(value.isfinite().all()) for value in state(result.last).values())
+
+
+def test_synthetic_images_need_no_files(tiny_config: MakeConfig) -> None:
+    told: list[Progress] = []
+    result = train(tiny_config(data="synthetic:40", epochs=1, lr_steps=()), told.append)
+    assert load_checkpoint(result.last).spec.num_classes == 1000
+    assert [now.steps for now in told] == [3, 3, 3]
+    with pytest.raises(InputError, match="synthetic:5000"):
+        train(tiny_config(data="synthetic:many", overwrite=True))
+
+
+def test_the_report_tells_the_run(tiny_config: MakeConfig) -> None:
+    result = train(tiny_config(ema_decay=0.5, export_ema=True), environment={"about": "this machine"})
+    report = json.loads(result.report.read_text())
+    assert (report["schema"], report["status"]) == ("iresnet-export/train/1", "done")
+    assert report["environment"] == {"about": "this machine"}
+    assert report["network"] == {"arch": "iresnet", "depth": 18, "num_classes": 3, "image_size": 32}
+    assert [epoch["epoch"] for epoch in report["epochs"]] == [1, 2]
+    assert ",".join(report["epochs"][0]) == COLUMNS
+    assert report["best"] == {"epoch": result.best_epoch, "val_acc1": result.val_acc1}
+    # What is exported is the average, and so is what "best" means.
+    scores = [epoch["ema_val_acc1"] for epoch in report["epochs"]]
+    assert result.val_acc1 == max(scores)
+    checkpoint = load_checkpoint(result.last)
+    again = evaluate(checkpoint.model, Loader(evaluation_set(tiny_config().data, checkpoint.spec), 24))
+    assert again.top1 == scores[-1]
+
+
+def test_a_failed_run_says_so(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(CheckFailedError):
+        train(tiny_config(lr=1e30))
+    assert json.loads((tmp_path / "run" / "train.json").read_text())["status"] == "failed"
+
+
+def test_curves_for_tensorboard(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = train(tiny_config(tensorboard=True))
+    events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("val_acc1")]
+    expected = [(int(row["epoch"]), pytest.approx(float(row["val_acc1"]), rel=1e-4)) for row in rows(result.log)]
+    assert found == expected
+
+
+def test_waiting_for_data_is_remarked_upon() -> None:
+    from iresnet_train.records import Position
+    from iresnet_train.stopwatch import advice
+
+    assert advice(Position(seconds=100, data_seconds=9), 4, 8) is None
+    assert advice(Position(seconds=50, data_seconds=40), 4, 8) is None  # too short to matter
+    text = advice(Position(seconds=100, data_seconds=34), 4, 8)
+    assert text is not None
+    assert "34%" in text
+    assert "--workers (4 now, 8 processors)" in text
+    assert "shards" in str(advice(Position(seconds=100, data_seconds=34), 8, 8))
