@@ -181,7 +181,7 @@ ChannelsLast = Annotated[
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).", rich_help_panel=COMPUTING)]
 SyncBn = Annotated[bool, typer.Option("--sync-bn", help="BatchNorm over the images of all GPUs.", rich_help_panel=COMPUTING)]
 ActivationCheckpointing = Annotated[
-    bool, typer.Option("--activation-checkpointing", help="Less memory, a third more time.", rich_help_panel=COMPUTING)
+    bool, typer.Option("--activation-checkpointing", help="Less memory, for one more forward pass.", rich_help_panel=COMPUTING)
 ]
 Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="The same bits every time on a GPU too.", rich_help_panel=COMPUTING)

@@ -1,4 +1,4 @@
-"""Activations that are computed again when they are needed, in place of kept: memory for some third more time.
+"""Activations that are computed again when they are needed, in place of kept: memory for one more forward pass.
 
 What is kept is each block's input (arXiv 1604.06174), so that iResNet-404 and 1001 fit on one GPU.
 """
