@@ -61,9 +61,9 @@ def test_every_knob_of_a_preset_can_be_replaced(asked: Callable[[str], TrainConf
     assert asked("--data DATA --preset modern") == dataclasses.replace(MODERN, data="DATA")
     line = (
         "--data DATA --preset modern --epochs 100 --warmup-epochs 3 --label-smoothing 0 --mixup 0 --cutmix 0.5 --random-erasing 0 "
-        "--augmentation crop-flip --ema-decay 0.9 --ema-every 1 --no-export-ema --norm-weight-decay 0.1 --clip-norm 1 --accumulate 2 "
-        "--precision fp16 --no-channels-last --compile --deterministic --on-nan skip --max-corrupt 5 --checkpoint-every 100 "
-        "--auto-resume --tensorboard --val-data VAL"
+        "--augmentation crop-flip --ema-decay 0.9 --ema-every 1 --no-export-ema --norm-weight-decay 0.1 --clip-norm 1 "
+        "--accumulate 2 --precision fp16 --no-channels-last --compile --deterministic --on-nan skip --max-corrupt 5 "
+        "--checkpoint-every 100 --auto-resume --tensorboard --val-data VAL"
     )
     expected = dataclasses.replace(
         MODERN,

@@ -62,8 +62,10 @@ def test_an_epoch_has_every_image_once_and_follows_seed_and_epoch(moved: Labelle
     assert [loader.planned(step) for step in range(loader.steps)] == [16, 16, 16, 16, 8]
     assert torch.cat([labels for _, labels in tensors(first)]).bincount().tolist() == [24, 24, 24]
     assert same(first, again)
-    assert not same(first, second)
     assert not same(first, other)
+    # No image looks twice the same, whatever its place.
+    looks = [{image.numpy().tobytes() for images, _ in tensors(epoch) for image in images} for epoch in (first, second)]
+    assert len(looks[0] & looks[1]) <= 2
 
 
 def test_what_a_step_sees_does_not_depend_on_workers_nor_on_what_came_before(moved: LabelledImages) -> None:

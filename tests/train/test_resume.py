@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -90,6 +91,21 @@ def test_a_signal_ends_a_run_after_its_step_with_status_75(
     assert (report["status"], report["epochs"]) == ("preempted", [])
     assert job("train", config=stopped | {"resume": "yes"}) == [0]
     require_same(tmp_path / "whole" / "last.pt", tmp_path / "stopped" / "last.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_signal_to_all_processes_of_a_job_stops_it_as_well(tiny_config: MakeConfig) -> None:
+    """As batch systems send it: to those that load images too."""
+
+    def stop(now: Progress) -> None:
+        if now.step == 2:
+            for worker in psutil.Process().children():
+                if "python" in worker.name():
+                    worker.send_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(PreemptedError, match="after step 3 of epoch 1"):
+        train(tiny_config(workers=1), stop)
 
 
 def test_the_message_says_how_to_go_on(tiny_config: MakeConfig, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,11 @@ def test_the_last_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
 
 
 def test_what_is_saved_is_what_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
-    states, weights = StateFolder(tmp_path), torch.zeros(1000)
+    states, weights, go = StateFolder(tmp_path), torch.zeros(1000), threading.Event()
+    states._writer.submit(go.wait)  # so that it is written after the weights have moved
     states.save(1, {"weights": weights})
     weights += 1
+    go.set()
     states.wait()
     newest = states.newest()
     assert newest is not None

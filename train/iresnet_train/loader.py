@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from iresnet_models.errors import InputError
 from iresnet_train.data import LabelledImages
 from iresnet_train.distributed import World
+from iresnet_train.preemption import leave_stopping_to_the_trainer
 from iresnet_train.randomness import order_generator, seed_image
 
 
@@ -47,6 +48,7 @@ class Loader:
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             collate_fn=_collated,
+            worker_init_fn=leave_stopping_to_the_trainer,
         )
 
     def __len__(self) -> int:
@@ -89,6 +91,7 @@ class TrainingLoader:
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             collate_fn=_collated,
+            worker_init_fn=leave_stopping_to_the_trainer,
             # Its own generator, so that it draws nothing from the common one.
             generator=torch.Generator(),
         )

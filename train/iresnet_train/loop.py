@@ -136,6 +136,7 @@ class Training:
             if outcome.stop:
                 self._save_state()
                 self._run.finish()
+                self._world.gather(None)  # torchrun ends all processes when the first of them does: let the one that saves finish
                 raise preempted(stop.name, epoch + 1, at.step, self._run)
             if self._run.due(self._steps_done, epoch_ends=at.step == steps):
                 self._save_state()

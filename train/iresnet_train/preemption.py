@@ -17,6 +17,13 @@ class StopRequest:
     name: str | None = None
 
 
+def leave_stopping_to_the_trainer(worker: int) -> None:
+    """In a process that loads images: batch systems signal all processes of a job, and the step's images are still needed."""
+    for name in _SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
     """While it is open, these signals end nothing; they are noted. Threads other than the main one cannot hear them."""
