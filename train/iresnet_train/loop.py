@@ -108,7 +108,7 @@ class Training:
             )
         if state["learner"] is not None:  # else the run was finished
             self._learner.restore(state["learner"])
-        self._unreadable.reasons = list(state["unreadable"])
+        self._unreadable.known = list(state["unreadable"])
         self.at = Position.from_json(state["position"])
         run.begin(self.at, [EpochRecord(**values) for values in state["records"]])
         self._say_how_exact(state["world_size"])
@@ -214,7 +214,7 @@ class Training:
         self._run.save_state(self._steps_done, self.at, {"learner": self._learner.state()} | self._extra())
 
     def _extra(self) -> dict[str, Any]:
-        return {"unreadable": self._unreadable.reasons, "world_size": self._world.size}
+        return {"unreadable": self._unreadable.known, "world_size": self._world.size}
 
     def _skip_or_raise(self, loss: float, where: str, lr: float, statistics: list[Tensor] | None) -> None:
         """Leaves a step out, or stops."""

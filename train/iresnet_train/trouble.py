@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 
 from iresnet_models.errors import CheckFailedError, InputError, PreemptedError
@@ -13,35 +14,34 @@ log = logging.getLogger("iresnet_train")
 
 
 class UnreadableImages:
-    """Images that could not be read, by the message that names them; each counts once, and `most` are skipped."""
+    """Images that could not be read, by the message that names them; each counts once, and `most` are skipped.
+
+    `known`: hashes of the messages, which name places and are not written to a state.
+    """
 
     def __init__(self, most: int, world: World) -> None:
         self._most, self._world = most, world
-        self.reasons: list[str] = []
+        self._found: list[str] = []
+        self.known: list[str] = []
 
     def note(self, reason: str) -> None:
         """Logs an image that was not known yet; one too many raises InputError."""
-        if reason in self.reasons:
+        digest = hashlib.sha256(reason.encode()).hexdigest()[:16]
+        if digest in self.known:
             return
-        self.reasons.append(reason)
-        self._require_few()
+        self.known.append(digest)
+        self._found.append(reason)
+        if not self._most:
+            raise InputError(f"{reason} Or let training skip some, with --max-corrupt.")
+        if len(self.known) > self._most:
+            raise InputError(f"{len(self.known)} images cannot be read, more than --max-corrupt {self._most}. The last: {reason}")
         if self._world.is_first:
-            log.warning("Skipped, %d of at most %d: %s", len(self.reasons), self._most, reason)
+            log.warning("Skipped, %d of at most %d: %s", len(self.known), self._most, reason)
 
     def share(self) -> None:
         """Adds what the other processes found."""
-        own = set(self.reasons)
-        for reason in sorted({reason for reasons in self._world.gather(self.reasons) for reason in reasons} - own):
+        for reason in [reason for found in self._world.gather(self._found) for reason in found]:
             self.note(reason)
-
-    def _require_few(self) -> None:
-        if len(self.reasons) <= self._most:
-            return
-        if not self._most:
-            raise InputError(f"{self.reasons[-1]} Or let training skip some, with --max-corrupt.")
-        raise InputError(
-            f"{len(self.reasons)} images cannot be read, more than --max-corrupt {self._most}. The last: {self.reasons[-1]}"
-        )
 
 
 def not_finite(loss: float, where: str, lr: float, config: TrainConfig, precision: str, run: RunFolder) -> CheckFailedError:
