@@ -63,6 +63,7 @@ def test_two_processes_train_evaluate_exactly_and_are_resumed_by_one(
     assert report["epochs"][-1]["val_acc1"] == alone.top1
     assert report["epochs"][-1]["val_loss"] == pytest.approx(alone.loss, rel=1e-6)
     assert alone.images == 24
+    assert (tmp_path / "run" / "evaluated.txt").read_text().split() == ["24", "24"]  # none counted twice
 
     # Both again, stopped by a signal that one of them gets, and by that one resumed alone.
     stopped = values | {"result_path": str(tmp_path / "stopped")}

@@ -15,7 +15,7 @@ from iresnet_models import load_checkpoint
 from iresnet_models.errors import CheckFailedError, InputError, UnavailableError
 from iresnet_train import Loader, Progress, TrainConfig, config_for, evaluate, evaluation_set, train
 from iresnet_train import learner as learner_module
-from iresnet_train.learner import Learner
+from iresnet_train.learner import Learner, StepOutcome
 
 MakeConfig = Callable[..., TrainConfig]
 COLUMNS = "epoch,train_loss,train_acc1,train_acc5,val_loss,val_acc1,val_acc5,lr,seconds,images_per_second,"
@@ -289,14 +289,12 @@ def test_too_many_unreadable_images_stop_a_run(most: int, says: str, damaged: Pa
 def test_steps_without_a_finite_loss_may_be_left_out(
     tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    loss_of, steps = learner_module.cross_entropy, 0
+    backward = Learner.backward
 
-    def spoiled(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
-        nonlocal steps
-        steps += 1
-        return loss_of(logits * (torch.nan if steps == 2 else 1), labels, **options)
+    def spoiled(self: Learner, images: Tensor, labels: Tensor, *, step: int, **options: Any) -> StepOutcome:
+        return backward(self, images * (torch.nan if step == 1 else 1), labels, step=step, **options)
 
-    monkeypatch.setattr(learner_module, "cross_entropy", spoiled)
+    monkeypatch.setattr(Learner, "backward", spoiled)
     result = train(tiny_config(epochs=1, lr_steps=(), on_nan="skip"))
     assert "The loss was nan at step 2 of 4 of epoch 1, at a learning rate of 0.01: this step is left out." in caplog.text
     assert all(bool(value.isfinite().all()) for value in state(result.last).values())

@@ -27,7 +27,8 @@ EVERYTHING: dict[str, Any] = {
     "random_erasing": 0.3,
     "label_smoothing": 0.1,
     "ema_decay": 0.8,
-    "ema_every": 3,
+    "ema_every": 2,
+    "export_ema": True,  # so that it is compared too; the weights of all steps are in it
     "clip_norm": 5.0,
     "accumulate": 2,
     "norm_weight_decay": 0.0,
