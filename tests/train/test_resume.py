@@ -32,7 +32,6 @@ EVERYTHING: dict[str, Any] = {
     "clip_norm": 5.0,
     "accumulate": 2,
     "norm_weight_decay": 0.0,
-    "warmup_epochs": 1,
 }
 """Whatever a step can depend on."""
 
