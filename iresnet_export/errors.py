@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iresnet_models.errors import CheckFailedError, CheckpointError, InputError, IResNetError, UnavailableError
+from iresnet_models.errors import CheckFailedError, CheckpointError, InputError, IResNetError, PreemptedError, UnavailableError
 
 __all__ = [
     "ArtifactError",
@@ -12,6 +12,7 @@ __all__ = [
     "IResNetError",
     "InputError",
     "MissingPackageError",
+    "PreemptedError",
     "StaleDescentError",
     "UnavailableError",
 ]

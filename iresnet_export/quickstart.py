@@ -11,6 +11,7 @@ from iresnet_export.backends.base import ExportOptions
 from iresnet_export.benchmark.bench import bench
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.results import Result
+from iresnet_export.environment import environment
 from iresnet_export.errors import InputError, UnavailableError
 from iresnet_export.exporting import default_output, export_artifact
 from iresnet_export.progress import Progress
@@ -77,7 +78,9 @@ def train_digits(folder: Path, epochs: int | None, progress: Callable[[TrainingP
     Raises InputError if `folder` holds something that an earlier quickstart did not put there.
     """
     _claim(folder)
-    return train(config_for("digits", result_path=folder / "run", overwrite=True, epochs=epochs), progress)
+    return train(
+        config_for("digits", result_path=folder / "run", overwrite=True, epochs=epochs), progress, environment=environment()
+    )
 
 
 def deploy(folder: Path, training: TrainingResult, seconds: float, progress: Progress, say: Callable[[str], None]) -> Summary:

@@ -12,6 +12,7 @@ SOURCES = sorted(path for folder in ("iresnet_export", "models", "train") for pa
 
 ORDER = [
     ("iresnet_models", 0),
+    ("iresnet_train.__main__", 11),
     ("iresnet_train", 1),
     ("iresnet_export.errors", 2),
     ("iresnet_export.environment", 2),

@@ -12,6 +12,7 @@ import typer
 from iresnet_export import __version__
 from iresnet_export.cli.bench import bench
 from iresnet_export.cli.doctor import doctor
+from iresnet_export.cli.evaluate import evaluate
 from iresnet_export.cli.export_pt2 import pt2
 from iresnet_export.cli.export_trt import trt
 from iresnet_export.cli.exports import onnx, torchscript
@@ -19,7 +20,7 @@ from iresnet_export.cli.info import inspect, models
 from iresnet_export.cli.predict import predict
 from iresnet_export.cli.quickstart import quickstart
 from iresnet_export.cli.report import report
-from iresnet_export.cli.train import evaluate, train
+from iresnet_export.cli.train import train
 from iresnet_export.cli.verify import verify
 from iresnet_export.errors import IResNetError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iresnet_export.cli.console import notice, progress_bar, say, show
-from iresnet_export.cli.train import training_bar
+from iresnet_export.cli.training_progress import training_bar
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -32,3 +32,9 @@ class UnavailableError(IResNetError):
     """Something needed is not here: a package, a device, the network, disk space."""
 
     exit_status = 3
+
+
+class PreemptedError(IResNetError):
+    """A run was asked to stop, and its state is saved."""
+
+    exit_status = 75

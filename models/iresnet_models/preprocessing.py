@@ -7,6 +7,7 @@ takes the one or the other.
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +77,17 @@ _TURNS = {
 """What makes an image upright, by its EXIF orientation."""
 
 
-def load_image(path: Path) -> Image.Image:
+def load_image(path: Path, content: bytes | None = None) -> Image.Image:
     """An image file as 8-bit RGB, upright as its EXIF orientation says; InputError names a file that cannot be read.
 
-    Of an animation the first frame. Colours are those of PIL's `convert("RGB")`, as in the official evaluation, except where it
-    would show what nobody sees. It drops alpha, which bares the arbitrary colours under transparent pixels: they are laid on white,
-    which leaves opaque ones as they are. It clips greys of more than 8 bits to white: they keep their upper 8 bits, as PIL keeps
-    those of 16-bit colours. Greys in floating point are taken if they lie within 0 to 1, or within 0 to 255.
+    `content`: its bytes, where `path` only names it. Of an animation the first frame. Colours are those of PIL's
+    `convert("RGB")`, as in the official evaluation, except where it would show what nobody sees. It drops alpha, which bares the
+    arbitrary colours under transparent pixels: they are laid on white, which leaves opaque ones as they are. It clips greys of
+    more than 8 bits to white: they keep their upper 8 bits, as PIL keeps those of 16-bit colours. Greys in floating point are
+    taken if they lie within 0 to 1, or within 0 to 255.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else BytesIO(content)) as image:
             image.load()
             turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             return _as_rgb(image if turn is None else image.transpose(turn))

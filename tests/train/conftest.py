@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +60,57 @@ def tiny_config(digit_folder: Path, tmp_path: Path) -> Callable[..., TrainConfig
         return TrainConfig(**(defaults | values))
 
     return make
+
+
+Job = Callable[..., list[int]]
+
+
+@pytest.fixture(scope="session")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """Runs a job of processes.py in processes of its own, and gives their exit statuses (a signal's is negative)."""
+    log = tmp_path_factory.mktemp("processes") / "stderr.txt"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, str(Path(__file__).with_name("processes.py"))]
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        ) as server,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+
+        def run(kind: str, **values: Any) -> list[int]:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            server.stdin.write(json.dumps({"kind": kind, "port": port, **values}) + "\n")
+            server.stdin.flush()
+            statuses: list[int] = json.loads(server.stdout.readline())
+            if 4 in statuses:
+                raise AssertionError(log.read_text(encoding="utf-8")[-3000:])
+            return statuses
+
+        yield run
+        server.stdin.close()
+
+
+@pytest.fixture
+def tiny_values(digit_folder: Path) -> dict[str, Any]:
+    """The values of `tiny_config`, for another process: eight steps of nine images."""
+    return {
+        "data": str(digit_folder),
+        "depth": 18,
+        "epochs": 2,
+        "batch_size": 18,
+        "lr": 0.01,
+        "lr_steps": [1],
+        "train_crop_size": 32,
+        "val_resize": 32,
+        "val_crop_size": 32,
+        "workers": 0,
+        "device": "cpu",
+        "augmentation": "affine",
+    }

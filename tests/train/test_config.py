@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from iresnet_models.errors import InputError
-from iresnet_train import DIGITS, OFFICIAL, TrainConfig, config_for
+from iresnet_train import DIGITS, MODERN, OFFICIAL, TrainConfig, config_for
 
 
 def test_the_official_recipe_is_the_published_one() -> None:
@@ -37,6 +37,46 @@ def test_the_official_recipe_is_the_published_one() -> None:
     assert {name: getattr(OFFICIAL, name) for name in said} == said
 
 
+def test_the_modern_recipe_is_torchvisions() -> None:
+    # V. Vryniotis, "How to Train State-Of-The-Art Models Using TorchVision's Latest Primitives" (2021), its table of options.
+    said = {
+        "epochs": 600,
+        "batch_size": 8 * 128,
+        "lr": 0.5,
+        "lr_schedule": "cosine",
+        "warmup_epochs": 5,
+        "weight_decay": 2e-5,
+        "norm_weight_decay": 0.0,
+        "label_smoothing": 0.1,
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "augmentation": "trivial",
+        "random_erasing": 0.1,
+        "train_crop_size": 176,
+        "val_resize": 232,
+        "val_crop_size": 224,
+        "ema_every": 32,
+        "export_ema": True,
+    }
+    assert {name: getattr(MODERN, name) for name in said} == said
+    # There, the decay is said for 600 epochs and one image a step, and adjusted to the batch and the steps between updates.
+    assert MODERN.ema_decay == pytest.approx(1 - (1 - 0.99998) * 1024 * 32 / 600, abs=1e-4)
+
+
+def test_another_run_is_told_from_the_same_one_elsewhere() -> None:
+    config = TrainConfig("here/imagenet")
+    moved = dataclasses.replace(config, data="/there/images", result_path=Path("x"), workers=3, resume="yes", checkpoint_every="7")
+    assert moved.differences(config.to_json()) == []
+    changed = dataclasses.replace(config, lr=0.2, lr_steps=(30,), seed=4)
+    assert changed.differences(config.to_json()) == ["lr 0.2 (was 0.1)", "lr_steps [30] (was [30, 60, 80])", "seed 4 (was 0)"]
+    assert config.differences({"lr": 0.1, "gone": 1})[:1] != []
+
+
+def test_intervals_of_saving() -> None:
+    assert TrainConfig("d", checkpoint_every="500").save_every == (500, None)
+    assert TrainConfig("d", checkpoint_every="2.5m").save_every == (None, 150.0)
+
+
 def test_the_learning_rate_of_every_official_epoch() -> None:
     # Epochs 0 to 29 at 0.1, 30 to 59 at 0.01, 60 to 79 at 0.001, 80 to 89 at 0.0001: not one epoch early.
     expected = [0.1] * 30 + [0.01] * 30 + [0.001] * 20 + [0.0001] * 10
@@ -55,7 +95,7 @@ def test_the_preset_follows_from_the_data() -> None:
     assert config_for("imagenet") == OFFICIAL
     assert config_for("some/folder") == dataclasses.replace(OFFICIAL, data="some/folder")
     assert config_for("some/folder", "digits").epochs == DIGITS.epochs
-    with pytest.raises(InputError, match="no preset 'x'; there are: official, digits"):
+    with pytest.raises(InputError, match="no preset 'x'; there are: official, modern, digits"):
         config_for("digits", "x")
 
 
@@ -105,6 +145,21 @@ def test_a_run_has_a_place_of_its_own() -> None:
         ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum"),
         ({"seed": -1}, "seed"),
         ({"workers": -1}, "workers"),
+        ({"precision": "int8"}, "precision is one of auto, fp32, bf16, fp16, not 'int8'"),
+        ({"on_nan": "ignore"}, "on_nan is one of"),
+        ({"batch_size": 7, "accumulate": 4}, "fewer than the two that BatchNorm needs"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"random_erasing": -0.1}, "random_erasing"),
+        ({"mixup": -1.0}, "mixup"),
+        ({"clip_norm": 0.0}, "clip_norm has to be a positive number"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"export_ema": True}, "give ema_decay too"),
+        ({"compile": True, "activation_checkpointing": True}, "leave out activation_checkpointing"),
+        ({"overwrite": True, "resume": "yes"}, "either resumed or replaced"),
+        ({"checkpoint_every": "0"}, "such as 500, or minutes"),
+        ({"checkpoint_every": "1.5"}, "such as 500, or minutes"),
+        ({"checkpoint_every": "soon"}, "such as 500, or minutes"),
+        ({"max_corrupt": -1}, "max_corrupt"),
         ({"pretrained": Path("a.pt"), "zero_init_residual": True}, "leave one of them out"),
     ],
 )

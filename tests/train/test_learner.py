@@ -11,9 +11,10 @@ from torch.nn.functional import cross_entropy
 from iresnet_models import ModelSpec, build_model, network_from_spec, save_checkpoint
 from iresnet_models.errors import CheckpointError, InputError
 from iresnet_train import TrainConfig
+from iresnet_train.distributed import World
 from iresnet_train.learner import Learner
 
-CPU = torch.device("cpu")
+ALONE = World(0, 1, torch.device("cpu"))
 
 
 def learner(num_classes: int = 3, labels: tuple[str, ...] | None = None, **values: Any) -> Learner:
@@ -21,7 +22,7 @@ def learner(num_classes: int = 3, labels: tuple[str, ...] | None = None, **value
     config = TrainConfig("folder", **(settings | values))
     torch.manual_seed(0)
     spec = ModelSpec(config.arch, config.depth, num_classes=num_classes, labels=labels, **config.model_fields())
-    return Learner(config, spec, CPU)
+    return Learner(config, spec, ALONE)
 
 
 def batch(images: int = 6) -> tuple[Tensor, Tensor]:
@@ -35,7 +36,7 @@ def test_updates_are_those_of_the_published_recipe() -> None:
     parameters = dict(trained.model.named_parameters())
     velocity = {name: torch.zeros_like(value) for name, value in parameters.items()}
     for lr in (0.1, 0.03):
-        trained.backward(*batch())
+        trained.backward(*batch(), step=0)
         expected = {}
         for name, value in parameters.items():
             assert value.grad is not None
@@ -51,18 +52,18 @@ def test_the_loss_is_the_mean_cross_entropy_in_training_mode() -> None:
     twin = build_model("iresnet", 18, num_classes=3).train()
     twin.load_state_dict(trained.model.state_dict())
     images, labels = batch()
-    loss, counted = trained.backward(images, labels)
+    outcome = trained.backward(images, labels, step=0)
     expected = twin(images)
-    assert loss == pytest.approx(float(cross_entropy(expected, labels).detach()), rel=1e-5)
-    assert counted.images == 6
-    assert counted.top1_correct == int((expected.argmax(1) == labels).sum())
+    assert outcome.loss == pytest.approx(float(cross_entropy(expected, labels).detach()), rel=1e-5)
+    assert outcome.counted.images == 6
+    assert outcome.counted.top1_correct == int((expected.argmax(1) == labels).sum())
 
 
 def test_gradients_are_of_one_batch_alone() -> None:
     trained = learner()
-    trained.backward(*batch())
+    trained.backward(*batch(), step=0)
     once = [value.grad.clone() for value in trained.model.parameters() if value.grad is not None]
-    trained.backward(*batch())
+    trained.backward(*batch(), step=0)
     again = [value.grad for value in trained.model.parameters()]
     torch.testing.assert_close(again, once, rtol=1e-4, atol=1e-6)
 
@@ -70,7 +71,7 @@ def test_gradients_are_of_one_batch_alone() -> None:
 def test_predicting_changes_nothing() -> None:
     trained = learner(dropout=0.5)
     images, labels = batch()
-    trained.backward(images, labels)
+    trained.backward(images, labels, step=0)
     before = {key: value.clone() for key, value in trained.model.state_dict().items()}
     first, second = trained.predict(images), trained.predict(images)
     assert torch.equal(first, second)

@@ -12,9 +12,16 @@ from iresnet_models.errors import InputError
 from iresnet_train import Loader, digits_spec, evaluation_set, spec_for, training_set
 from iresnet_train.augmentation import augmented
 from iresnet_train.data import LabelledImages
+from iresnet_train.distributed import World
+from iresnet_train.loader import Batch, TrainingLoader
+from iresnet_train.randomness import seed_image
 
 # Python 3.12 and 3.13 say so where PyTorch forks its workers.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+
+def world(rank: int = 0, size: int = 1) -> World:
+    return World(rank, size, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -22,12 +29,20 @@ def images(digit_folder: Path) -> LabelledImages:
     return evaluation_set(str(digit_folder), spec_for(str(digit_folder), "iresnet", 18, image_size=32, resize=32))
 
 
-def passes(loader: Loader, count: int = 2) -> list[list[tuple[Tensor, Tensor]]]:
-    return [list(loader) for _ in range(count)]
+@pytest.fixture
+def moved(digit_folder: Path) -> LabelledImages:
+    """72 images, augmented."""
+    spec = spec_for(str(digit_folder), "iresnet", 18, image_size=32, resize=32)
+    return training_set(str(digit_folder), spec, augmented("affine", spec, 32))
 
 
-def same(one: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]]) -> bool:
-    return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(one, other, strict=True))
+def tensors(batches: list[Batch]) -> list[tuple[Tensor, Tensor]]:
+    return [(batch.images, batch.labels) for batch in batches if batch.images is not None and batch.labels is not None]
+
+
+def same(one: list[Batch], other: list[Batch]) -> bool:
+    pairs = zip(tensors(one), tensors(other), strict=True)
+    return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in pairs)
 
 
 def test_every_image_comes_once_in_order(images: LabelledImages) -> None:
@@ -39,20 +54,50 @@ def test_every_image_comes_once_in_order(images: LabelledImages) -> None:
     assert torch.cat([labels for _, labels in batches]).tolist() == images.labels
 
 
-def test_shuffling_follows_the_seed_and_differs_from_pass_to_pass(images: LabelledImages) -> None:
-    first, second = passes(Loader(images, 8, shuffle=True, seed=5))
-    again = passes(Loader(images, 8, shuffle=True, seed=5))
-    other = passes(Loader(images, 8, shuffle=True, seed=6))
-    assert not same(first, second)
-    assert same(first, again[0])
-    assert same(second, again[1])
-    assert not same(first, other[0])
-    assert torch.cat([labels for _, labels in first]).bincount().tolist() == [8, 8, 8]
+def test_an_epoch_has_every_image_once_and_follows_seed_and_epoch(moved: LabelledImages) -> None:
+    loader = TrainingLoader(moved, 16, world(), seed=5)
+    first, second, again = list(loader.epoch(0)), list(loader.epoch(1)), list(loader.epoch(0))
+    other = list(TrainingLoader(moved, 16, world(), seed=6).epoch(0))
+    assert [len(labels) for _, labels in tensors(first)] == [16, 16, 16, 16, 8]
+    assert [loader.planned(step) for step in range(loader.steps)] == [16, 16, 16, 16, 8]
+    assert torch.cat([labels for _, labels in tensors(first)]).bincount().tolist() == [24, 24, 24]
+    assert same(first, again)
+    assert not same(first, other)
+    # No image looks twice the same, whatever its place.
+    looks = [{image.numpy().tobytes() for images, _ in tensors(epoch) for image in images} for epoch in (first, second)]
+    assert len(looks[0] & looks[1]) <= 2
 
 
-def test_workers_give_the_same_batches(images: LabelledImages) -> None:
-    alone, helped = Loader(images, 8, shuffle=True, seed=5), Loader(images, 8, shuffle=True, seed=5, workers=2)
-    assert same(next(iter(passes(alone))), next(iter(passes(helped))))
+def test_what_a_step_sees_does_not_depend_on_workers_nor_on_what_came_before(moved: LabelledImages) -> None:
+    whole = list(TrainingLoader(moved, 16, world(), seed=5).epoch(3))
+    torch.manual_seed(99)
+    for workers in (1, 2):
+        loader = TrainingLoader(moved, 16, world(), seed=5, workers=workers)
+        assert same(whole, list(loader.epoch(3)))
+        assert same(whole[2:], list(loader.epoch(3, first=2)))
+        assert list(loader.epoch(3, first=5)) == []
+
+
+def test_processes_share_each_step(moved: LabelledImages) -> None:
+    whole = tensors(list(TrainingLoader(moved, 10, world(), seed=1).epoch(0)))
+    for size in (2, 3, 4):
+        parts = [tensors(list(TrainingLoader(moved, 10, world(rank, size), seed=1).epoch(0))) for rank in range(size)]
+        for step, (inputs, labels) in enumerate(whole[: len(parts[0])]):
+            assert torch.equal(torch.cat([part[step][0] for part in parts]), inputs)
+            assert torch.equal(torch.cat([part[step][1] for part in parts]), labels)
+    assert len(whole) == 8  # 72 = 7 · 10 + 2
+    assert [TrainingLoader(moved, 10, world(0, size)).steps for size in (1, 2)] == [8, 7]  # one image is too few for BatchNorm
+
+
+def test_augmentation_differs_between_images_and_epochs(moved: LabelledImages) -> None:
+    drawn = set()
+    for epoch in range(3):
+        for index in range(200):
+            seed_image(0, epoch, index)
+            drawn.add(float(torch.rand(())))
+    assert len(drawn) > 595  # of 600, with 24 bits each
+    seed_image(1, 0, 0)
+    assert float(torch.rand(())) not in drawn
 
 
 def test_data_travel_to_workers_that_are_not_forked() -> None:
@@ -71,7 +116,12 @@ def test_an_unreadable_image_is_named_in_one_paragraph(digit_folder: Path, tmp_p
     shutil.copytree(digit_folder, tmp_path / "d")
     (tmp_path / "d" / "val" / "1" / "bad.png").write_bytes(b"not an image")
     spec = spec_for(str(digit_folder), "iresnet", 18, image_size=32, resize=32)
+    data = evaluation_set(str(tmp_path / "d"), spec)
     with pytest.raises(InputError) as caught:
-        list(Loader(evaluation_set(str(tmp_path / "d"), spec), 8, workers=workers))
+        list(Loader(data, 8, workers=workers))
     assert str(caught.value).startswith(f"The image {tmp_path / 'd' / 'val' / '1' / 'bad.png'} cannot be read")
     assert "\n" not in str(caught.value)
+    told: list[str] = []
+    batches = list(Loader(data, 8, workers=workers, on_unreadable=told.append))
+    assert told == [str(caught.value)]
+    assert sum(len(labels) for _, labels in batches) == 24

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,11 @@ from iresnet_models import load_checkpoint
 from iresnet_models.errors import CheckFailedError, InputError, UnavailableError
 from iresnet_train import Loader, Progress, TrainConfig, config_for, evaluate, evaluation_set, train
 from iresnet_train import learner as learner_module
-from iresnet_train.learner import Learner
+from iresnet_train.learner import Learner, StepOutcome
 
 MakeConfig = Callable[..., TrainConfig]
-COLUMNS = "epoch,train_loss,train_acc1,train_acc5,val_loss,val_acc1,val_acc5,lr,seconds,images_per_second"
+COLUMNS = "epoch,train_loss,train_acc1,train_acc5,val_loss,val_acc1,val_acc5,lr,seconds,images_per_second,"
+COLUMNS += "data_wait_share,ema_val_acc1,ema_val_acc5"
 
 LEARNS: dict[str, Any] = {"batch_size": 9, "lr_steps": (), "momentum": 0.5, "augmentation": "affine"}
 """What a run of a few epochs on the little folder learns with."""
@@ -41,7 +43,14 @@ def same(one: Path, other: Path) -> bool:
 def test_two_epochs_on_the_digits_learn_and_leave_checkpoints_that_rebuild_the_network(tmp_path: Path) -> None:
     result = train(config_for("digits", epochs=2, result_path=tmp_path / "run", device="cpu"))
     assert result.val_acc1 > 80  # chance is 10
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.pt", "last.pt", "log.csv"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".lock",
+        "best.pt",
+        "last.pt",
+        "log.csv",
+        "states",
+        "train.json",
+    ]
     log = rows(result.log)
     assert ",".join(log[0]) == COLUMNS
     assert [row["epoch"] for row in log] == ["1", "2"]
@@ -140,7 +149,7 @@ def test_a_single_image_is_not_enough(tiny_config: MakeConfig, digit_folder: Pat
     for part in ("train", "val"):
         (tmp_path / "data" / part / "0").mkdir(parents=True)
         shutil.copy(next((digit_folder / "val" / "0").iterdir()), tmp_path / "data" / part / "0")
-    with pytest.raises(InputError, match="single training image"):
+    with pytest.raises(InputError, match="has 1 training images"):
         train(tiny_config(data=str(tmp_path / "data")))
 
 
@@ -153,13 +162,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
     steps = 0
     loss_of, init = learner_module.cross_entropy, Learner.__init__
 
-    def spoiled(logits: Tensor, labels: Tensor) -> Tensor:
+    def spoiled(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
         nonlocal steps
         steps += 1
         if steps == 6:  # the second of the second epoch's four
             before.append({name: value.detach().clone() for name, value in made[0].model.named_parameters()})
-            return loss_of(logits, labels) * bad
-        return loss_of(logits, labels)
+            return loss_of(logits, labels, **options) * bad
+        return loss_of(logits, labels, **options)
 
     def remember(self: Learner, *arguments: Any) -> None:
         init(self, *arguments)
@@ -181,7 +190,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
 def test_a_run_that_diverges_from_the_start_says_so(tiny_config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(CheckFailedError, match=r"epoch 1, at a learning rate of 1e\+30.*nothing was saved.*a third"):
         train(tiny_config(lr=1e30))
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not list((tmp_path / "run").glob("*.pt"))
 
 
 def test_weights_spoiled_by_the_last_step_are_not_saved(
@@ -190,12 +199,13 @@ def test_weights_spoiled_by_the_last_step_are_not_saved(
     update = Learner.update
     steps = 0
 
-    def spoil(self: Learner, lr: float) -> None:
+    def spoil(self: Learner, *arguments: Any, **options: Any) -> bool:
         nonlocal steps
         steps += 1
-        update(self, lr)
+        moved = update(self, *arguments, **options)
         if steps == 8:
             self.model.fc.bias.data[0] = torch.nan
+        return moved
 
     monkeypatch.setattr(Learner, "update", spoil)
     with pytest.raises(CheckFailedError, match="on the held-out images after epoch 2"):
@@ -209,7 +219,7 @@ def test_fine_tuning_starts_from_what_was_learned(tiny_config: MakeConfig, tmp_p
     second = train(tiny_config(result_path=tmp_path / "tuned", pretrained=first.last, lr=1e-12, epochs=1, lr_steps=()))
     fresh = train(tiny_config(result_path=tmp_path / "fresh", lr=1e-12, epochs=1, lr_steps=()))
     losses = [float(rows(result.log)[-1]["train_loss"]) for result in (first, second, fresh)]
-    assert losses[1] < 0.7 * losses[2]
+    assert losses[1] < 0.85 * losses[2]
     assert load_checkpoint(second.last).details["config"]["pretrained"] == "last.pt"
 
 
@@ -218,7 +228,7 @@ def test_the_best_epoch_is_kept(tiny_config: MakeConfig, monkeypatch: pytest.Mon
     from iresnet_train.metrics import Evaluation
 
     scores = iter([3, 9, 9, 5])
-    monkeypatch.setattr(loop, "evaluate", lambda predict, loader: Evaluation(10, next(scores), 10, 1.0))
+    monkeypatch.setattr(loop, "evaluate", lambda predict, loader, combined: Evaluation(10, next(scores), 10, 1.0))
     result = train(tiny_config(epochs=4, lr_steps=()))
     assert (result.val_acc1, result.best_epoch, result.epochs) == (90.0, 2, 4)
     assert load_checkpoint(result.best).details["epoch"] == 2
@@ -246,3 +256,99 @@ def test_a_log_that_cannot_be_written_leaves_the_old_one_whole(
     with pytest.raises(KilledError):
         train(tiny_config())
     assert [row["epoch"] for row in rows(tmp_path / "run" / "log.csv")] == ["1"]
+
+
+@pytest.fixture
+def damaged(digit_folder: Path, tmp_path: Path) -> Path:
+    """The little data set with two images damaged in train/ and one in val/."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(digit_folder, folder)
+    for part, count in (("train", 2), ("val", 1)):
+        for path in sorted((folder / part / "1").iterdir())[:count]:
+            path.write_bytes(path.read_bytes()[:40])
+    return folder
+
+
+def test_unreadable_images_are_named_counted_and_skipped(
+    damaged: Path, tiny_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", "iresnet_train"):
+        train(tiny_config(data=str(damaged), max_corrupt=3))
+    skipped = [record.getMessage() for record in caplog.records]
+    assert len(skipped) == 3  # each once, in two epochs
+    assert skipped[0].startswith("Skipped, 1 of at most 3: The image ")
+    assert sum("/val/1/" in line for line in skipped) == 1
+
+
+@pytest.mark.parametrize(("most", "says"), [(0, "--max-corrupt"), (2, "3 images cannot be read, more than --max-corrupt 2")])
+def test_too_many_unreadable_images_stop_a_run(most: int, says: str, damaged: Path, tiny_config: MakeConfig) -> None:
+    with pytest.raises(InputError, match=says):
+        train(tiny_config(data=str(damaged), max_corrupt=most))
+
+
+def test_steps_without_a_finite_loss_may_be_left_out(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    backward = Learner.backward
+
+    def spoiled(self: Learner, images: Tensor, labels: Tensor, *, step: int, **options: Any) -> StepOutcome:
+        return backward(self, images * (torch.nan if step == 1 else 1), labels, step=step, **options)
+
+    monkeypatch.setattr(Learner, "backward", spoiled)
+    result = train(tiny_config(epochs=1, lr_steps=(), on_nan="skip"))
+    assert "The loss was nan at step 2 of 4 of epoch 1, at a learning rate of 0.01: this step is left out." in caplog.text
+    assert all(bool(value.isfinite().all()) for value in state(result.last).values())
+
+
+def test_synthetic_images_need_no_files(tiny_config: MakeConfig) -> None:
+    told: list[Progress] = []
+    result = train(tiny_config(data="synthetic:40", epochs=1, lr_steps=()), told.append)
+    assert load_checkpoint(result.last).spec.num_classes == 1000
+    assert [now.steps for now in told] == [3, 3, 3]
+    with pytest.raises(InputError, match="synthetic:5000"):
+        train(tiny_config(data="synthetic:many", overwrite=True))
+
+
+def test_the_report_tells_the_run(tiny_config: MakeConfig) -> None:
+    result = train(tiny_config(ema_decay=0.5, export_ema=True), environment={"about": "this machine"})
+    report = json.loads(result.report.read_text())
+    assert (report["schema"], report["status"]) == ("iresnet-export/train/1", "done")
+    assert report["environment"] == {"about": "this machine"}
+    assert report["network"] == {"arch": "iresnet", "depth": 18, "num_classes": 3, "image_size": 32}
+    assert [epoch["epoch"] for epoch in report["epochs"]] == [1, 2]
+    assert ",".join(report["epochs"][0]) == COLUMNS
+    assert report["best"] == {"epoch": result.best_epoch, "val_acc1": result.val_acc1}
+    # What is exported is the average, and so is what "best" means.
+    scores = [epoch["ema_val_acc1"] for epoch in report["epochs"]]
+    assert result.val_acc1 == max(scores)
+    checkpoint = load_checkpoint(result.last)
+    again = evaluate(checkpoint.model, Loader(evaluation_set(tiny_config().data, checkpoint.spec), 24))
+    assert again.top1 == scores[-1]
+
+
+def test_a_failed_run_says_so(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(CheckFailedError):
+        train(tiny_config(lr=1e30))
+    assert json.loads((tmp_path / "run" / "train.json").read_text())["status"] == "failed"
+
+
+def test_curves_for_tensorboard(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = train(tiny_config(tensorboard=True))
+    events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("val_acc1")]
+    expected = [(int(row["epoch"]), pytest.approx(float(row["val_acc1"]), rel=1e-4)) for row in rows(result.log)]
+    assert found == expected
+
+
+def test_waiting_for_data_is_remarked_upon() -> None:
+    from iresnet_train.records import Position
+    from iresnet_train.stopwatch import advice
+
+    assert advice(Position(seconds=100, data_seconds=9), 4, 8) is None
+    assert advice(Position(seconds=50, data_seconds=40), 4, 8) is None  # too short to matter
+    text = advice(Position(seconds=100, data_seconds=34), 4, 8)
+    assert text is not None
+    assert "34%" in text
+    assert "--workers (4 now, 8 processors)" in text
+    assert "shards" in str(advice(Position(seconds=100, data_seconds=34), 8, 8))

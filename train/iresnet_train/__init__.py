@@ -8,29 +8,31 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from iresnet_train.config import DIGITS, OFFICIAL, PRESETS, TrainConfig, config_for
+from iresnet_train.config import TrainConfig
+from iresnet_train.presets import DIGITS, MODERN, OFFICIAL, PRESETS, config_for
 
 if TYPE_CHECKING:
     from iresnet_train.data import (
         calibration_set,
-        digits_spec,
         evaluation_pixels,
         evaluation_set,
         spec_for,
         training_pixels,
         training_set,
     )
+    from iresnet_train.digits import digits_spec
     from iresnet_train.loader import Loader
-    from iresnet_train.loop import Progress, TrainingResult, train
+    from iresnet_train.loop import train
     from iresnet_train.metrics import Evaluation, evaluate
+    from iresnet_train.records import Progress, TrainingResult
 
 _LAZY = {
     "Evaluation": "metrics",
     "Loader": "loader",
-    "Progress": "loop",
-    "TrainingResult": "loop",
+    "Progress": "records",
+    "TrainingResult": "records",
     "calibration_set": "data",
-    "digits_spec": "data",
+    "digits_spec": "digits",
     "evaluate": "metrics",
     "evaluation_pixels": "data",
     "evaluation_set": "data",
@@ -42,6 +44,7 @@ _LAZY = {
 
 __all__ = [
     "DIGITS",
+    "MODERN",
     "OFFICIAL",
     "PRESETS",
     "Evaluation",

@@ -1,80 +1,120 @@
-"""What a training run is, as data: a frozen dataclass, and the presets as values of it. Needs no torch."""
+"""What a training run is, as data: one frozen dataclass. Needs no torch."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from iresnet_models.errors import InputError
 from iresnet_models.spec import ModelSpec
 
 Schedule = Literal["steps", "cosine"]
-Augmentation = Literal["crop-flip", "affine"]
+Augmentation = Literal["crop-flip", "trivial", "affine"]
 Device = Literal["auto", "cpu", "cuda"]
+TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+Resume = Literal["no", "yes", "auto"]
+OnNan = Literal["stop", "skip"]
 
-LR_STEP_FACTOR = 0.1
-"""What each of `lr_steps` multiplies the learning rate by."""
+EMBEDDED = ("digits", "synthetic")
+"""Data that need no files: `synthetic` may be followed by a number of images, as in `synthetic:5000`."""
 
-
-def _require(holds: bool, name: str, wanted: str, found: object) -> None:
-    if not holds:
-        raise InputError(f"{name} has to be {wanted}, not {found}.")
+_MAY_DIFFER = {
+    *("data", "val_data", "result_path", "overwrite", "resume", "workers", "device"),
+    *("max_corrupt", "on_nan", "checkpoint_every", "tensorboard"),
+}
+"""What may be another on resumption: it says where and how a run is computed, not what. Data may have moved."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that a training run depends on. Raises InputError for values that make no sense.
 
-    The defaults are the official recipe for ImageNet (`OFFICIAL`). `data`: "digits" or a folder; classes follow from
-    it. `groups`: None for the family's own. `pretrained`: a checkpoint to start from. `result_path`: None for
-    runs/<arch><depth>. `overwrite`: replace a run that is there. `lr`: for the whole batch, however large.
-    `lr_steps`: epochs after which the rate of the schedule "steps" falls tenfold. `warmup_epochs`: over which the rate
-    rises linearly, step by step. `train_crop_size`, `val_resize`, `val_crop_size`: in pixels. `workers`: processes
-    that load images; None for one a processor, up to eight.
+    The defaults are the official recipe for ImageNet. Data: "digits", "synthetic", a folder, or shards; classes follow from them.
+    Lengths are in epochs, sizes in pixels, `batch_size` is that of one step over all processes. Where a field is None, the
+    attribute's comment says what follows.
     """
 
     data: str
+    val_data: str | None = None  # None: the held-out part of `data`
+
     arch: str = "iresnet"
     depth: int = 50
-    groups: int | None = None
+    groups: int | None = None  # None: the family's own
     dropout: float = 0.0
     zero_init_residual: bool = False
-    pretrained: Path | None = None
-    result_path: Path | None = None
-    overwrite: bool = False
+    pretrained: Path | None = None  # a checkpoint whose weights to start from
+
+    result_path: Path | None = None  # None: runs/<arch><depth>
+    overwrite: bool = False  # replace a run that is there
+    resume: Resume = "no"  # "auto": go on where there is a saved state, else begin
+    checkpoint_every: str = "10m"  # steps ("500") or minutes ("10m")
+    tensorboard: bool = False
+
     epochs: int = 90
     batch_size: int = 256
-    lr: float = 0.1
+    accumulate: int = 1  # parts in which each process takes its images of a step, one after another
+    lr: float = 0.1  # for the whole batch, however large
     lr_schedule: Schedule = "steps"
-    lr_steps: tuple[int, ...] = (30, 60, 80)
-    warmup_epochs: int = 0
+    lr_steps: tuple[int, ...] = (30, 60, 80)  # after these epochs the rate falls
+    lr_reduce_factor: float = 0.1  # to this share
+    warmup_epochs: int = 0  # over which the rate rises linearly, step by step
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    norm_weight_decay: float | None = None  # of BatchNorms; None: as of all weights
+    clip_norm: float | None = None  # largest norm of the gradient of all weights
+
     augmentation: Augmentation = "crop-flip"
+    random_erasing: float = 0.0  # probability
+    mixup: float = 0.0  # alpha of its Beta distribution; 0: off. With both on, each batch takes one of them
+    cutmix: float = 0.0
+    label_smoothing: float = 0.0
+    ema_decay: float | None = None  # of the average of the weights, per update of it
+    ema_every: int = 1  # steps between its updates
+    export_ema: bool = False  # best.pt and last.pt hold the average
+
     train_crop_size: int = 224
     val_resize: int = 256
     val_crop_size: int = 224
+
+    precision: TrainingPrecision = "auto"  # auto: bf16 on GPUs that have it, else fp32
+    channels_last: bool | None = None  # None: on GPUs, and on CPUs from 112 pixels
+    compile: bool = False
+    sync_bn: bool = False
+    activation_checkpointing: bool = False
+    deterministic: bool = False
+
     seed: int = 0
-    workers: int | None = None
+    workers: int | None = None  # None: one for each processor, up to eight
     device: Device = "auto"
+    max_corrupt: int = 0  # images that may be unreadable
+    on_nan: OnNan = "stop"
 
     def __post_init__(self) -> None:
         ModelSpec(self.arch, self.depth, **self.model_fields())  # refuses a network that there is not
-        for name, value in (("lr_schedule", Schedule), ("augmentation", Augmentation), ("device", Device)):
-            if getattr(self, name) not in get_args(value):
-                raise InputError(f"{name} is one of {', '.join(get_args(value))}, not {getattr(self, name)!r}.")
-        for name, least in (("epochs", 1), ("batch_size", 2), ("train_crop_size", 1), ("warmup_epochs", 0), ("seed", 0)):
-            _require(getattr(self, name) >= least, name, f"at least {least}", getattr(self, name))
-        _require(self.workers is None or self.workers >= 0, "workers", "at least 0", self.workers)
-        _require(0 < self.lr < math.inf, "lr", "a positive number", self.lr)
-        _require(0 <= self.weight_decay < math.inf, "weight_decay", "a number that is not negative", self.weight_decay)
-        _require(0 <= self.momentum < 1, "momentum", "at least 0 and below 1", self.momentum)
+        for name, kind in get_type_hints(TrainConfig).items():
+            choices = get_args(kind)
+            if choices and all(isinstance(choice, str) for choice in choices) and getattr(self, name) not in choices:
+                raise InputError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}.")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            _require(value is None or value >= least, name, f"at least {least}", value)
+        for name in ("lr", "lr_reduce_factor", "clip_norm"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < math.inf, name, "a positive number", value)
+        for name in ("weight_decay", "norm_weight_decay", "mixup", "cutmix"):
+            value = getattr(self, name)
+            _require(value is None or 0 <= value < math.inf, name, "a number that is not negative", value)
+        for name in ("momentum", "label_smoothing", "random_erasing", "ema_decay"):
+            value = getattr(self, name)
+            _require(value is None or 0 <= value < 1, name, "at least 0 and below 1", value)
         steps = self.lr_steps
         _require(list(steps) == sorted(set(steps)) and min(steps, default=1) > 0, "lr_steps", "epochs in rising order", steps)
+        _interval(self.checkpoint_every)
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:
@@ -86,11 +126,29 @@ class TrainConfig:
             raise InputError(f"A warm-up of {self.warmup_epochs} epochs leaves nothing of {self.epochs}; make it shorter.")
         if self.pretrained is not None and self.zero_init_residual:
             raise InputError("zero_init_residual sets initial weights, but pretrained brings its own; leave one of them out.")
+        if self.export_ema and self.ema_decay is None:
+            raise InputError("export_ema exports the average of the weights, but none is kept; give ema_decay too.")
+        if self.compile and self.activation_checkpointing:
+            raise InputError("compile plans by itself what to compute again; leave out activation_checkpointing, or compile.")
+        if self.val_data is None and (self.data.endswith(".tar") or self.data.startswith("pipe:")):
+            raise InputError(f"{self.data} names the shards of the training part alone; name those held out with --val-data.")
+        if self.overwrite and self.resume != "no":
+            raise InputError("A run is either resumed or replaced; leave out --force, or --resume and --auto-resume.")
+        if self.batch_size < 2 * self.accumulate:
+            raise InputError(
+                f"{self.accumulate} parts of {self.batch_size} images have fewer than the two that BatchNorm needs; "
+                "use a larger batch_size, or a smaller accumulate."
+            )
 
     @property
     def folder(self) -> Path:
-        """Where the run's log and checkpoints go."""
+        """Where the run's logs, states and checkpoints go."""
         return Path("runs") / f"{self.arch}{self.depth}" if self.result_path is None else self.result_path
+
+    @property
+    def save_every(self) -> tuple[int | None, float | None]:
+        """Steps, or seconds, between saved states; the other is None."""
+        return _interval(self.checkpoint_every)
 
     def model_fields(self) -> dict[str, Any]:
         """The fields of a ModelSpec that are this configuration's to say."""
@@ -104,53 +162,55 @@ class TrainConfig:
         if epoch < self.warmup_epochs:
             return self.lr * epoch / self.warmup_epochs
         if self.lr_schedule == "steps":
-            return self.lr * LR_STEP_FACTOR ** sum(step <= epoch for step in self.lr_steps)
+            return self.lr * self.lr_reduce_factor ** sum(step <= epoch for step in self.lr_steps)
         done = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
         return self.lr * (1 + math.cos(math.pi * done)) / 2
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for checkpoints and reports; of paths only the last part."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
-        values["data"] = self.data if self.data == DIGITS.data else Path(self.data).resolve().name
+        values["data"] = _last_part(self.data)
+        values["val_data"] = None if self.val_data is None else _last_part(self.val_data)
         values["result_path"] = self.folder.name
         values["pretrained"] = None if self.pretrained is None else self.pretrained.name
         return values
 
-
-OFFICIAL = TrainConfig(data="imagenet")
-"""The paper's recipe (arXiv 2004.04989, section 4), for image folders."""
-
-DIGITS = TrainConfig(
-    data="digits",
-    depth=18,
-    epochs=6,
-    batch_size=32,
-    lr=0.02,
-    lr_schedule="cosine",
-    lr_steps=(),
-    weight_decay=5e-4,
-    augmentation="affine",
-    train_crop_size=32,
-    val_resize=32,
-    val_crop_size=32,
-    workers=0,
-)
-"""A short recipe for the embedded digits."""
-
-PRESETS = {"official": OFFICIAL, "digits": DIGITS}
+    def differences(self, earlier: dict[str, Any]) -> list[str]:
+        """What makes this another run than the one whose `to_json` was `earlier`, such as "lr 0.2 (was 0.1)"."""
+        own = self.to_json()
+        return [
+            f"{name} {own.get(name)} (was {earlier.get(name)})"
+            for name in sorted(own.keys() | earlier.keys())
+            if name not in _MAY_DIFFER and own.get(name) != earlier.get(name)
+        ]
 
 
-def config_for(data: str, preset: str | None = None, **overrides: Any) -> TrainConfig:
-    """The preset that suits `data`, or the one named, with whatever of `overrides` is not None in place of its values.
+_LEAST = {
+    "epochs": 1,
+    "batch_size": 2,
+    "accumulate": 1,
+    "train_crop_size": 1,
+    "ema_every": 1,
+    "warmup_epochs": 0,
+    "seed": 0,
+    "workers": 0,
+    "max_corrupt": 0,
+}
 
-    Steps imply the schedule "steps", and another schedule drops the preset's steps.
-    """
-    name = preset or ("digits" if data == DIGITS.data else "official")
-    if name not in PRESETS:
-        raise InputError(f"There is no preset {name!r}; there are: {', '.join(PRESETS)}.")
-    said = {key: value for key, value in overrides.items() if value is not None}
-    if said.get("lr_steps"):
-        said.setdefault("lr_schedule", "steps")
-    elif said.get("lr_schedule", "steps") != "steps":
-        said.setdefault("lr_steps", ())
-    return dataclasses.replace(PRESETS[name], data=data, **said)
+
+def _require(holds: bool, name: str, wanted: str, found: object) -> None:
+    if not holds:
+        raise InputError(f"{name} has to be {wanted}, not {found}.")
+
+
+def _interval(text: str) -> tuple[int | None, float | None]:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", text)
+    if match is None or float(match[1]) <= 0 or (not match[2] and "." in match[1]):
+        raise InputError(f"checkpoint_every takes steps, such as 500, or minutes, such as 10m; not {text!r}.")
+    return (None, 60 * float(match[1])) if match[2] else (int(match[1]), None)
+
+
+def _last_part(data: str) -> str:
+    if data.partition(":")[0] in EMBEDDED:
+        return data
+    return re.split(r"[/\\]", data.rstrip("/\\"))[-1] if data.strip("./\\") else Path(data).resolve().name

@@ -1,14 +1,12 @@
-"""Data sets: the embedded digits, and folders of images, for training, evaluation and calibration alike."""
+"""Data sets: digits, folders of images, shards and noise, for training, evaluation and calibration alike."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -18,16 +16,27 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 from iresnet_models.errors import InputError
 from iresnet_models.preprocessing import load_image, preprocessing, to_pixels
 from iresnet_models.spec import ModelSpec
+from iresnet_train.digits import DIGITS_DATA, digits_of, digits_spec, permutation, some_of
+from iresnet_train.shards import ShardMember, Shards, has_shards
+from iresnet_train.synthetic import CLASSES, Prepared, is_synthetic, synthetic_images
 
-DIGITS_DATA = "digits"
-"""The name of the embedded data set, wherever data are named; any other name is a folder."""
+__all__ = [
+    "DIGITS_DATA",
+    "LabelledImages",
+    "calibration_set",
+    "digits_spec",
+    "evaluation_pixels",
+    "evaluation_set",
+    "has_labels",
+    "spec_for",
+    "training_pixels",
+    "training_set",
+]
 
-_DIGITS_LABELS = tuple("0123456789")
-_HELD_OUT_PER_DIGIT = 50
 _LAYOUT = "train/ and val/, and in each of them one folder of images for every class"
 
-Source = Image.Image | str
-"""An image, or the path of one."""
+Source = Image.Image | str | ShardMember
+"""An image, the path of one, or its place in a shard."""
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -46,52 +55,65 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.transform(_opened(self.images[index])), self.labels[index]
 
+    def order(self, generator: torch.Generator) -> Sequence[int]:
+        """All indices, shuffled for an epoch."""
+        shuffled: Sequence[int] = torch.randperm(len(self), generator=generator).tolist()
+        return shuffled
 
-def digits_spec(arch: str = "iresnet", depth: int = 18) -> ModelSpec:
-    """The spec of a network for the embedded digits, at 32 pixels."""
-    return ModelSpec(
-        arch,
-        depth,
-        num_classes=10,
-        image_size=32,
-        resize=32,
-        mean=(0.305, 0.305, 0.305),  # of the training part's own pixels, at 32 pixels
-        std=(0.324, 0.324, 0.324),
-        labels=_DIGITS_LABELS,
-        data=DIGITS_DATA,
-    )
+
+class ShardImages(LabelledImages):
+    """The same, out of shards: the order goes through a few of them at a time, so that a disk reads them nearly in sequence."""
+
+    def __init__(self, shards: Shards, transform: Transform) -> None:
+        super().__init__(shards.images, shards.labels, transform)
+        self._shards = shards
+
+    def order(self, generator: torch.Generator) -> Sequence[int]:
+        return self._shards.order(generator)
 
 
 def spec_for(data: str, arch: str, depth: int, **fields: Any) -> ModelSpec:
     """The spec of a network that is to learn `data`: its classes follow from the data, `fields` are as given."""
     if data == DIGITS_DATA:
         return dataclasses.replace(digits_spec(arch, depth), **fields)
+    if is_synthetic(data):
+        return ModelSpec(arch, depth, num_classes=CLASSES, **fields)
+    if has_shards(data):
+        shards = Shards(data, "train")
+        return ModelSpec(arch, depth, num_classes=shards.num_classes, labels=shards.names, **fields)
     labels = _class_folders(_training_folder(data))
     return ModelSpec(arch, depth, num_classes=len(labels), labels=labels, **fields)
 
 
 def training_set(data: str, spec: ModelSpec, augment: Transform | None = None) -> LabelledImages:
     """The training part; `augment` makes a tensor of each image, None prepares it as for evaluation."""
-    if data == DIGITS_DATA:
-        images, labels = _digits_of(spec, held_out=False)
-    else:
-        folder = _training_folder(data)
-        images, labels = _labelled_images(folder, _class_names(spec, folder))
-    return LabelledImages(images, labels, augment or preprocessing(spec))
+    return _part(data, spec, augment or preprocessing(spec), held_out=False)
 
 
 def evaluation_set(data: str, spec: ModelSpec, prepare: Transform | None = None) -> LabelledImages:
     """The held-out part, prepared in the one way of `spec`, or by `prepare`.
 
-    That is the held-out digits; of a folder its val/, or the folder itself where it has neither train/ nor val/.
-    Raises InputError where the data's classes are not those of `spec`.
+    That is the held-out digits; of a folder its val/, or the folder itself where it has neither train/ nor val/; of a pattern of
+    shards all of them. Raises InputError where the data's classes are not those of `spec`.
     """
+    return _part(data, spec, prepare or preprocessing(spec), held_out=True)
+
+
+def _part(data: str, spec: ModelSpec, transform: Transform, *, held_out: bool) -> LabelledImages:
     if data == DIGITS_DATA:
-        images, labels = _digits_of(spec, held_out=True)
-    else:
-        folder, training = _held_out_folder(data), Path(data) / "train"
-        images, labels = _labelled_images(folder, _class_names(spec, training if training.is_dir() else folder))
-    return LabelledImages(images, labels, prepare or preprocessing(spec))
+        return LabelledImages(*digits_of(spec, held_out=held_out), transform)
+    if is_synthetic(data):
+        return LabelledImages(*synthetic_images(data, held_out=held_out), Prepared(transform))
+    if has_shards(data):
+        shards = Shards(data, "val" if held_out else "train")
+        shards.require_classes_of(spec)
+        return ShardImages(shards, transform)
+    training = _folder(data) / "train"
+    if not held_out:
+        folder = _training_folder(data)
+        return LabelledImages(*_labelled_images(folder, _class_names(spec, folder)), transform)
+    folder = _held_out_folder(data)
+    return LabelledImages(*_labelled_images(folder, _class_names(spec, training if training.is_dir() else folder)), transform)
 
 
 def evaluation_pixels(data: str, spec: ModelSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -134,40 +156,13 @@ def _pixels(images: Sequence[Source], spec: ModelSpec, chosen: list[int]) -> Ten
 def _choice(available: int, count: int, seed: int) -> list[int]:
     if count < 1:
         raise InputError(f"At least one image has to be chosen, not {count}.")
-    return _permutation(available, seed)[:count]
-
-
-def _permutation(count: int, seed: int) -> list[int]:
-    # NumPy keeps the stream of RandomState the same in all its versions, that of its newer generators not.
-    return [int(index) for index in np.random.RandomState(seed).permutation(count)]
+    return permutation(available, seed)[:count]
 
 
 def _opened(image: Source) -> Image.Image:
+    if isinstance(image, ShardMember):
+        return image.opened()
     return image if isinstance(image, Image.Image) else load_image(Path(image))
-
-
-@cache
-def _digits() -> tuple[list[Image.Image], list[int]]:
-    from sklearn.datasets import load_digits  # takes a second, and folders do not need it
-
-    bunch = load_digits()
-    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-    return [Image.fromarray(image) for image in pixels], [int(label) for label in bunch.target]
-
-
-def _digits_of(spec: ModelSpec, *, held_out: bool) -> tuple[list[Source], list[int]]:
-    """The 500 held-out digits, 50 of each, or the other 1,297."""
-    if spec.num_classes != 10 or spec.labels not in (None, _DIGITS_LABELS):
-        classes = f"{spec.num_classes}" + ("" if spec.labels is None else f" ({_some(spec.labels)})")
-        raise InputError(f"The classes of the digits are 0 to 9, but those of this {spec.name} are {classes}; name its own data.")
-    images, labels = _digits()
-    taken = [0] * 10
-    chosen = []
-    for index in _permutation(len(images), seed=0):
-        if (taken[labels[index]] < _HELD_OUT_PER_DIGIT) == held_out:
-            chosen.append(index)
-        taken[labels[index]] += 1
-    return [images[index] for index in chosen], [labels[index] for index in chosen]
 
 
 def _folder(data: str) -> Path:
@@ -215,7 +210,7 @@ def _images_in(folder: Path) -> list[str]:
 
 def _images_without_classes(data: str) -> list[str]:
     """The images that lie in the folder itself, where it has no folders of classes."""
-    if data == DIGITS_DATA:
+    if data == DIGITS_DATA or is_synthetic(data) or has_shards(data):
         return []
     folder = _held_out_folder(data)
     return [] if _subfolders(folder) else _images_in(folder)
@@ -241,19 +236,15 @@ def _labelled_images(folder: Path, names: tuple[str, ...]) -> tuple[list[Source]
     foreign = [name for name in found if name not in place]
     if foreign:
         raise InputError(
-            f"{folder} has folders that are no classes of the network or of its training data: {_some(foreign)}; "
-            f"the {len(names)} classes are {_some(names)}. Rename or remove them, or name other data."
+            f"{folder} has folders that are no classes of the network or of its training data: {some_of(foreign)}; "
+            f"the {len(names)} classes are {some_of(names)}. Rename or remove them, or name other data."
         )
     samples = make_dataset(str(folder), place, IMG_EXTENSIONS, allow_empty=True)
     filled = {label for _, label in samples}
     empty = [name for name in found if place[name] not in filled]
     if empty:
         raise InputError(
-            f"{folder} has folders without images: {_some(empty)}; expected files that end in {', '.join(IMG_EXTENSIONS)}. "
+            f"{folder} has folders without images: {some_of(empty)}; expected files that end in {', '.join(IMG_EXTENSIONS)}. "
             "Add images, or remove these folders."
         )
     return [path for path, _ in samples], [label for _, label in samples]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

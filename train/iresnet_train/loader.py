@@ -1,22 +1,34 @@
-"""Batches of a data set: seeded, loaded by workers that stay."""
+"""Batches of a data set: loaded by workers that stay, and in training the same whatever their number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from iresnet_models.errors import InputError
+from iresnet_train.data import LabelledImages
+from iresnet_train.distributed import World
+from iresnet_train.preemption import leave_stopping_to_the_trainer
+from iresnet_train.randomness import order_generator, seed_image
+
+
+class Batch(NamedTuple):
+    """Images (n, 3, s, s) and labels (n), None where there is none that can be read; and what is wrong with the others."""
+
+    images: Tensor | None
+    labels: Tensor | None
+    unreadable: list[str]
 
 
 class Loader:
-    """Batches (images, labels) of a data set, pass after pass.
+    """Batches (images, labels) of a data set, in order, pass after pass.
 
-    The order follows from `seed`, and differs from pass to pass if `shuffle`. An image that cannot be read raises
-    its InputError here, from whichever worker found it.
+    An image that cannot be read raises its InputError here, from whichever worker found it; with `on_unreadable`, that is told
+    the reason, and the image is left out.
     """
 
     def __init__(
@@ -24,22 +36,19 @@ class Loader:
         dataset: Dataset[tuple[Tensor, int]],
         batch_size: int,
         *,
-        shuffle: bool = False,
-        seed: int = 0,
         workers: int = 0,
         pin_memory: bool = False,
-        drop_last: bool = False,
+        on_unreadable: Callable[[str], None] | None = None,
     ) -> None:
+        self._tell = _raise if on_unreadable is None else on_unreadable
         self._loader: DataLoader[Any] = DataLoader(
             _Guarded(dataset),
             batch_size,
-            shuffle=shuffle,
-            generator=torch.Generator().manual_seed(seed),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
-            drop_last=drop_last,
             collate_fn=_collated,
+            worker_init_fn=leave_stopping_to_the_trainer,
         )
 
     def __len__(self) -> int:
@@ -47,10 +56,72 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self._loader:
-            if isinstance(batch, InputError):
-                raise batch
-            images, labels = batch
-            yield images, labels
+            for reason in batch.unreadable:
+                self._tell(reason)
+            if batch.images is not None:
+                yield batch.images, batch.labels
+
+
+class TrainingLoader:
+    """This process's part of every step's batch, shuffled and augmented by what `seed`, epoch and image say.
+
+    A step's images are the same for any number of processes and workers. A last batch with fewer than `least` images for each
+    process is left out: BatchNorm cannot normalise a single one.
+    """
+
+    def __init__(
+        self,
+        dataset: LabelledImages,
+        batch_size: int,
+        world: World,
+        *,
+        seed: int = 0,
+        least: int = 2,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        rest = len(dataset) % batch_size
+        self.steps = len(dataset) // batch_size + (rest >= least * world.size)
+        self._images, self._batch_size = len(dataset), batch_size
+        self._plan = _Plan(dataset, batch_size, self.steps, world, seed)
+        self._loader: DataLoader[Any] = DataLoader(
+            _Keyed(dataset, seed),
+            batch_sampler=self._plan,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            collate_fn=_collated,
+            worker_init_fn=leave_stopping_to_the_trainer,
+            # Its own generator, so that it draws nothing from the common one.
+            generator=torch.Generator(),
+        )
+
+    def planned(self, step: int) -> int:
+        """Images of a step, over all processes."""
+        return min(self._batch_size, self._images - step * self._batch_size)
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from its step `first` on."""
+        self._plan.epoch, self._plan.first = epoch, first
+        if first < self.steps:
+            yield from self._loader
+
+
+class _Plan:
+    """Which images make each step, as (epoch, index)."""
+
+    def __init__(self, dataset: LabelledImages, batch_size: int, steps: int, world: World, seed: int) -> None:
+        self._dataset, self._batch_size, self._steps, self._world, self._seed = dataset, batch_size, steps, world, seed
+        self.epoch = self.first = 0
+
+    def __len__(self) -> int:
+        return self._steps - self.first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = self.epoch, self._dataset.order(order_generator(self._seed, self.epoch))
+        for step in range(self.first, self._steps):
+            batch = order[step * self._batch_size : (step + 1) * self._batch_size]
+            yield [(epoch, int(index)) for index in self._world.share(batch)]
 
 
 class _Guarded(Dataset[Any]):
@@ -69,5 +140,26 @@ class _Guarded(Dataset[Any]):
             return error
 
 
-def _collated(items: list[Any]) -> Any:
-    return next((item for item in items if isinstance(item, InputError)), None) or default_collate(items)
+class _Keyed(Dataset[Any]):
+    """The same, each image augmented as its (epoch, index) says."""
+
+    def __init__(self, dataset: Dataset[tuple[Tensor, int]], seed: int) -> None:
+        self._dataset, self._seed = _Guarded(dataset), seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | InputError:
+        epoch, index = key
+        seed_image(self._seed, epoch, index)
+        return self._dataset[index]
+
+
+def _collated(items: list[Any]) -> Batch:
+    read = [item for item in items if not isinstance(item, InputError)]
+    unreadable = [str(item) for item in items if isinstance(item, InputError)]
+    if not read:
+        return Batch(None, None, unreadable)
+    images, labels = default_collate(read)
+    return Batch(images, labels, unreadable)
+
+
+def _raise(reason: str) -> None:
+    raise InputError(reason)

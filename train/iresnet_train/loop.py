@@ -2,168 +2,265 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.data import Subset
 
-from iresnet_models.errors import CheckFailedError, InputError, UnavailableError
+from iresnet_models.errors import CheckFailedError, InputError
 from iresnet_models.spec import ModelSpec
 from iresnet_train.augmentation import augmented
 from iresnet_train.config import TrainConfig
 from iresnet_train.data import evaluation_set, spec_for, training_set
-from iresnet_train.learner import Learner
-from iresnet_train.loader import Loader
-from iresnet_train.metrics import NOTHING, Evaluation, evaluate
-from iresnet_train.run_folder import EpochRecord, RunFolder
+from iresnet_train.determinism import algorithms
+from iresnet_train.distributed import World, joined_world
+from iresnet_train.learner import Learner, StepOutcome
+from iresnet_train.loader import Loader, TrainingLoader
+from iresnet_train.metrics import Evaluation, evaluate
+from iresnet_train.preemption import StopRequest, stop_requests
+from iresnet_train.records import EpochRecord, Position, Progress, TrainingResult
+from iresnet_train.run_folder import RunFolder
+from iresnet_train.stopwatch import Stopwatch, advice
+from iresnet_train.trouble import UnreadableImages, not_finite, preempted
 
 _MOST_WORKERS = 8
+_MOST_SKIPPED = 100
+"""Steps of an epoch that `on_nan="skip"` leaves out before the run counts as diverged."""
+
+_log = logging.getLogger("iresnet_train")
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is, after one of its steps; `epoch` and `step` (of the epoch) count from 1.
+def train(
+    config: TrainConfig, progress: Callable[[Progress], None] | None = None, *, environment: dict[str, Any] | None = None
+) -> TrainingResult:
+    """Trains a network as `config` says, alone or as one of torchrun's processes, and calls `progress` after every step.
 
-    `loss` is the batch's; `val_acc1`, in percent, is that of the epoch before.
+    Leaves log.csv (a line an epoch), train.json (with `environment`), last.pt, best.pt (of the highest accuracy on the held-out
+    images) and the states to go on from in `config.folder`. On a CPU, a seed gives the same weights bit by bit, resumed or not.
+    Raises CheckFailedError before a loss that is not finite reaches the weights, and PreemptedError after SIGTERM or SIGUSR1,
+    with the state saved. Remarks go to the logger "iresnet_train".
     """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    lr: float
-    images_per_second: float
-    val_acc1: float | None
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a run left, and how good it became: `val_acc1`, in percent, is that of `best`."""
-
-    best: Path
-    last: Path
-    log: Path
-    val_acc1: float
-    best_epoch: int
-    epochs: int
-    seconds: float
-    images_per_second: float
+    with joined_world(config.device) as world, algorithms(deterministic=config.deterministic), stop_requests() as stop:
+        run = RunFolder(config, environment, writes=world.is_first)
+        torch.manual_seed(config.seed)
+        spec = spec_for(config.data, config.arch, config.depth, **config.model_fields())
+        training = Training(config, spec, world, run, progress or (lambda now: None))
+        with run.opened(spec):
+            training.begin()
+            for epoch in range(training.at.epoch, config.epochs):
+                training.train_epoch(epoch, stop)
+                training.evaluate_epoch(epoch)
+            training.finish()
+        return training.result()
 
 
-def train(config: TrainConfig, progress: Callable[[Progress], None] | None = None) -> TrainingResult:
-    """Trains a network as `config` says, and calls `progress` after every step.
+class Training:
+    """The parts of a run, and what is done with them in an epoch. `at`: how far it is."""
 
-    Leaves log.csv (a line an epoch), last.pt and best.pt (of the highest accuracy on the held-out images) in
-    `config.folder`. On a CPU, a seed gives the same weights bit by bit. Raises CheckFailedError before a loss that
-    is not finite reaches the weights.
-    """
-    started = time.perf_counter()
-    run = RunFolder(config)
-    device = _device(config)
-    torch.manual_seed(config.seed)
-    learner = Learner(config, spec_for(config.data, config.arch, config.depth, **config.model_fields()), device)
-    training, held_out = _loaders(config, learner.spec, device)
-    steps = len(training)
-    run.create()
+    def __init__(
+        self, config: TrainConfig, spec: ModelSpec, world: World, run: RunFolder, progress: Callable[[Progress], None]
+    ) -> None:
+        self._config, self._world, self._run, self._progress = config, world, run, progress
+        self._unreadable = UnreadableImages(config.max_corrupt, world)
+        self._workers = min(_MOST_WORKERS, _processors()) if config.workers is None else config.workers
+        self._images, self._held_out = self._loaders(spec)
+        self._learner = Learner(config, spec, world)
+        self.at = Position()
 
-    for epoch in range(config.epochs):
-        epoch_started = time.perf_counter()
-        trained = NOTHING
-        for step, (images, labels) in enumerate(training):
-            lr = config.learning_rate(epoch + (step + 0.5) / steps)
-            loss, counted = learner.backward(images, labels)
-            _require_finite(loss, run, f"at step {step + 1} of {steps} of epoch {epoch + 1}", lr)
-            learner.update(lr)
-            trained += counted
-            speed = trained.images / (time.perf_counter() - epoch_started)
-            if progress is not None:
-                val_acc1 = run.records[-1].val_acc1 if run.records else None
-                progress(Progress(epoch + 1, config.epochs, step + 1, steps, loss, lr, speed, val_acc1))
+    def _loaders(self, spec: ModelSpec) -> tuple[TrainingLoader, Loader]:
+        """Of the training part, augmented and shuffled, and of this process's share of the held-out part."""
+        config, world = self._config, self._world
+        common: dict[str, Any] = {"workers": self._workers, "pin_memory": world.device.type == "cuda"}
+        augment = augmented(config.augmentation, spec, config.train_crop_size, config.random_erasing)
+        images = training_set(config.data, spec, augment)
+        held_out = evaluation_set(config.val_data or config.data, spec)
+        least = 2 * config.accumulate
+        training = TrainingLoader(images, config.batch_size, world, seed=config.seed, least=least, **common)
+        if not training.steps or config.batch_size < least * world.size:
+            raise InputError(
+                f"{config.data} has {len(images)} training images, to be taken in batches of {config.batch_size} by {world.size} "
+                f"process(es); each needs at least {least} of a batch. Use a larger --batch-size, fewer processes, or more images."
+            )
+        share = Subset(held_out, range(world.rank, len(held_out), world.size))
+        batch_size = -(-config.batch_size // world.size)
+        return training, Loader(share, batch_size, on_unreadable=self._unreadable.note, **common)
 
-        validated = evaluate(learner.predict, held_out)
-        _require_finite(validated.loss, run, f"on the held-out images after epoch {epoch + 1}", lr)
-        run.save(learner.model, _record(epoch + 1, trained, validated, lr, time.perf_counter() - epoch_started, speed))
+    def begin(self) -> None:
+        """At the beginning, or where the newest saved state leaves off."""
+        config, run = self._config, self._run
+        state = self._world.from_first(run.states.newest() if self._world.is_first and config.resume != "no" else None)
+        if state is None:
+            if config.resume == "yes":
+                raise InputError(
+                    f"{config.folder} holds no saved state to go on from. Leave out --resume, or name another --result-path."
+                )
+            run.begin(self.at, [])
+            return
+        if differences := config.differences(state["config"]):
+            raise InputError(
+                f"{config.folder} holds a run of other settings: {'; '.join(differences)}. Resume it with its own, or begin "
+                "another one in another --result-path (with --pretrained from its weights)."
+            )
+        if state["learner"] is not None:  # else the run was finished
+            self._learner.restore(state["learner"])
+        self._unreadable.known = list(state["unreadable"])
+        self.at = Position.from_json(state["position"])
+        run.begin(self.at, [EpochRecord(**values) for values in state["records"]])
+        self._say_how_exact(state["world_size"])
 
-    return _result(run, time.perf_counter() - started)
+    def train_epoch(self, epoch: int, stop: StopRequest) -> None:
+        """Takes the steps of an epoch that are left."""
+        config, learner, at, steps = self._config, self._learner, self.at, self._images.steps
+        watch = Stopwatch(at)
+        for batch in watch.waiting(self._images.epoch(epoch, at.step)):
+            for reason in batch.unreadable:
+                self._unreadable.note(reason)
+            if batch.images is None or batch.labels is None:
+                raise InputError(f"None of a step's images can be read; mend the data. The last: {batch.unreadable[-1]}")
+            step, planned = self._steps_done, self._images.planned(at.step)
+            lr = config.learning_rate(epoch + (at.step + 0.5) / steps)
+            statistics = learner.statistics() if config.on_nan == "skip" else None
+            outcome = learner.backward(batch.images, batch.labels, step=step, planned=planned, stop=stop.name is not None)
+            if math.isfinite(outcome.loss) and learner.update(lr, step, restart_average=epoch < config.warmup_epochs):
+                at.counted += outcome.counted
+            else:
+                self._skip_or_raise(outcome.loss, f"at step {at.step + 1} of {steps} of epoch {epoch + 1}", lr, statistics)
+            at.step += 1
+            watch.lap()
+            self._progress(self._described(outcome, lr))
+            if outcome.stop:
+                self._save_state()
+                self._run.finish()
+                self._world.gather(None)  # torchrun ends all processes when the first of them does: let the one that saves finish
+                raise preempted(stop.name, epoch + 1, at.step, self._run)
+            if self._run.due(self._steps_done, epoch_ends=at.step == steps):
+                self._save_state()
+        self._unreadable.share()
 
-
-def _device(config: TrainConfig) -> torch.device:
-    available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        raise UnavailableError(
-            "Training on a GPU was asked for, but PyTorch finds none here. Install NVIDIA's driver and a CUDA build of PyTorch, "
-            "or say --device cpu."
+    def evaluate_epoch(self, epoch: int) -> None:
+        """Finds what an epoch was worth, and saves the network."""
+        config, learner, at = self._config, self._learner, self.at
+        if not at.counted.images:
+            raise CheckFailedError(f"No step of epoch {epoch + 1} had a finite loss. Use a lower learning rate.")
+        speed, share = at.counted.images / at.seconds, at.data_seconds / at.seconds
+        if self._world.is_first and (remark := advice(at, self._workers, _processors())) is not None:
+            _log.warning(remark)
+        watch = Stopwatch(at)
+        lr = config.learning_rate(epoch + (self._images.steps - 0.5) / self._images.steps)
+        learner.align_statistics()
+        validated = self._evaluated(learner.predict)
+        if not math.isfinite(validated.loss):
+            self._skip_or_raise(validated.loss, f"on the held-out images after epoch {epoch + 1}", lr, None)
+        averaged = None if learner.average is None else self._evaluated(learner.predict_by_average)
+        self._unreadable.share()
+        watch.lap()
+        record = EpochRecord(
+            epoch=epoch + 1,
+            train_loss=at.counted.loss,
+            train_acc1=at.counted.top1,
+            train_acc5=at.counted.top5,
+            val_loss=validated.loss,
+            val_acc1=validated.top1,
+            val_acc5=validated.top5,
+            lr=lr,
+            seconds=at.seconds,
+            images_per_second=speed,
+            data_wait_share=share,
+            ema_val_acc1=None if averaged is None else averaged.top1,
+            ema_val_acc5=None if averaged is None else averaged.top5,
         )
-    return torch.device("cuda" if available and config.device != "cpu" else "cpu")
+        self._run.save_epoch(learner.exported(), record)
+        self.at = Position(epoch + 1)
 
+    def finish(self) -> None:
+        """Notes that the run is finished, in place of the states to go on from."""
+        self._run.save_state(self._steps_done, self.at, {"learner": None} | self._extra())
+        self._run.finish()
+        self._run.states.prune(1)
 
-def _loaders(config: TrainConfig, spec: ModelSpec, device: torch.device) -> tuple[Loader, Loader]:
-    """Of the training part, augmented and shuffled, and of the held-out part."""
-    training = training_set(config.data, spec, augmented(config.augmentation, spec, config.train_crop_size))
-    held_out = evaluation_set(config.data, spec)
-    if len(training) < 2:
-        raise InputError(f"{config.data} has a single training image; training needs at least two.")
-    workers = min(_MOST_WORKERS, _processors()) if config.workers is None else config.workers
-    common: dict[str, Any] = {"seed": config.seed, "workers": workers, "pin_memory": device.type == "cuda"}
-    # A last batch of one image is left out: BatchNorm cannot normalise a single value a channel.
-    alone = len(training) % config.batch_size == 1
-    return (
-        Loader(training, config.batch_size, shuffle=True, drop_last=alone, **common),
-        Loader(held_out, config.batch_size, **common),
-    )
+    def result(self) -> TrainingResult:
+        run, records = self._run, self._run.records
+        best = run.best
+        assert best is not None
+        return TrainingResult(
+            best=run.best_checkpoint,
+            last=run.last_checkpoint,
+            log=run.log,
+            report=run.report,
+            val_acc1=run.accuracy(best),
+            best_epoch=best.epoch,
+            epochs=len(records),
+            seconds=sum(record.seconds for record in records),
+            images_per_second=sum(record.images_per_second for record in records) / len(records),
+        )
+
+    @property
+    def _steps_done(self) -> int:
+        """Of the whole run."""
+        return self.at.epoch * self._images.steps + self.at.step
+
+    def _evaluated(self, predict: Callable[[Tensor], Tensor]) -> Evaluation:
+        """Over the held-out images, each counted once, in the one process whose share it is in."""
+        return evaluate(predict, self._held_out, lambda tally: self._world.sum(tally.to(self._world.device)))
+
+    def _save_state(self) -> None:
+        if not self._learner.is_finite():
+            raise self._not_finite(math.nan, "in the weights, when they were about to be saved", self._config.lr)
+        self._run.save_state(self._steps_done, self.at, {"learner": self._learner.state()} | self._extra())
+
+    def _extra(self) -> dict[str, Any]:
+        return {"unreadable": self._unreadable.known, "world_size": self._world.size}
+
+    def _skip_or_raise(self, loss: float, where: str, lr: float, statistics: list[Tensor] | None) -> None:
+        """Leaves a step out, or stops."""
+        if statistics is None or self.at.skipped >= _MOST_SKIPPED:
+            raise self._not_finite(loss, where, lr)
+        self._learner.restore_statistics(statistics)
+        self.at.skipped += 1
+        if self._world.is_first:
+            _log.warning("The loss was %s %s, at a learning rate of %.3g: this step is left out.", loss, where, lr)
+
+    def _not_finite(self, loss: float, where: str, lr: float) -> CheckFailedError:
+        return not_finite(loss, where, lr, self._config, self._learner.precision, self._run)
+
+    def _say_how_exact(self, earlier_size: int) -> None:
+        if not self._world.is_first:
+            return
+        at, size = self.at, self._world.size
+        exact = "exactly as if it had not been interrupted"
+        if size != earlier_size:
+            exact = (
+                f"with {size} process(es) in place of {earlier_size}. Everything is restored, but sums add up in another order, so "
+                "that the weights will not be bit for bit those of an uninterrupted run"
+            )
+        elif self._world.device.type == "cuda" and not self._config.deterministic:
+            exact = "with everything restored; bits may differ, for without --deterministic a GPU does not add in a fixed order"
+        _log.info("Resumed after step %d of epoch %d, %s.", at.step, at.epoch + 1, exact)
+
+    def _described(self, outcome: StepOutcome, lr: float) -> Progress:
+        config, at, steps, records = self._config, self.at, self._images.steps, self._run.records
+        left = (config.epochs - at.epoch) * steps - at.step
+        memory = torch.cuda.max_memory_allocated() / 1e9 if self._world.device.type == "cuda" else None
+        return Progress(
+            epoch=at.epoch + 1,
+            epochs=config.epochs,
+            step=at.step,
+            steps=steps,
+            loss=outcome.loss,
+            lr=lr,
+            images_per_second=at.counted.images / at.seconds,
+            val_acc1=self._run.accuracy(records[-1]) if records else None,
+            eta_seconds=left * at.seconds / at.step,
+            data_wait_share=at.data_seconds / at.seconds,
+            gpu_memory_gb=memory,
+        )
 
 
 def _processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _require_finite(loss: float, run: RunFolder, where: str, lr: float) -> None:
-    if math.isfinite(loss):
-        return
-    saved = (
-        f"{run.last_checkpoint} and {run.best_checkpoint} stay as they were after epoch {run.records[-1].epoch}"
-        if run.records
-        else "no epoch was finished, so that nothing was saved"
-    )
-    raise CheckFailedError(
-        f"The loss became {loss} {where}, at a learning rate of {lr:.3g}. Training was stopped there, and "
-        f"{saved}. Mostly the learning rate is too high for the network and the batch size: try a third of it, or warm-up "
-        "epochs; if it is low already, look for damaged weights in the checkpoint that training started from."
-    )
-
-
-def _record(epoch: int, trained: Evaluation, validated: Evaluation, lr: float, seconds: float, speed: float) -> EpochRecord:
-    return EpochRecord(
-        epoch=epoch,
-        train_loss=trained.loss,
-        train_acc1=trained.top1,
-        train_acc5=trained.top5,
-        val_loss=validated.loss,
-        val_acc1=validated.top1,
-        val_acc5=validated.top5,
-        lr=lr,
-        seconds=seconds,
-        images_per_second=speed,
-    )
-
-
-def _result(run: RunFolder, seconds: float) -> TrainingResult:
-    best = run.best
-    assert best is not None
-    return TrainingResult(
-        best=run.best_checkpoint,
-        last=run.last_checkpoint,
-        log=run.log,
-        val_acc1=best.val_acc1,
-        best_epoch=best.epoch,
-        epochs=len(run.records),
-        seconds=seconds,
-        images_per_second=sum(record.images_per_second for record in run.records) / len(run.records),
-    )

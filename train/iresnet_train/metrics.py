@@ -21,6 +21,12 @@ class Evaluation:
     top5_correct: int
     loss_sum: float
 
+    @classmethod
+    def of(cls, tally: Iterable[float]) -> Evaluation:
+        """Of the four numbers that `tally` counts."""
+        images, top1, top5, loss = tally
+        return cls(int(images), int(top1), int(top5), loss)
+
     @property
     def loss(self) -> float:
         """Mean cross-entropy of an image."""
@@ -48,32 +54,51 @@ class Evaluation:
 NOTHING = Evaluation(0, 0, 0, 0.0)
 
 
-def evaluate(predict: Callable[[Tensor], Tensor], loader: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-    """Counts over all batches of `loader` (images, labels); `predict` makes logits (n, classes) of images (n, 3, s, s)."""
-    total = NOTHING
+def evaluate(
+    predict: Callable[[Tensor], Tensor],
+    loader: Iterable[tuple[Tensor, Tensor]],
+    combined: Callable[[Tensor], Tensor] = lambda tally: tally,
+) -> Evaluation:
+    """Counts over all batches of `loader` (images, labels); `predict` makes logits (n, classes) of images (n, 3, s, s).
+
+    `combined` adds what other processes counted over their images.
+    """
+    total = None
     with torch.no_grad():
         for images, labels in loader:
-            total += count(predict(images), labels)
-    if not total.images:
+            counted = tally(predict(images), labels)
+            total = counted if total is None else total + counted
+    found = Evaluation.of(combined(torch.zeros(4, dtype=torch.float64) if total is None else total).tolist())
+    if not found.images:
         raise InputError("There are no images to evaluate on.")
-    return total
+    return found
 
 
 def count(logits: Tensor, labels: Tensor) -> Evaluation:
-    """Counts of one batch.
+    """Counts of one batch."""
+    return Evaluation.of(tally(logits, labels).tolist())
+
+
+def tally(logits: Tensor, labels: Tensor) -> Tensor:
+    """Images, those right at first, those right among the first five, and the sum of losses: four float64 on the logits' device.
 
     Of equal logits the first class wins, as in argmax, so that the count does not depend on how a device sorts. An
     image with a logit that is NaN is wrong.
     """
-    logits, labels = logits.detach().double(), labels.to(logits.device)
     if logits.ndim != 2 or len(logits) != len(labels) or int(labels.max()) >= logits.shape[1]:
         raise InputError(
             f"Logits of shape {tuple(logits.shape)} do not fit {len(labels)} labels up to {int(labels.max())}; "
             "evaluate on the data that the network was trained on."
         )
+    logits, labels = logits.detach().double(), labels.to(logits.device, non_blocking=True)
+    return torch.stack([*correct(logits, labels), cross_entropy(logits, labels, reduction="sum")])
+
+
+def correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first three of `tally`, of labels on the logits' device."""
     own = logits.gather(1, labels[:, None])
     earlier = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
     rank = ((logits > own) | ((logits == own) & earlier)).sum(1)
     rank = rank.masked_fill(logits.isnan().any(1), logits.shape[1] + 5)
-    loss = cross_entropy(logits, labels, reduction="sum")
-    return Evaluation(len(labels), int((rank < 1).sum()), int((rank < 5).sum()), float(loss))
+    images = torch.full((), len(labels), dtype=torch.float64, device=logits.device)
+    return images, (rank < 1).sum().double(), (rank < 5).sum().double()

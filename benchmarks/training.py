@@ -1,0 +1,300 @@
+"""How fast a network trains, and where a step's time goes: data, forward, backward, optimizer.
+
+Run: python benchmarks/training.py --json benchmarks/results/training.json        (on a GPU: --batch-size 256 --compile)
+     python benchmarks/training.py --smoke                                           (seconds: does it run?)
+
+Three candidates take turns, step by step, in random order, in each precision: this project's Learner; the same with --compile; and
+"reference", torchvision's reference training loop written plainly (SGD, autocast where the precision asks for it, zero_grad,
+backward, step, with its per-step reading of loss and accuracy). All train the same network on the same images. Speed-ups are paired
+by round, with 95 % intervals from resampled rounds. A second part measures how fast images arrive from JPEG files, by workers.
+The fraction of the hardware's limit is that of the fastest matrix product found here in the same precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from iresnet_export.environment import environment
+from iresnet_models import ModelSpec, build_model
+from iresnet_models.files import write_json
+from iresnet_models.operations import multiply_accumulates
+from iresnet_train import TrainConfig, spec_for, training_set
+from iresnet_train.augmentation import augmented
+from iresnet_train.distributed import World
+from iresnet_train.learner import Learner
+from iresnet_train.loader import TrainingLoader
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PARTS = ("data", "forward", "backward", "optimizer")
+Step = Callable[[Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    arch: str
+    depth: int
+    batch_size: int
+    image_size: int
+    steps: int
+    warmup: int
+    device: torch.device
+    compile: bool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="resnet")
+    parser.add_argument("--depth", type=int, default=50)
+    parser.add_argument("--batch-size", type=int, help="default: 256 on a GPU, 16 on a CPU")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--precisions", help="default: bf16,fp16,fp32 on a GPU, fp32,bf16 on a CPU")
+    parser.add_argument("--steps", type=int, help="rounds measured; default: 50 on a GPU, 8 on a CPU")
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
+    parser.add_argument("--smoke", action="store_true", help="a tiny network, two steps: does it run?")
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.type == "cuda"
+    settings = Settings(
+        chosen.arch,
+        18 if chosen.smoke else chosen.depth,
+        4 if chosen.smoke else chosen.batch_size or (256 if on_gpu else 16),
+        32 if chosen.smoke else chosen.image_size,
+        2 if chosen.smoke else chosen.steps or (50 if on_gpu else 8),
+        1 if chosen.smoke else (10 if on_gpu else 2),
+        device,
+        chosen.compile,
+    )
+    if not on_gpu:
+        print(
+            "No GPU here: these are the figures of a CPU. The promised 3,079 images/s are an H200's, and not measured by this run."
+        )
+    precisions = (chosen.precisions or ("bf16,fp16,fp32" if on_gpu else "fp32,bf16")).split(",")
+    rows = [row for precision in precisions for row in measured(settings, precision)]
+    loading = loading_rows(settings, 32 if chosen.smoke else 256)
+    show(rows, loading)
+    if chosen.json is not None:
+        date = datetime.now(UTC).date().isoformat()
+        document = {"date": date, "environment": environment(), "settings": {**vars(settings), "device": str(device)}}
+        write_json(chosen.json, document | {"results": rows, "loading": loading})
+
+
+def measured(settings: Settings, precision: str) -> list[dict[str, Any]]:
+    """Every candidate in one precision, in turns."""
+    torch.backends.cudnn.benchmark = True
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(settings.batch_size, 3, settings.image_size, settings.image_size, generator=generator)
+    labels = torch.randint(0, 1000, (settings.batch_size,), generator=generator)
+    if settings.device.type == "cuda":
+        images, labels = images.pin_memory(), labels.pin_memory()
+    candidates = {"reference": reference_step(settings, precision), "iresnet-train": own_step(settings, precision, compiled=False)}
+    if settings.compile:
+        candidates["iresnet-train, compiled"] = own_step(settings, precision, compiled=True)
+    for step in candidates.values():
+        for _ in range(settings.warmup):
+            step(images, labels)
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    draw = random.Random(0)
+    for _ in range(settings.steps):
+        for name in draw.sample(list(candidates), len(candidates)):
+            times[name].append(timed(settings.device, lambda step=candidates[name]: step(images, labels)))
+    limit = fastest_product(settings, precision)
+    spec = ModelSpec(settings.arch, settings.depth, image_size=settings.image_size, resize=settings.image_size)
+    operations = 3 * 2 * multiply_accumulates(spec) * settings.batch_size  # the backward pass takes twice the forward one's
+    split = parts_of_step(settings, precision, images, labels)
+    rows = []
+    for name, seconds in times.items():
+        median = float(np.median(seconds))
+        low, middle, high = speedup(times["reference"], seconds)
+        rows.append(
+            {
+                "candidate": name,
+                "precision": precision,
+                "step_ms": 1e3 * median,
+                "images_per_second": settings.batch_size / median,
+                "speedup": {"p50": middle, "ci95": [low, high]},
+                "fraction_of_limit": operations / median / limit,
+                "limit_gflops": limit / 1e9,
+                "parts_ms": split if name == "iresnet-train" else None,
+                "samples_ms": [1e3 * value for value in seconds],
+            }
+        )
+    return rows
+
+
+def own_step(settings: Settings, precision: str, *, compiled: bool) -> Step:
+    learner, taken = own_learner(settings, precision, compiled=compiled), 0
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        nonlocal taken
+        learner.backward(images, labels, step=taken)
+        learner.update(1e-4, taken)
+        taken += 1
+
+    return step
+
+
+def own_learner(settings: Settings, precision: str, *, compiled: bool) -> Learner:
+    size = settings.image_size
+    config = TrainConfig(
+        "synthetic",
+        arch=settings.arch,
+        depth=settings.depth,
+        batch_size=settings.batch_size,
+        train_crop_size=size,
+        val_resize=size,
+        val_crop_size=size,
+        precision=precision,  # type: ignore[arg-type]
+        compile=compiled,
+    )
+    torch.manual_seed(0)
+    spec = spec_for("synthetic", settings.arch, settings.depth, **config.model_fields())
+    return Learner(config, spec, World(0, 1, settings.device))
+
+
+def reference_step(settings: Settings, precision: str) -> Step:
+    """The reference loop, with none of this project's choices but the network."""
+    torch.manual_seed(0)
+    device = settings.device
+    model = build_model(settings.arch, settings.depth).to(device).train()
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        images, labels = images.to(device), labels.to(device)
+        with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
+            logits = model(images)
+            loss = criterion(logits, labels)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        found = logits.topk(5, 1)[1] == labels[:, None]
+        loss.item(), found[:, 0].sum().item(), found.sum().item()
+
+    return step
+
+
+def parts_of_step(settings: Settings, precision: str, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Median milliseconds of the parts of a step of ours, each waited for: their sum is more than a step that is not."""
+    learner = own_learner(settings, precision, compiled=False)
+    loss = torch.nn.functional.cross_entropy
+    found: dict[str, list[float]] = {part: [] for part in PARTS}
+    enabled, kept = precision != "fp32", {}
+    layout = torch.channels_last if learner.model.conv1.weight.is_contiguous(memory_format=torch.channels_last) else None
+
+    def data() -> None:
+        kept["x"] = images.to(settings.device, memory_format=layout or torch.contiguous_format)
+        kept["y"] = labels.to(settings.device)
+
+    def forward() -> None:
+        with torch.autocast(settings.device.type, DTYPES[precision], enabled=enabled):
+            kept["loss"] = loss(learner.model.train()(kept["x"]).float(), kept["y"])
+
+    def backward() -> None:
+        for value in learner.model.parameters():
+            value.grad = None
+        kept["loss"].backward()
+
+    for step in range(settings.warmup + settings.steps):
+        for part, work in zip(PARTS, (data, forward, backward, lambda: learner.update(1e-4)), strict=True):
+            if part == "optimizer" and precision == "fp16":
+                learner._scaler.scale(kept["loss"])  # the scaler is made when it is first used
+            seconds = timed(settings.device, work)
+            if step >= settings.warmup:
+                found[part].append(1e3 * seconds)
+    return {part: float(np.median(values)) for part, values in found.items()}
+
+
+def loading_rows(settings: Settings, count: int) -> list[dict[str, Any]]:
+    """Images a second from JPEG files of 500 x 375 pixels, ImageNet's usual size, decoded and augmented, by workers."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        random_pixels = np.random.RandomState(0)
+        for part in ("train", "val"):
+            for label in range(2):
+                (Path(folder) / part / str(label)).mkdir(parents=True)
+                for index in range(count // 2 if part == "train" else 1):
+                    coarse = random_pixels.randint(0, 256, (15, 20, 3), dtype=np.uint8)
+                    image = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+                    image.save(Path(folder) / part / str(label) / f"{index}.jpg", quality=90)
+        spec = spec_for(folder, "iresnet", 50)
+        data = training_set(folder, spec, augmented("crop-flip", spec, 224))
+        for workers in (0, 1, 2, 4, 8, 16):
+            if workers > (len_affinity() or 1):
+                break
+            loader = TrainingLoader(data, 32, World(0, 1, torch.device("cpu")), workers=workers)
+            list(loader.epoch(0))
+            before = time.perf_counter()
+            list(loader.epoch(1))
+            rows.append({"workers": workers, "images_per_second": count / (time.perf_counter() - before)})
+    return rows
+
+
+def len_affinity() -> int:
+    import psutil
+
+    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process(), "cpu_affinity") else psutil.cpu_count()
+
+
+def fastest_product(settings: Settings, precision: str) -> float:
+    """Operations a second of the fastest matrix product of a few."""
+    size = 8192 if settings.device.type == "cuda" else 1024
+    best = 0.0
+    for side in (size // 2, size):
+        one, other = (torch.randn(side, side, device=settings.device, dtype=DTYPES[precision]) for _ in range(2))
+        for _ in range(5):
+            best = max(best, 2 * side**3 / timed(settings.device, lambda one=one, other=other: one @ other))
+    return best
+
+
+def timed(device: torch.device, work: Callable[[], Any]) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    before = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - before
+
+
+def speedup(reference: list[float], own: list[float]) -> tuple[float, float, float]:
+    """2.5 %, 50 % and 97.5 % of the median ratio of rounds, over resampled rounds."""
+    ratios = np.array(reference) / np.array(own)
+    draws = np.random.RandomState(0).randint(0, len(ratios), (2000, len(ratios)))
+    low, high = np.percentile(np.median(ratios[draws], axis=1), (2.5, 97.5))
+    return float(low), float(np.median(ratios)), float(high)
+
+
+def show(rows: list[dict[str, Any]], loading: list[dict[str, Any]]) -> None:
+    print(
+        "| candidate | precision | ms a step | images/s | over the reference | of the limit | data, forward, backward, optimizer |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        low, high = row["speedup"]["ci95"]
+        parts = "" if row["parts_ms"] is None else ", ".join(f"{row['parts_ms'][part]:.1f}" for part in PARTS)
+        print(
+            f"| {row['candidate']} | {row['precision']} | {row['step_ms']:.1f} | {row['images_per_second']:.1f} "
+            f"| {row['speedup']['p50']:.3f} ({low:.3f} to {high:.3f}) | {row['fraction_of_limit']:.0%} | {parts} |"
+        )
+    for row in loading:
+        print(f"JPEG files by {row['workers']} workers: {row['images_per_second']:.0f} images/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""`eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from iresnet_export.cli.console import progress_bar, say, show, write_report
+from iresnet_export.cli.options import BackendNames, Device, JsonFile, Trust, device_from_option
+
+
+def evaluate(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="MODEL_OR_ARTIFACT...", help="Checkpoints and artifacts.", show_default=False)
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="`digits` or a folder. Default: what the network was trained on.", show_default=False),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images run at a time.", min=1)] = 32,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that load images.", min=0)] = 0,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="The network of artifacts that have no descent.", show_default=False)
+    ] = None,
+    device: Device = "auto",
+    backend: BackendNames = None,
+    trust: Trust = False,
+    json: JsonFile = None,
+) -> None:
+    """Count top-1 and top-5 accuracy on held-out images, of checkpoints and artifacts alike."""
+    from iresnet_export.reporting.documents import eval_document
+    from iresnet_export.reporting.tables import eval_table
+    from iresnet_export.verification.accuracy import EvalOptions, accuracies
+
+    options = EvalOptions(data, batch_size, workers, device_from_option(device), checkpoint, trust, tuple(backend or ()))
+    with progress_bar() as progress:
+        found = accuracies(files, options, progress)
+    show(eval_table(found))
+    for accuracy in found:
+        if accuracy.reason is not None:
+            say(f"{accuracy.artifact}: skipped: {accuracy.reason}")
+    write_report(json, eval_document(found, options))
+    if not any(accuracy.status == "ok" for accuracy in found):
+        raise typer.Exit(3)

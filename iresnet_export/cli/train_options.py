@@ -1,0 +1,197 @@
+"""The options of `train`, each named as the field of TrainConfig that it sets; without it the preset's value stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NETWORK, DATA, PLACE = "Network", "Data", "Where it goes, and going on"
+RECIPE, COMPUTING = "Recipe (each replaces the preset's value)", "How it is computed"
+
+TrainData = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="`digits`, `synthetic`, a folder with train/ and val/ and in each a folder for every class, or shards (.tar).",
+    ),
+]
+ValData = Annotated[
+    str | None,
+    typer.Option("--val-data", help="The held-out part, where it is elsewhere.", rich_help_panel=DATA, show_default=False),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        help="Processes that load images. Default: one a core, up to 8; none for digits.",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]
+MaxCorrupt = Annotated[
+    int | None,
+    typer.Option(
+        "--max-corrupt",
+        help="Images that may be unreadable, and are named and skipped. Default: 0.",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]
+TrainArch = Annotated[
+    str | None, typer.Option("--arch", help="Family. Default: iresnet.", rich_help_panel=NETWORK, show_default=False)
+]
+TrainDepth = Annotated[
+    int | None, typer.Option("--depth", help="Depth. Default: 50; 18 for digits.", rich_help_panel=NETWORK, show_default=False)
+]
+Groups = Annotated[
+    int | None, typer.Option("--groups", help="Groups of a group family. Default: 64.", rich_help_panel=NETWORK, show_default=False)
+]
+Dropout = Annotated[
+    float | None,
+    typer.Option("--dropout", help="Dropout before the classifier. Default: 0.", rich_help_panel=NETWORK, show_default=False),
+]
+ZeroInit = Annotated[bool, typer.Option("--zero-init-residual", help="Start every block as its shortcut.", rich_help_panel=NETWORK)]
+Pretrained = Annotated[
+    Path | None, typer.Option("--pretrained", help="A checkpoint to start from.", rich_help_panel=NETWORK, show_default=False)
+]
+ResultPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--result-path", help="Folder of the run. Default: runs/<arch><depth>.", rich_help_panel=PLACE, show_default=False
+    ),
+]
+Replace = Annotated[bool, typer.Option("--force", help="Replace a run that is there.", rich_help_panel=PLACE)]
+ResumeFlag = Annotated[bool, typer.Option("--resume", help="Go on with the run that is there, exactly.", rich_help_panel=PLACE)]
+AutoResume = Annotated[bool, typer.Option("--auto-resume", help="The same where there is one, else begin.", rich_help_panel=PLACE)]
+CheckpointEvery = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint-every",
+        help="Steps (500) or minutes (10m) between saved states. Default: 10m.",
+        rich_help_panel=PLACE,
+        show_default=False,
+    ),
+]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write TensorBoard curves too (extra `tensorboard`).", rich_help_panel=PLACE)
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="`official`, `modern` or `digits`. Default: what suits the data.",
+        rich_help_panel=RECIPE,
+        show_default=False,
+    ),
+]
+Epochs = Annotated[int | None, typer.Option("--epochs", rich_help_panel=RECIPE, show_default=False)]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", help="Images of a step, over all processes.", rich_help_panel=RECIPE, show_default=False),
+]
+Accumulate = Annotated[
+    int | None,
+    typer.Option(
+        "--accumulate",
+        help="Parts in which each process takes its images of a step. Default: 1.",
+        rich_help_panel=RECIPE,
+        show_default=False,
+    ),
+]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", help="Learning rate for the whole batch.", rich_help_panel=RECIPE, show_default=False)
+]
+LrSchedule = Annotated[
+    str | None, typer.Option("--lr-schedule", help="`steps` or `cosine`.", rich_help_panel=RECIPE, show_default=False)
+]
+LrSteps = Annotated[
+    str | None,
+    typer.Option(
+        "--lr-steps", help="Epochs after which the rate falls, such as 30,60,80.", rich_help_panel=RECIPE, show_default=False
+    ),
+]
+LrReduceFactor = Annotated[
+    float | None,
+    typer.Option("--lr-reduce-factor", help="What it falls to. Default: 0.1 of it.", rich_help_panel=RECIPE, show_default=False),
+]
+WarmupEpochs = Annotated[int | None, typer.Option("--warmup-epochs", rich_help_panel=RECIPE, show_default=False)]
+Momentum = Annotated[float | None, typer.Option("--momentum", rich_help_panel=RECIPE, show_default=False)]
+Nesterov = Annotated[bool | None, typer.Option("--nesterov/--no-nesterov", rich_help_panel=RECIPE, show_default=False)]
+WeightDecay = Annotated[float | None, typer.Option("--weight-decay", rich_help_panel=RECIPE, show_default=False)]
+NormWeightDecay = Annotated[
+    float | None,
+    typer.Option("--norm-weight-decay", help="Of BatchNorms. Default: the same.", rich_help_panel=RECIPE, show_default=False),
+]
+ClipNorm = Annotated[
+    float | None,
+    typer.Option("--clip-norm", help="Largest norm of the gradient. Default: none.", rich_help_panel=RECIPE, show_default=False),
+]
+AugmentationName = Annotated[
+    str | None,
+    typer.Option(
+        "--augmentation",
+        help="`crop-flip`, `trivial` (and TrivialAugment) or `affine`.",
+        rich_help_panel=RECIPE,
+        show_default=False,
+    ),
+]
+RandomErasing = Annotated[
+    float | None, typer.Option("--random-erasing", help="Probability.", rich_help_panel=RECIPE, show_default=False)
+]
+Mixup = Annotated[float | None, typer.Option("--mixup", help="Alpha; 0: off.", rich_help_panel=RECIPE, show_default=False)]
+Cutmix = Annotated[float | None, typer.Option("--cutmix", help="Alpha; 0: off.", rich_help_panel=RECIPE, show_default=False)]
+LabelSmoothing = Annotated[float | None, typer.Option("--label-smoothing", rich_help_panel=RECIPE, show_default=False)]
+EmaDecay = Annotated[
+    float | None,
+    typer.Option("--ema-decay", help="Keep a moving average of the weights; 0: none.", rich_help_panel=RECIPE, show_default=False),
+]
+EmaEvery = Annotated[
+    int | None, typer.Option("--ema-every", help="Steps between its updates.", rich_help_panel=RECIPE, show_default=False)
+]
+ExportEma = Annotated[
+    bool | None,
+    typer.Option(
+        "--export-ema/--no-export-ema", help="best.pt and last.pt hold the average.", rich_help_panel=RECIPE, show_default=False
+    ),
+]
+TrainCropSize = Annotated[int | None, typer.Option("--train-crop-size", help="Pixels.", rich_help_panel=RECIPE, show_default=False)]
+ValResize = Annotated[int | None, typer.Option("--val-resize", help="Pixels.", rich_help_panel=RECIPE, show_default=False)]
+ValCropSize = Annotated[int | None, typer.Option("--val-crop-size", help="Pixels.", rich_help_panel=RECIPE, show_default=False)]
+Seed = Annotated[int | None, typer.Option("--seed", help="Default: 0.", rich_help_panel=RECIPE, show_default=False)]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        help="`fp32`, `bf16`, `fp16`, or `auto` for bf16 on GPUs that have it.",
+        rich_help_panel=COMPUTING,
+        show_default=False,
+    ),
+]
+ChannelsLast = Annotated[
+    bool | None,
+    typer.Option(
+        "--channels-last/--no-channels-last",
+        help="Default: on GPUs, and on CPUs from 112 pixels.",
+        rich_help_panel=COMPUTING,
+        show_default=False,
+    ),
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).", rich_help_panel=COMPUTING)]
+SyncBn = Annotated[bool, typer.Option("--sync-bn", help="BatchNorm over the images of all GPUs.", rich_help_panel=COMPUTING)]
+ActivationCheckpointing = Annotated[
+    bool, typer.Option("--activation-checkpointing", help="Less memory, for one more forward pass.", rich_help_panel=COMPUTING)
+]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="The same bits every time on a GPU too.", rich_help_panel=COMPUTING)
+]
+OnNan = Annotated[
+    str | None,
+    typer.Option(
+        "--on-nan",
+        help="`stop`, or `skip` to leave out steps whose loss is not finite (fp16).",
+        rich_help_panel=COMPUTING,
+        show_default=False,
+    ),
+]

@@ -1,0 +1,128 @@
+"""`iresnet-export train`, its options and what they become."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iresnet_export.cli.train import train as command
+from iresnet_train import MODERN, TrainConfig
+
+OFFICIAL_LINE = (
+    "--arch iresnet --depth 50 --data DATA --result-path results --epochs 90 --batch-size 256 --lr 0.1 --lr-steps 30,60,80 "
+    "--lr-reduce-factor 0.1 --momentum 0.9 --weight-decay 1e-4 --nesterov --zero-init-residual --train-crop-size 224 "
+    "--val-resize 256 --val-crop-size 224 --seed 1 --workers 4 --dropout 0.1"
+)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any]) -> Callable[[str], TrainConfig]:
+    """The configuration that a command line asks for."""
+    import iresnet_train.loop
+
+    class AskedError(Exception):
+        pass
+
+    def config_of(line: str) -> TrainConfig:
+        found: list[TrainConfig] = []
+
+        def remember(config: TrainConfig, *arguments: Any, **options: Any) -> None:
+            found.append(config)
+            raise AskedError
+
+        monkeypatch.setattr(iresnet_train.loop, "train", remember)
+        run("train", *line.split())
+        assert found, "the command did not get as far as training"
+        return found[0]
+
+    return config_of
+
+
+def test_every_field_has_an_option() -> None:
+    """But for those that two flags say together."""
+    options = set(inspect.signature(command).parameters) - {"preset", "json", "force", "auto_resume"}
+    assert options == {field.name for field in dataclasses.fields(TrainConfig)} - {"overwrite"}
+
+
+def test_the_official_command_line(asked: Callable[[str], TrainConfig]) -> None:
+    expected = TrainConfig(
+        "DATA", result_path=Path("results"), nesterov=True, zero_init_residual=True, seed=1, workers=4, dropout=0.1
+    )
+    assert asked(OFFICIAL_LINE) == expected
+
+
+def test_every_knob_of_a_preset_can_be_replaced(asked: Callable[[str], TrainConfig]) -> None:
+    assert asked("--data DATA --preset modern") == dataclasses.replace(MODERN, data="DATA")
+    line = (
+        "--data DATA --preset modern --epochs 100 --warmup-epochs 3 --label-smoothing 0 --mixup 0 --cutmix 0.5 --random-erasing 0 "
+        "--augmentation crop-flip --ema-decay 0.9 --ema-every 1 --no-export-ema --norm-weight-decay 0.1 --clip-norm 1 "
+        "--accumulate 2 --precision fp16 --no-channels-last --compile --deterministic --on-nan skip --max-corrupt 5 "
+        "--checkpoint-every 100 --auto-resume --tensorboard --val-data VAL"
+    )
+    expected = dataclasses.replace(
+        MODERN,
+        data="DATA",
+        val_data="VAL",
+        epochs=100,
+        warmup_epochs=3,
+        label_smoothing=0,
+        mixup=0,
+        cutmix=0.5,
+        random_erasing=0,
+        augmentation="crop-flip",
+        ema_decay=0.9,
+        ema_every=1,
+        export_ema=False,
+        norm_weight_decay=0.1,
+        clip_norm=1,
+        accumulate=2,
+        precision="fp16",
+        channels_last=False,
+        compile=True,
+        deterministic=True,
+        on_nan="skip",
+        max_corrupt=5,
+        checkpoint_every="100",
+        resume="auto",
+        tensorboard=True,
+    )
+    assert asked(line) == expected
+    without = asked("--data DATA --preset modern --ema-decay 0")
+    assert (without.ema_decay, without.export_ema) == (None, False)
+
+
+def test_a_run_its_report_and_its_end(run: Callable[..., Any], digit_folder: Path) -> None:
+    small = ["--train-crop-size", "32", "--val-resize", "32", "--val-crop-size", "32", "--depth", "18", "--device", "cpu"]
+    arguments = ["--data", digit_folder, *small, "--epochs", "2", "--batch-size", "18", "--lr", "0.01", "--workers", "0"]
+    outcome = run("train", *arguments, "--result-path", "r", "--json", "report.json")
+    assert outcome.status == 0, outcome.err
+    assert "best.pt" in outcome.out
+    assert "Epoch 2/2, loss " in outcome.err
+    assert "waiting for data" in outcome.err
+    report = json.loads(Path("report.json").read_text())
+    assert report == json.loads(Path("r/train.json").read_text())
+    assert report["environment"]["versions"]["torch"]
+    assert run("train", *arguments, "--result-path", "r", "--resume").status == 0
+    assert run("train", *arguments, "--result-path", "r", "--resume", "--lr", "0.02").status == 2
+    assert run("train", *arguments, "--result-path", "r", "--resume", "--auto-resume").status == 2
+    assert run("train", *arguments, "--result-path", "r", "--resume", "--force").status == 2
+    assert run("train", *arguments, "--result-path", "new", "--lr", "1e30").status == 1
+
+
+def test_a_signal_ends_the_command_with_75(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from iresnet_train import loop
+    from iresnet_train.preemption import StopRequest
+
+    monkeypatch.setattr(StopRequest, "name", "SIGTERM")
+    outcome = run("train", "--data", "digits", "--device", "cpu", "--result-path", "r")
+    assert outcome.status == 75
+    assert "after step 1 of epoch 1" in outcome.err
+    assert "--resume" in outcome.err
+    assert "\n" not in outcome.err.strip().split("iresnet-export: ")[1]
+    assert loop.__name__

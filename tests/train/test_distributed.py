@@ -1,0 +1,121 @@
+"""Several processes compute what one does (Gloo, on CPUs)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from iresnet_models import load_checkpoint
+from iresnet_models.errors import UnavailableError
+from iresnet_train import Loader, TrainConfig, evaluate, evaluation_set, train
+from iresnet_train.distributed import World, joined_world
+
+Job = Callable[..., list[int]]
+MakeConfig = Callable[..., TrainConfig]
+
+
+def test_shares_are_disjoint_complete_and_even() -> None:
+    for size in (1, 2, 3, 7):
+        shares = [World(rank, size, torch.device("cpu")).share(range(20)) for rank in range(size)]
+        assert [item for share in shares for item in share] == list(range(20))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("values", [{}, {"accumulate": 2, "label_smoothing": 0.1}])
+def test_gradients_agree_within_rounding(values: dict[str, Any], job: Job, tiny_values: dict[str, Any], tmp_path: Path) -> None:
+    """At the same total batch, which the processes share unevenly: 18 images on 4 processes.
+
+    BatchNorm's statistics are frozen, since each process normalises with those of its own images.
+    """
+    found = {}
+    for size in (1, 2, 4):
+        output = tmp_path / f"{size}.pt"
+        job("gradients", processes=size, config=tiny_values | values, images=18, output=str(output))
+        found[size] = torch.load(output, weights_only=True)
+    exact = found[1]["gradients"]
+    for size in (2, 4):
+        assert found[size]["images"] == 18
+        assert found[size]["loss"] == pytest.approx(found[1]["loss"], rel=1e-6)
+        for name, gradient in exact.items():
+            error = (found[size]["gradients"][name] - gradient).norm() / gradient.norm()
+            assert error < 1e-5, name
+        for name, weight in found[1]["weights"].items():
+            torch.testing.assert_close(found[size]["weights"][name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_train_evaluate_exactly_and_are_resumed_by_one(
+    job: Job, tiny_values: dict[str, Any], tmp_path: Path, tiny_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = tiny_values | {"result_path": str(tmp_path / "run"), "batch_size": 10}
+    assert job("train", processes=2, config=values) == [0, 0]
+    report = json.loads((tmp_path / "run" / "train.json").read_text())
+    assert [epoch["epoch"] for epoch in report["epochs"]] == [1, 2]
+    checkpoint = load_checkpoint(tmp_path / "run" / "last.pt")
+    alone = evaluate(checkpoint.model, Loader(evaluation_set(values["data"], checkpoint.spec), 24))
+    assert report["epochs"][-1]["val_acc1"] == alone.top1
+    assert report["epochs"][-1]["val_loss"] == pytest.approx(alone.loss, rel=1e-6)
+    assert alone.images == 24
+    assert (tmp_path / "run" / "evaluated.txt").read_text().split() == ["24", "24"]  # none counted twice
+
+    # Both again, stopped by a signal that one of them gets, and by that one resumed alone.
+    stopped = values | {"result_path": str(tmp_path / "stopped")}
+    assert job("train", processes=2, config=stopped, kill_after=3, signal="SIGTERM") == [75, 75]
+    with caplog.at_level("INFO", "iresnet_train"):
+        result = train(tiny_config(**(stopped | {"result_path": tmp_path / "stopped", "lr_steps": (1,), "resume": "yes"})))
+    assert "after step 4 of epoch 1, with 1 process(es) in place of 2" in caplog.text
+    assert result.epochs == 2
+
+
+def test_two_processes_resume_exactly(job: Job, tiny_values: dict[str, Any], tmp_path: Path) -> None:
+    values = tiny_values | {"dropout": 0.3, "checkpoint_every": "2"}
+    whole, killed = (values | {"result_path": str(tmp_path / name), "resume": "auto"} for name in ("whole", "killed"))
+    assert job("train", processes=2, config=whole) == [0, 0]
+    assert job("train", processes=2, config=killed, kill_after=5, signal="SIGKILL") == [-9, -9]
+    assert job("train", processes=2, config=killed) == [0, 0]
+    first, second = (torch.load(tmp_path / name / "last.pt", weights_only=True)["state_dict"] for name in ("whole", "killed"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_command_runs_under_torchrun(tmp_path: Path) -> None:
+    """One line of results, from the first process alone."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "iresnet_train"]
+    arguments = [
+        "--data",
+        "digits",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "648",
+        "--device",
+        "cpu",
+        "--result-path",
+        str(tmp_path / "run"),
+    ]
+    local = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+    finished = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=300, env=local)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.count("Best: ") == 1
+    assert finished.stderr.count("Epoch 1/1") == 1
+    assert (tmp_path / "run" / "best.pt").exists()
+
+
+def test_synchronised_batchnorm_needs_gpus(tiny_config: MakeConfig) -> None:
+    with pytest.raises(UnavailableError, match="needs GPUs"):
+        train(tiny_config(sync_bn=True))
+
+
+def test_a_process_without_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(UnavailableError, match="--nproc-per-node"), joined_world("auto"):
+        pass

@@ -1,0 +1,165 @@
+"""Killed at any step and resumed, a run ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from iresnet_models.errors import InputError, PreemptedError
+from iresnet_train import Progress, TrainConfig, train
+
+MakeConfig = Callable[..., TrainConfig]
+Job = Callable[..., list[int]]
+
+EVERYTHING: dict[str, Any] = {
+    "dropout": 0.3,
+    "mixup": 0.4,
+    "cutmix": 0.5,
+    "random_erasing": 0.3,
+    "label_smoothing": 0.1,
+    "ema_decay": 0.8,
+    "ema_every": 2,
+    "export_ema": True,  # so that it is compared too; the weights of all steps are in it
+    "clip_norm": 5.0,
+    "accumulate": 2,
+    "norm_weight_decay": 0.0,
+}
+"""Whatever a step can depend on."""
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+def require_same(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def logged(folder: Path) -> list[dict[str, str]]:
+    """The log without what a clock gave."""
+    with (folder / "log.csv").open(newline="") as file:
+        return [
+            {key: value for key, value in row.items() if key not in ("seconds", "images_per_second", "data_wait_share")}
+            for row in csv.DictReader(file)
+        ]
+
+
+def test_ten_kills_leave_no_trace(job: Job, tiny_values: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL, at random steps and random moments after them, in the middle of saving too."""
+    values = tiny_values | EVERYTHING | {"epochs": 4, "checkpoint_every": "1"}
+    assert job("train", config=values | {"result_path": str(tmp_path / "whole")}) == [0]
+    draw = random.Random(7)
+    killed = values | {"result_path": str(tmp_path / "killed"), "resume": "auto"}
+    kills = 0
+    for _ in range(40):
+        # One or two steps at a time, so that sixteen steps take ten kills.
+        plan = {"kill_after": draw.choice((1, 2)), "signal": "SIGKILL", "delay": draw.choice((0.0, 0.02, 0.1))}
+        if job("train", config=killed, **plan) == [0]:
+            break
+        kills += 1
+        if kills >= 10:
+            break
+    assert kills == 10
+    assert job("train", config=killed) == [0]
+    for name in ("last.pt", "best.pt"):
+        require_same(tmp_path / "whole" / name, tmp_path / "killed" / name)
+    assert logged(tmp_path / "whole") == logged(tmp_path / "killed")
+    assert json.loads((tmp_path / "killed" / "train.json").read_text())["status"] == "done"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_ends_a_run_after_its_step_with_status_75(
+    name: str, job: Job, tiny_values: dict[str, Any], tmp_path: Path
+) -> None:
+    values = tiny_values | {"epochs": 1, "lr_steps": []}
+    assert job("train", config=values | {"result_path": str(tmp_path / "whole")}) == [0]
+    stopped = values | {"result_path": str(tmp_path / "stopped")}
+    assert job("train", config=stopped, kill_after=2, signal=name) == [75]
+    report = json.loads((tmp_path / "stopped" / "train.json").read_text())
+    assert (report["status"], report["epochs"]) == ("preempted", [])
+    assert job("train", config=stopped | {"resume": "yes"}) == [0]
+    require_same(tmp_path / "whole" / "last.pt", tmp_path / "stopped" / "last.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_signal_to_all_processes_of_a_job_stops_it_as_well(tiny_config: MakeConfig) -> None:
+    """As batch systems send it: to those that load images too."""
+
+    def stop(now: Progress) -> None:
+        if now.step == 2:
+            for worker in psutil.Process().children():
+                if "python" in worker.name():
+                    worker.send_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(PreemptedError, match="after step 3 of epoch 1"):
+        train(tiny_config(workers=1), stop)
+
+
+def test_the_message_says_how_to_go_on(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    def stop(now: Progress) -> None:
+        if now.step == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(PreemptedError, match=r"SIGTERM after step 2 of epoch 1.*--resume"):
+        train(tiny_config(), stop)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert PreemptedError.exit_status == 75
+    # Going on with less than the whole recipe is another run.
+    with pytest.raises(InputError, match=r"other settings: lr 0.02 \(was 0.01\)"):
+        train(tiny_config(resume="yes", lr=0.02))
+    with pytest.raises(InputError, match=r"already holds a run \(states\).*--resume.*--force"):
+        train(tiny_config())
+    told: list[Progress] = []
+    train(tiny_config(resume="yes", epochs=2, workers=1), told.append)
+    assert [(now.epoch, now.step) for now in told][:2] == [(1, 3), (1, 4)]
+
+
+def test_a_finished_run_is_found_finished(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    first = train(tiny_config(epochs=1, lr_steps=()))
+    again = train(tiny_config(epochs=1, lr_steps=(), resume="auto"), lambda now: pytest.fail("a step was taken"))
+    assert first == again
+    assert sum(path.stat().st_size for path in (tmp_path / "run" / "states").iterdir()) < 100_000
+
+
+def test_there_is_nothing_to_resume(tiny_config: MakeConfig) -> None:
+    with pytest.raises(InputError, match="no saved state"):
+        train(tiny_config(resume="yes"))
+
+
+def test_a_folder_in_use_is_refused(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    tried = 0
+
+    def second(now: Progress) -> None:
+        nonlocal tried
+        if now.step == 1:
+            tried += 1
+            with pytest.raises(InputError, match="Another process is training"):
+                train(tiny_config(epochs=1, lr_steps=(), seed=1, resume="auto"))
+
+    train(tiny_config(epochs=1, lr_steps=()), second)
+    assert tried == 1
+
+
+def test_force_begins_anew(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    def stop(now: Progress) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(PreemptedError):
+        train(tiny_config(seed=1), stop)
+    told: list[Progress] = []
+    train(tiny_config(overwrite=True, epochs=1, lr_steps=()), told.append)
+    assert told[0].step == 1

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import io
+import tarfile
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from iresnet_models.errors import InputError, UnavailableError
+from iresnet_train import evaluation_set, spec_for, train, training_set
+from iresnet_train.data import LabelledImages
+from iresnet_train.shards import Shards, expanded
+
+SMALL = {"image_size": 32, "resize": 32}
+
+
+def write_shards(folder: Path, images: LabelledImages, name: str, count: int) -> None:
+    """The images of a folder, dealt to `count` shards."""
+    for shard in range(count):
+        with tarfile.open(folder / f"{name}-{shard:02}.tar", "w") as archive:
+            for index in range(shard, len(images), count):
+                content = Path(str(images.images[index])).read_bytes()
+                for ending, data in (("png", content), ("cls", str(images.labels[index]).encode())):
+                    info = tarfile.TarInfo(f"{index:04}.{ending}")
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def shards(digit_folder: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    spec = spec_for(str(digit_folder), "iresnet", 18, **SMALL)
+    write_shards(folder, training_set(str(digit_folder), spec), "train", 4)
+    write_shards(folder, evaluation_set(str(digit_folder), spec), "val", 2)
+    return folder
+
+
+def test_shards_hold_what_the_folder_holds(shards: Path, digit_folder: Path) -> None:
+    spec = spec_for(str(shards), "iresnet", 18, **SMALL)
+    assert (spec.num_classes, spec.labels) == (3, None)
+    for find in (training_set, evaluation_set):
+        ours, files = find(str(shards), spec), find(str(digit_folder), spec)
+        assert len(ours) == len(files)
+        assert sorted(ours.labels) == sorted(files.labels)
+        expected = {files[index][0].numpy().tobytes(): files[index][1] for index in range(len(files))}
+        assert {ours[index][0].numpy().tobytes(): ours[index][1] for index in range(len(ours))} == expected
+
+
+def test_names_of_classes_come_from_a_file(shards: Path) -> None:
+    (shards / "classes.txt").write_text("zero\none\ntwo\n")
+    assert spec_for(str(shards), "iresnet", 18, **SMALL).labels == ("zero", "one", "two")
+
+
+def test_the_order_is_complete_and_goes_through_few_shards_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from iresnet_train import shards as module
+
+    monkeypatch.setattr(module, "_index", lambda path: (path, [(f"{at}.jpg", 0, 0, 0) for at in range(10)]))
+    for shard in range(20):
+        (tmp_path / f"train-{shard:02}.tar").write_bytes(b"")
+    order = Shards(str(tmp_path), "train").order(torch.Generator().manual_seed(0))
+    assert sorted(order) == list(range(200))
+    assert len({index // 10 for index in order[:80]}) == 8
+    assert order != Shards(str(tmp_path), "train").order(torch.Generator().manual_seed(1))
+    assert order == Shards(str(tmp_path), "train").order(torch.Generator().manual_seed(0))
+
+
+def test_patterns() -> None:
+    assert expanded("a/t-{08..10}.tar") == ["a/t-08.tar", "a/t-09.tar", "a/t-10.tar"]
+    assert expanded("{0..1}/{0..1}.tar") == ["0/0.tar", "0/1.tar", "1/0.tar", "1/1.tar"]
+    assert expanded("x.tar") == ["x.tar"]
+    with pytest.raises(InputError, match="smaller number first"):
+        expanded("{3..1}.tar")
+
+
+def test_shards_come_through_commands_and_from_servers(shards: Path) -> None:
+    expected = Shards(str(shards), "val")
+    piped = Shards(f"pipe:cat {shards}/val-{{00..01}}.tar", "val")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(shards))
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        fetched = Shards(f"{address}/val-{{00..01}}.tar", "val")
+        with pytest.raises(UnavailableError, match=r"val-09.tar cannot be fetched .*404"):
+            Shards(f"{address}/val-09.tar", "val")
+        server.shutdown()
+    Shards(f"{address}/val-{{00..01}}.tar", "val")  # from the cache
+    for found in (piped, fetched):
+        assert found.labels == expected.labels
+        for ours, theirs in zip(found.images, expected.images, strict=True):
+            assert ours.opened().tobytes() == theirs.opened().tobytes()
+    with pytest.raises(UnavailableError, match="status 7"):
+        Shards("pipe:exit 7", "val")
+
+
+def test_bad_shards_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        Shards(str(tmp_path / "x-{0..1}.tar"), "train")
+    (tmp_path / "train-0.tar").write_bytes(b"no archive" * 1000)
+    with pytest.raises(InputError, match=r"train-0.tar is damaged"):
+        Shards(str(tmp_path), "train")
+    with tarfile.open(tmp_path / "train-0.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("a.jpg"))
+    with pytest.raises(InputError, match=r"only one of the two, such as ./a"):
+        Shards(str(tmp_path), "train")
+    with pytest.raises(InputError, match="no shards named val"):
+        Shards(str(tmp_path), "val")
+
+
+def test_networks_of_fewer_classes_are_refused(shards: Path) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(InputError, match="have the class 2, but this iresnet18 has 2"):
+        evaluation_set(str(shards), replace(spec_for(str(shards), "iresnet", 18, **SMALL), num_classes=2))
+
+
+def test_a_damaged_image_is_named_by_its_shard(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "val-0.tar", "w") as archive:
+        for name, content in (("a.png", b"broken"), ("a.cls", b"0")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    with pytest.raises(InputError, match=r"val-0.tar/a.png cannot be read"):
+        Shards(str(tmp_path), "val").images[0].opened()
+
+
+def test_training_on_shards(shards: Path, tiny_config: Any) -> None:
+    result = train(tiny_config(data=str(shards), epochs=1, lr_steps=()))
+    assert result.epochs == 1
+    pattern = {"data": f"{shards}/train-{{00..03}}.tar", "epochs": 1, "lr_steps": (), "overwrite": True}
+    with pytest.raises(InputError, match="--val-data"):
+        tiny_config(**pattern)
+    again = train(tiny_config(**pattern, val_data=f"{shards}/val-{{00..01}}.tar"))
+    assert again.val_acc1 == result.val_acc1
+
+
+def test_images_are_what_pillow_reads(shards: Path, digit_folder: Path) -> None:
+    member = Shards(str(shards), "train").images[0]
+    paths = sorted((digit_folder / "train" / "0").iterdir())
+    assert member.opened().tobytes() == Image.open(paths[0]).convert("RGB").tobytes()

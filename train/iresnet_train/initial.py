@@ -1,0 +1,32 @@
+"""The weights that training starts from: fresh ones, or those of another checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from iresnet_models.checkpoint import load_checkpoint
+from iresnet_models.errors import InputError
+from iresnet_models.network import Network, network_from_spec
+from iresnet_models.spec import ModelSpec
+from iresnet_train.config import TrainConfig
+
+
+def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
+    """A fresh network, or the one of `config.pretrained` with a fresh classifier where the classes are others."""
+    if config.pretrained is None:
+        return network_from_spec(spec, zero_init_residual=config.zero_init_residual)
+    source = load_checkpoint(config.pretrained, arch=config.arch, depth=config.depth)
+    if config.groups not in (None, source.spec.groups):
+        raise InputError(
+            f"{config.pretrained} holds {source.spec.name} with {source.spec.groups} groups, but {config.groups} were asked for. "
+            "Leave out --groups, or name another checkpoint."
+        )
+    model = network_from_spec(replace(spec, groups=source.spec.groups))
+    fresh = {} if _same_classes(source.spec, spec) else {"fc.weight": model.fc.weight, "fc.bias": model.fc.bias}
+    model.load_state_dict(source.model.state_dict() | fresh)
+    return model
+
+
+def _same_classes(source: ModelSpec, spec: ModelSpec) -> bool:
+    """Whether the classes are as many, and of the same names where both are known."""
+    return source.num_classes == spec.num_classes and (source.labels is None or source.labels == spec.labels)
