@@ -26,8 +26,10 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -197,26 +199,35 @@ def _held(
     return _row(kind, backend, "fail" if found.reason else "pass", found.reason, found.noise_ratio)
 
 
-def smallest_change(source: Source) -> float | None:
-    """The smallest relative change of one weight that outputs alone show, in steps of 2; None up to a million.
+def smallest_change(source: Source) -> dict[str, float | None]:
+    """The smallest relative change of one weight of middling size that outputs alone show, for an early, a midway and a late layer.
 
-    Of three weights of middling size, early, midway and late, changed in both directions: where a ReLU is shut, nothing shows.
+    In powers of 2, found by bisection, in whichever direction shows first (a ReLU that shuts hides the other); None beyond 1,000.
     """
     reference = _reference(source, BATCHES)
     criterion = Criterion("fp32", len(reference.pixels), noise_floor=reference.noise_floor)
     network = copy.deepcopy(source.network)
     session = EagerSession(network, torch.device("cpu"))
-    places = [_middling(conv.weight.data) for conv in (network.layer1[1].conv1, network.layer3[1].conv1, network.layer4[-1].conv2)]
-    for exponent in range(-10, 21):
-        for flat, index in places:
-            original = float(flat[index])
-            for direction in (1, -1):
-                flat[index] = original * (1 + direction * 2.0**exponent)
-                shows = compare_outputs(session, reference, criterion, (32,), no_progress).reason is not None
-                flat[index] = original
-                if shows:
-                    return 2.0**exponent
-    return None
+
+    def least(flat: Tensor, index: int, direction: int) -> float:
+        original = float(flat[index])
+
+        def shows(exponent: int) -> bool:
+            flat[index] = original * (1 + direction * 2.0**exponent)
+            found = compare_outputs(session, reference, criterion, (32,), no_progress)
+            flat[index] = original
+            return found.reason is not None
+
+        exponents = range(-12, 11)
+        place = bisect_left(exponents, True, key=shows)
+        return 2.0 ** exponents[place] if place < len(exponents) else math.inf
+
+    found = {}
+    for name in ("layer1.1.conv1", "layer3.1.conv1", "layer4.1.conv2"):
+        flat, index = _middling(network.get_submodule(name).weight.data)
+        change = min(least(flat, index, direction) for direction in (1, -1))
+        found[name] = change if math.isfinite(change) else None
+    return found
 
 
 def _middling(weight: Tensor) -> tuple[Tensor, int]:

@@ -26,10 +26,11 @@ def summary(rows: list[dict[str, Any]], smallest: list[dict[str, Any]]) -> None:
         figures = [f"{value:.2f}" for value in (ratios[0], ratios[len(ratios) // 2], ratios[-1])] if ratios else [""] * 3
         name = f"{backend}, {precision}" if kind == "honest" else f"{kind}, simulated"
         print(f"| {name} | {len(entries)} | {' | '.join(map(str, counts))} | {' | '.join(figures)} |")
-    print("\n| iResNet | weights | smallest change of one weight that outputs alone show |\n| --- | --- | --- |")
+    print("\n| iResNet | pixels | weights | smallest change of one weight of layer1.1.conv1, layer3.1.conv1, layer4.1.conv2 |")
+    print("| --- | --- | --- | --- |")
     for entry in smallest:
-        change = entry["smallest_change"]
-        print(f"| {entry['depth']} | {entry['weights']} | {'none' if change is None else f'{100 * change:.3g} %'} |")
+        changes = ["none" if change is None else f"{100 * change:.3g} %" for change in entry["smallest_change"].values()]
+        print(f"| {entry['depth']} | {entry['image_size']} | {entry['weights']} | {', '.join(changes)} |")
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:

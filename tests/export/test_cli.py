@@ -251,6 +251,7 @@ def test_a_diverged_checkpoint_is_refused(run: Run, small_spec: ModelSpec) -> No
     assert "fc.weight holds 1 value that is NaN" in outcome.err
 
 
+@pytest.mark.slow
 def test_quickstart(run: Run) -> None:
     outcome = run("quickstart", "--epochs", "2", "--seconds", "0.05")
     assert outcome.status == 0, outcome.err + outcome.out

@@ -84,6 +84,7 @@ def test_two_processes_resume_exactly(job: Job, tiny_values: dict[str, Any], tmp
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_the_command_runs_under_torchrun(tmp_path: Path) -> None:
     """One line of results, from the first process alone."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "iresnet_train"]
