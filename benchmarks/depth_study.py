@@ -16,6 +16,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,20 +43,28 @@ def main() -> None:
     options = parser.parse_args()
     depths = [18] if options.smoke else [int(depth) for depth in options.depths.split(",")]
     seeds, epochs = (1, 1) if options.smoke else (options.seeds, options.epochs)
-    runs, left_out = studied(depths, seeds, epochs, options.budget_minutes, options.device)
+    date, about = datetime.now(UTC).date().isoformat(), environment()
+    settings = {"depths": depths, "seeds": seeds, "epochs": epochs, "budget_minutes": options.budget_minutes}
+
+    def keep(runs: list[dict[str, Any]], left_out: list[str]) -> None:
+        if options.json is not None:
+            document = {"date": date, "environment": about, "settings": settings, "runs": runs, "left_out": left_out}
+            write_json(options.json, document)
+
+    runs, left_out = studied(depths, seeds, epochs, options.budget_minutes, options.device, keep)
     show(runs, depths, left_out)
-    if options.json is not None:
-        date = datetime.now(UTC).date().isoformat()
-        settings = {"depths": depths, "seeds": seeds, "epochs": epochs, "budget_minutes": options.budget_minutes}
-        document = {"date": date, "environment": environment(), "settings": settings, "runs": runs, "left_out": left_out}
-        write_json(options.json, document)
     if options.plot is not None:
         plot(runs, depths, options.plot)
 
 
-def studied(depths: list[int], seeds: int, epochs: int, minutes: float, device: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """All runs that fit into the budget, and the names of the others."""
-    started, runs, left_out = time.monotonic(), [], []
+Runs = list[dict[str, Any]]
+
+
+def studied(
+    depths: list[int], seeds: int, epochs: int, minutes: float, device: str, keep: Callable[[Runs, list[str]], None]
+) -> tuple[Runs, list[str]]:
+    """All runs that fit into the budget, and the names of the others; `keep` gets them after every run."""
+    started, runs, left_out = time.monotonic(), Runs(), list[str]()
     seconds: dict[tuple[str, int], float] = {}
     for seed in range(seeds):
         for depth in depths:
@@ -73,6 +82,8 @@ def studied(depths: list[int], seeds: int, epochs: int, minutes: float, device: 
                     runs[-1]["failure"] if last is None else f"loss {last['train_loss']:.3f}, held-out {last['val_acc1']:.1f} %"
                 )
                 print(f"{arch}{depth}, seed {seed}: {result} ({seconds[arch, depth]:.0f} s)", flush=True)
+                keep(runs, left_out)
+    keep(runs, left_out)
     return runs, left_out
 
 

@@ -92,10 +92,8 @@ def candidates(source: Source, plan: Plan, folder: Path) -> Iterator[Candidate]:
         return backend_named("torchscript").load(export("torchscript", precision), plan.device)
 
     def onnx(precision: str, settings: CudaSettings) -> Session:
-        session = OnnxSession(export("onnxruntime", precision).path, plan.device, cuda=settings)
-        if precision != "fp32":
-            session.find_computed_precision(export("onnxruntime", precision).path)
-        return session
+        path = export("onnxruntime", precision).path
+        return OnnxSession(path, plan.device, cuda=settings, ask_precision=precision != "fp32")
 
     def engine(precision: str) -> Session:
         # One profile for the latency of single images, one for throughput.

@@ -23,6 +23,25 @@ Value = TypeVar("Value")
 KINDS = ("conv", "batch_norm", "relu", "add", "mul", "max_pool", "average_pool", "linear")
 """The operations that are aligned; the rest (casts, reshapes, quantization) only carries values along."""
 
+ATEN_KINDS = {
+    "conv2d": "conv",
+    "convolution": "conv",
+    "_convolution": "conv",
+    "batch_norm": "batch_norm",
+    "_native_batch_norm_legit_no_training": "batch_norm",
+    "relu": "relu",
+    "relu_": "relu",
+    "add": "add",
+    "add_": "add",
+    "mul": "mul",
+    "max_pool2d": "max_pool",
+    "adaptive_avg_pool2d": "average_pool",
+    "mean": "average_pool",
+    "linear": "linear",
+    "addmm": "linear",
+}
+"""KINDS by the names of PyTorch's own operators, which TorchScript and torch.export write."""
+
 STEM, POOL, CLASSIFIER = "stem", "pool", "classifier"
 
 _MODULES: dict[type[nn.Module], str] = {

@@ -19,7 +19,7 @@ from iresnet_export.backends.eager import torch_threads
 from iresnet_export.backends.torchscript import METADATA_FILE
 from iresnet_export.errors import ArtifactError, ExportError
 from iresnet_export.layers import Kind, Layer, array_of, conv_attributes, float32
-from iresnet_export.observing import Observer, Operation, Wiring, pool_attributes, values_of_nodes
+from iresnet_export.observing import ATEN_KINDS, Observer, Operation, Wiring, pool_attributes, values_of_nodes
 from iresnet_export.precision import precision_of, widest
 from iresnet_models.deployed import Precision
 
@@ -67,24 +67,6 @@ class Exported(Backend):
         return ProgramObserver(load_program(artifact.path), device)
 
 
-_KINDS = {
-    "conv2d": "conv",
-    "convolution": "conv",
-    "batch_norm": "batch_norm",
-    "_native_batch_norm_legit_no_training": "batch_norm",
-    "relu": "relu",
-    "relu_": "relu",
-    "add": "add",
-    "add_": "add",
-    "mul": "mul",
-    "max_pool2d": "max_pool",
-    "adaptive_avg_pool2d": "average_pool",
-    "mean": "average_pool",
-    "linear": "linear",
-    "addmm": "linear",
-}
-
-
 class ProgramObserver(Observer):
     """A program's graph, run node by node."""
 
@@ -97,7 +79,7 @@ class ProgramObserver(Observer):
         for node in self._module.graph.nodes:
             if node.op != "call_function":
                 continue
-            kind = _KINDS.get(_kind(node)) if isinstance(node.target, torch._ops.OpOverload) else None
+            kind = ATEN_KINDS.get(_kind(node)) if isinstance(node.target, torch._ops.OpOverload) else None
             sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
             if kind is not None:
                 self._nodes.append(node)

@@ -1,14 +1,18 @@
-"""ONNX graphs with more outputs: the values that are asked for, whether they are floats or codes."""
+"""ONNX graphs observed: what they hold, and with more outputs what they give inside, whether those are floats or codes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
+from torch import Tensor
 
-from iresnet_export.observing import Operation, Wiring, pool_attributes
+from iresnet_export.backends.onnx_reading import layers_of_onnx
+from iresnet_export.layers import Layer
+from iresnet_export.observing import Observer, Operation, Wiring, pool_attributes
 
 _KINDS = {
     "Conv": "conv",
@@ -23,6 +27,30 @@ _KINDS = {
     "Gemm": "linear",
     "MatMul": "linear",
 }
+
+
+class OnnxObserver(Observer):
+    """A graph; whatever runs it with further outputs is made when those are first asked for."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self.operations = operations_of_onnx(model)
+        self.takes_pixels = model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+        self._runs: dict[tuple[int, ...], Callable[[Tensor], list[Tensor]]] = {}
+
+    @property
+    def layers(self) -> list[Layer]:
+        return layers_of_onnx(self._model)
+
+    def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        key = tuple(wanted)
+        if key not in self._runs:
+            self._runs[key] = self._run_for(wanted)
+        return self._runs[key](batch)
+
+    @abstractmethod
+    def _run_for(self, wanted: Sequence[int]) -> Callable[[Tensor], list[Tensor]]:
+        """What gives the values of these operations for a batch."""
 
 
 def operations_of_onnx(model: onnx.ModelProto) -> list[Operation]:

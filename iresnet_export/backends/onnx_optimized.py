@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,17 @@ def optimised_graph(path: Path, providers: list[Any]) -> onnx.ModelProto:
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    with writing_optimised(options) as optimised:
+        ort.InferenceSession(str(path), options, providers=providers)
+        return optimised()
+
+
+@contextmanager
+def writing_optimised(options: Any) -> Iterator[Callable[[], onnx.ModelProto]]:
+    """Has the session that is made with these options write down its graph; what is yielded reads it."""
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        ort.InferenceSession(str(path), options, providers=providers)
-        return onnx.load(options.optimized_model_filepath)
+        yield lambda: onnx.load(options.optimized_model_filepath)
 
 
 def computed_precisions(model: onnx.ModelProto) -> list[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,9 +21,10 @@ from iresnet_export.backends.onnxruntime_cuda import (
     require_on_gpu,
 )
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
-from iresnet_export.layers import Array, Layer
-from iresnet_export.observing import Observer
 from iresnet_export.precision import widest
+
+if TYPE_CHECKING:
+    from iresnet_export.backends.onnx_observing import OnnxObserver
 
 
 class OnnxRuntime(Backend):
@@ -58,13 +58,13 @@ class OnnxRuntime(Backend):
         return details
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OnnxSession:
-        session = OnnxSession(artifact.path, device, threads)
-        if artifact.descent is not None and artifact.descent.precision != "fp32":
-            session.find_computed_precision(artifact.path)
-        return session
+        stored = artifact.descent.precision if artifact.descent else "fp32"
+        return OnnxSession(artifact.path, device, threads, ask_precision=stored != "fp32")
 
     def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OnnxObserver:
-        return OnnxObserver(artifact.path, device)
+        from iresnet_export.backends.onnxruntime_observing import OnnxRuntimeObserver
+
+        return OnnxRuntimeObserver(read_onnx(artifact.path), device)
 
 
 def read_onnx(path: Path) -> Any:
@@ -89,9 +89,20 @@ def read_onnx(path: Path) -> Any:
 
 
 class OnnxSession(Session):
-    """A session whose inputs and outputs stay on its device. `notices` says what is not as it should be on a GPU."""
+    """A session whose inputs and outputs stay on its device. `notices` says what is not as it should be on a GPU.
 
-    def __init__(self, path: Path, device: torch.device, threads: int | None = None, cuda: CudaSettings | None = None) -> None:
+    `ask_precision` has ONNX Runtime write down the graph that it really computes: it turns to another precision without a word.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        device: torch.device,
+        threads: int | None = None,
+        *,
+        cuda: CudaSettings | None = None,
+        ask_precision: bool = False,
+    ) -> None:
         try:
             import onnxruntime as ort
         except ImportError as error:
@@ -108,8 +119,14 @@ class OnnxSession(Session):
             options.intra_op_num_threads = threads
         # Its threads sleep as soon as a run has ended, rather than spin and slow down whatever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        self._providers = providers(ort, device, self._cuda)
-        self._session = _create(ort, path, options, self._providers)
+        if ask_precision:
+            from iresnet_export.backends.onnx_optimized import computed_precisions, writing_optimised
+
+            with writing_optimised(options) as optimised:
+                self._session = _create(ort, path, options, providers(ort, device, self._cuda))
+                self.computed_precision = widest(computed_precisions(optimised()))
+        else:
+            self._session = _create(ort, path, options, providers(ort, device, self._cuda))
         if device.type == "cuda":
             self.notices += require_on_gpu(self._session, path.name)
         if len(self._session.get_inputs()) != 1:
@@ -123,12 +140,6 @@ class OnnxSession(Session):
         self._type = np.uint8 if self.takes_pixels else np.float32
         size = self._input.shape[0]
         self.batch = (size, size) if isinstance(size, int) else None
-
-    def find_computed_precision(self, path: Path) -> None:
-        """Asks ONNX Runtime for the graph that it really computes: it turns to another precision without a word."""
-        from iresnet_export.backends.onnx_optimized import computed_precisions, optimised_graph
-
-        self.computed_precision = widest(computed_precisions(optimised_graph(path, self._providers)))
 
     def run(self, batch: Tensor) -> Tensor:
         if self.device.type == "cuda":
@@ -163,43 +174,6 @@ class OnnxSession(Session):
         self._graphs.clear()
         with contextlib.suppress(AttributeError):
             del self._session
-
-
-class OnnxObserver(Observer):
-    """Sessions of the graph with further outputs, made when they are first asked for."""
-
-    def __init__(self, path: Path, device: torch.device) -> None:
-        from iresnet_export.backends.onnx_observing import operations_of_onnx
-
-        self._model, self._device = read_onnx(path), device
-        self.operations = operations_of_onnx(self._model)
-        self._input = self._model.graph.input[0]
-        self.takes_pixels = self._input.type.tensor_type.elem_type == 2  # uint8
-        self._sessions: dict[tuple[int, ...], tuple[Callable[[list[str], Array], list[Array]], list[str]]] = {}
-
-    @property
-    def layers(self) -> list[Layer]:
-        from iresnet_export.backends.onnx_reading import layers_of_onnx
-
-        return layers_of_onnx(self._model)
-
-    def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-        key = tuple(wanted)
-        if key not in self._sessions:
-            self._sessions[key] = self._session(wanted)
-        run, names = self._sessions[key]
-        return [torch.from_numpy(value) for value in run(names, batch.cpu().numpy())]
-
-    def _session(self, wanted: Sequence[int]) -> tuple[Callable[[list[str], Array], list[Array]], list[str]]:
-        import onnxruntime as ort
-
-        from iresnet_export.backends.onnx_observing import with_outputs
-
-        model, names = with_outputs(self._model, wanted)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=providers(ort, self._device))
-        return lambda outputs, batch: session.run(outputs, {self._input.name: batch}), names
 
 
 def _create(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:

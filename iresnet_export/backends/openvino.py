@@ -12,10 +12,9 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.base import Backend, Session
-from iresnet_export.backends.onnx_observing import with_outputs
-from iresnet_export.backends.onnxruntime import OnnxObserver
+from iresnet_export.backends.onnx_observing import OnnxObserver, with_outputs
+from iresnet_export.backends.onnxruntime import read_onnx
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
-from iresnet_export.layers import Array
 from iresnet_export.precision import widest
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
@@ -37,17 +36,17 @@ class OpenVino(Backend):
         return OpenVinoSession(artifact.path, precision, threads)
 
     def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OpenVinoObserver:
-        return OpenVinoObserver(artifact, device)
+        return OpenVinoObserver(artifact)
 
 
 class OpenVinoObserver(OnnxObserver):
     """The graph with further outputs, compiled as the session compiles it."""
 
-    def __init__(self, artifact: Artifact, device: torch.device) -> None:
-        super().__init__(artifact.path, device)
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__(read_onnx(artifact.path))
         self._hint = _HINTS[artifact.descent.precision if artifact.descent else "fp32"]
 
-    def _session(self, wanted: Sequence[int]) -> tuple[Callable[[list[str], Array], list[Array]], list[str]]:
+    def _run_for(self, wanted: Sequence[int]) -> Callable[[Tensor], list[Tensor]]:
         import openvino
 
         model, names = with_outputs(self._model, wanted)
@@ -55,11 +54,11 @@ class OpenVinoObserver(OnnxObserver):
         compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": self._hint})
         request = compiled.create_infer_request()
 
-        def run(outputs: list[str], batch: Array) -> list[Array]:
-            found = request.infer({0: batch})
-            return [found[compiled.output(name)].astype("float32") for name in outputs]
+        def run(batch: Tensor) -> list[Tensor]:
+            found = request.infer({0: batch.numpy()})
+            return [torch.from_numpy(found[compiled.output(name)].astype("float32")) for name in names]
 
-        return run, names
+        return run
 
 
 class OpenVinoSession(Session):

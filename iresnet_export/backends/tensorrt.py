@@ -66,6 +66,7 @@ class TensorRT(Backend):
         if device.type != "cuda" or artifact.descent is None:
             return None
         try:
-            return EngineObserver(artifact, device)
+            parent = artifact.parent()
         except IResNetError:  # its ONNX file is gone: then nothing can be built to look into
             return None
+        return EngineObserver(artifact, parent, device)

@@ -7,7 +7,7 @@ wrong, not the last bit of how.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,51 +17,38 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.backends.onnx_observing import operations_of_onnx
-from iresnet_export.backends.onnx_reading import layers_of_onnx
+from iresnet_export.backends.onnx_observing import OnnxObserver, operations_of_onnx
 from iresnet_export.backends.tensorrt_builder import engine_from_onnx
 from iresnet_export.backends.tensorrt_checks import require_runnable
 from iresnet_export.backends.tensorrt_flavours import Flavour
 from iresnet_export.backends.tensorrt_network import observed_name
 from iresnet_export.backends.tensorrt_session import EngineSession
-from iresnet_export.layers import Layer
-from iresnet_export.observing import Observer
 from iresnet_export.progress import no_progress
 from iresnet_models.deployed import Precision
 
 _LARGEST_BATCH = 32
 
 
-class EngineObserver(Observer):
-    """Engines with further outputs, built when they are first asked for."""
+class EngineObserver(OnnxObserver):
+    """Engines of the ONNX file that an engine was built from, with further outputs."""
 
-    def __init__(self, artifact: Artifact, device: torch.device) -> None:
+    def __init__(self, artifact: Artifact, parent: Artifact, device: torch.device) -> None:
         self._flavour, self._device = require_runnable(artifact, device), device
-        self._descent = artifact.require_intact()
-        self._onnx = artifact.parent().path.read_bytes()
-        self._model = onnx.load_from_string(self._onnx)
-        self.operations = operations_of_onnx(self._model)
-        self.takes_pixels = self._descent.takes_pixels
-        self._sessions: dict[tuple[int, ...], tuple[EngineSession, list[str]]] = {}
+        self._descent, self._onnx = artifact.require_intact(), parent.path.read_bytes()
+        super().__init__(onnx.load_from_string(self._onnx))
 
-    @property
-    def layers(self) -> list[Layer]:
-        return layers_of_onnx(self._model)
-
-    def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-        key = tuple(wanted)
-        if key not in self._sessions:
-            self._sessions[key] = self._session(wanted)
-        session, names = self._sessions[key]
-        found = session.run_all(batch.to(session.device))
-        return [found[name if name in found else observed_name(name)] for name in names]
-
-    def _session(self, wanted: Sequence[int]) -> tuple[EngineSession, list[str]]:
+    def _run_for(self, wanted: Sequence[int]) -> Callable[[Tensor], list[Tensor]]:
         plan, names = observed_engine(self._flavour, self._onnx, self._options(), self._model, wanted)
         with tempfile.TemporaryDirectory(prefix="iresnet-export-") as folder:
             path = Path(folder) / "observed.engine"
             path.write_bytes(plan)
-            return EngineSession(Artifact(path, "engine", None), self._flavour, self._device, cuda_graphs=False), names
+            session = EngineSession(Artifact(path, "engine", None), self._flavour, self._device, cuda_graphs=False)
+
+        def run(batch: Tensor) -> list[Tensor]:
+            found = session.run_all(batch.to(session.device))
+            return [found[name if name in found else observed_name(name)] for name in names]
+
+        return run
 
     def _options(self) -> ExportOptions:
         smallest, largest = self._descent.batch or (1, _LARGEST_BATCH)

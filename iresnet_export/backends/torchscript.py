@@ -17,7 +17,7 @@ from iresnet_export.backends.base import Backend, ExportJob, Session, require_tr
 from iresnet_export.backends.eager import torch_threads
 from iresnet_export.errors import ArtifactError, ExportError
 from iresnet_export.layers import Kind, Layer, array_of, conv_attributes, float32
-from iresnet_export.observing import Observer, Operation, Wiring, pool_attributes
+from iresnet_export.observing import ATEN_KINDS, Observer, Operation, Wiring, pool_attributes
 from iresnet_export.precision import precision_of, widest
 from iresnet_models.deployed import Precision
 
@@ -74,7 +74,7 @@ class ScriptObserver(Observer):
 
     def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         graph = self._graph.copy()
-        nodes = [node for node in graph.nodes() if node.kind().removeprefix("aten::") in _KINDS]
+        nodes = [node for node in graph.nodes() if node.kind().removeprefix("aten::") in ATEN_KINDS]
         values = [nodes[index].output() for index in wanted]
         both = graph.create("prim::TupleConstruct", values, 1)
         both.output().setType(torch._C.TupleType([value.type() for value in values]))
@@ -136,28 +136,11 @@ def _frozen(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
         return frozen
 
 
-_KINDS = {
-    "_convolution": "conv",
-    "conv2d": "conv",
-    "batch_norm": "batch_norm",
-    "relu": "relu",
-    "relu_": "relu",
-    "add": "add",
-    "add_": "add",
-    "mul": "mul",
-    "max_pool2d": "max_pool",
-    "adaptive_avg_pool2d": "average_pool",
-    "mean": "average_pool",
-    "linear": "linear",
-    "addmm": "linear",
-}
-
-
 def _operations(graph: Any) -> list[Operation]:
     """The operations of a graph, in its order; what only carries a value along has it as its first input."""
     found, wiring = list[Operation](), Wiring[str]()
     for node in graph.nodes():
-        kind = _KINDS.get(node.kind().removeprefix("aten::"))
+        kind = ATEN_KINDS.get(node.kind().removeprefix("aten::"))
         sources = [value.debugName() for value in node.inputs() if value.node().kind() != "prim::Constant"]
         if kind is not None:
             tensors = [value for value in node.inputs() if value.type().isSubtypeOf(torch._C.TensorType.get())]

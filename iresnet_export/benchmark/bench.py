@@ -27,6 +27,8 @@ from iresnet_export.progress import Progress, no_progress
 from iresnet_export.verification.reference import Reference
 from iresnet_export.verification.verify import References, Verification, VerifyOptions, verify
 
+UNFINISHED = "This run did not come to its end: what follows was measured until then, without peak memory or shares of the limit."
+
 
 def bench(
     paths: Sequence[Path],
@@ -34,10 +36,12 @@ def bench(
     progress: Progress = no_progress,
     *,
     watch: Watch = no_watch,
+    keep: Callable[[BenchReport], None] | None = None,
     verification: Verification | None = None,
 ) -> BenchReport:
     """Measures every artifact, and its network in eager PyTorch as the baseline; those that cannot run here are "skipped".
 
+    `keep` gets, after every batch size and mode, a report of what there is so far, whose warnings say that it is not the whole.
     `verification`: verdicts on the same paths that are known already; else they are found first, unless `options` say not to.
     """
     artifacts = [open_artifact(path) for path in paths]
@@ -45,13 +49,18 @@ def bench(
         verification = verify(paths, _verify_options(options), progress)
     cpu, gpu = cpu_state() | {"load_before": load_now()}, gpu_state(options.device.index or 0)
     meter, limits, results = OthersLoad(), list[Limit](), list[Result]()
+
+    def keep_so_far(found: Sequence[Result]) -> None:
+        if keep is not None:
+            keep(BenchReport(list(found), list(limits), cpu | {"load_after": load_now()}, gpu, [UNFINISHED]))
+
     with tempfile.TemporaryDirectory() as folder, _own_compiler_cache(Path(folder)):
         origins = Origins(options, Path(folder))
         for artifact in artifacts:
             origins.of(artifact)
         for threads in options.thread_counts:
             before = _limits(artifacts, threads, options, Path(folder), progress)
-            found = Bench(options, progress, watch, list(results))
+            found = Bench(options, progress, watch, keep_so_far, list(results))
             with ExitStack() as stack:
                 candidates = open_candidates(artifacts, threads, options, origins, parities(verification), stack)
                 if options.peers:

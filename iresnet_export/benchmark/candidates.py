@@ -39,6 +39,10 @@ class Candidate:
         return f"{self.subject.backend} {self.subject.artifact}"
 
     @property
+    def is_baseline(self) -> bool:
+        return self.subject.is_baseline
+
+    @property
     def usable(self) -> Session:
         assert self.session is not None
         return self.session

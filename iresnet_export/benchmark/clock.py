@@ -20,6 +20,7 @@ MINIMUM_ROUNDS, PATIENCE = 10, 3
 """Where the halves of a measurement disagree it goes on, to at most this many times as many rounds as were asked for."""
 
 _SETTLE_STEP, _SETTLE_LIMIT = 0.002, 1.0
+_LOOKS = 2  # a thread that waits for a lock for a moment looks like one that rests
 _SPIN_SECONDS = 0.001
 
 
@@ -40,8 +41,9 @@ class Clock:
 
     def settle(self) -> None:
         """Waits until this process's idle threads have stopped spinning; those of one candidate would slow down the next."""
-        deadline = self.now() + _SETTLE_LIMIT
-        while self.busy() and self.now() < deadline:
+        deadline, rested = self.now() + _SETTLE_LIMIT, 0
+        while rested < _LOOKS and self.now() < deadline:
+            rested = 0 if self.busy() else rested + 1
             self.sleep(_SETTLE_STEP)
 
 
@@ -61,11 +63,13 @@ class Timed:
     """What is measured: `run` does one inference, host to host, and returns when its result is there.
 
     `device` does one by the device's own clock, with inputs that are there already; None where there is no such clock.
+    A `baseline` takes its turn in every round: others are compared with it round by round.
     """
 
     name: str
     run: Callable[[], object]
     device: Callable[[], DeviceTime] | None = None
+    baseline: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,10 @@ def measure(
     watch: Watcher | None = None,
     clock: Clock = CLOCK,
 ) -> list[Samples]:
-    """Measures every candidate for about `seconds`, in at least ten rounds, after a warm-up; longer while it is unstable.
+    """Measures every candidate for about `seconds`, in at least ten rounds, after a warm-up.
 
-    One that fails, for want of memory for example, is left out from there on, and its samples say why.
+    Those that are unstable then go on, with the baselines, until they are stable or patience ends. One that fails, for want of
+    memory for example, is left out from there on, and its samples say why.
     """
     turns = [_Turns(candidate, clock) for candidate in candidates]
     for step, turn in enumerate(turns):
@@ -106,11 +111,14 @@ def measure(
         turn.attempt(turn.warm_up, warmup_seconds)
     generator, enough = random.Random(seed), None
     while active := [turn for turn in turns if turn.failure is None]:
-        count = len(active[0].rounds)
+        count = max(len(turn.rounds) for turn in active)
         if enough is None and count >= MINIMUM_ROUNDS and min(turn.measured for turn in active) >= seconds:
             enough = count
-        if enough is not None and (count >= PATIENCE * enough or all(halves_agree(turn.rounds) for turn in active)):
-            break
+        if enough is not None:
+            unstable = [turn for turn in active if not halves_agree(turn.rounds)]
+            if not unstable or count >= PATIENCE * enough:
+                break
+            active = [turn for turn in active if turn in unstable or turn.candidate.baseline]
         for turn in generator.sample(active, len(active)):
             turn.attempt(turn.take)
         if watch is not None:

@@ -30,10 +30,11 @@ def cold(candidates: Sequence[Candidate], bench: Bench) -> None:
                 runs[index].append(in_fresh_process(candidates[index].recipe, (1,)))
             except UnavailableError as error:
                 reasons[index] = str(error)
+    results = []
     for index, candidate in enumerate(candidates):
         reason = candidate.takes(1) or reasons.get(index)
-        bench.results.append(unmeasured(candidate, "cold", 1, reason) if reason else _result(candidate, runs[index]))
-    bench.watch(bench.results, ())
+        results.append(unmeasured(candidate, "cold", 1, reason) if reason else _result(candidate, runs[index]))
+    bench.add(results)
 
 
 def _result(candidate: Candidate, runs: Sequence[FreshRun]) -> Result:

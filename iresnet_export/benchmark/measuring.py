@@ -34,6 +34,10 @@ def no_watch(_results: Sequence[Result], _samples: Sequence[Samples]) -> None:
     """For callers that show nothing."""
 
 
+def keep_nothing(_results: Sequence[Result]) -> None:
+    """For callers that write nothing before the end."""
+
+
 @dataclass
 class Bench:
     """What every mode needs: options, what is told to whom, and what has been found."""
@@ -41,6 +45,7 @@ class Bench:
     options: BenchOptions
     progress: Progress = no_progress
     watch: Watch = no_watch
+    keep: Callable[[Sequence[Result]], None] = keep_nothing
     results: list[Result] = field(default_factory=list)
     _images: dict[Any, Tensor] = field(default_factory=dict)
 
@@ -63,6 +68,12 @@ class Bench:
         images = self.images_for(candidate.spec, session, batch)
         return lambda: host_to_host(session, images)
 
+    def add(self, results: Sequence[Result]) -> None:
+        """Takes what has been found, shows it, and keeps it."""
+        self.results += results
+        self.watch(self.results, ())
+        self.keep(self.results)
+
     def seen(self, samples: Sequence[Samples]) -> None:
         self.watch(self.results, samples)
 
@@ -75,7 +86,8 @@ def in_turns(candidates: Sequence[Candidate], batch: int, mode: Mode, bench: Ben
     for candidate in usable:
         images = bench.images_for(candidate.spec, candidate.usable, batch)
         timer = device_timer(candidate.usable, images)
-        timed.append(Timed(f"{candidate.name} at batch {batch}", bench.inference(candidate, batch), timer))
+        name, run = f"{candidate.name} at batch {batch}", bench.inference(candidate, batch)
+        timed.append(Timed(name, run, timer, baseline=candidate.is_baseline))
     measured = measure(
         timed,
         seconds=options.seconds,
@@ -87,7 +99,7 @@ def in_turns(candidates: Sequence[Candidate], batch: int, mode: Mode, bench: Ben
     if any(samples.failure is not None for samples in measured):
         release(options.device)
     found = {id(candidate): samples for candidate, samples in zip(usable, measured, strict=True)}
-    baselines = {c.subject.artifact: found[id(c)] for c in usable if c.subject.baseline is None and not c.subject.peer}
+    baselines = {c.subject.artifact: found[id(c)] for c in usable if c.is_baseline}
     results = []
     for candidate in candidates:
         reason = candidate.takes(batch)
@@ -96,8 +108,7 @@ def in_turns(candidates: Sequence[Candidate], batch: int, mode: Mode, bench: Ben
             continue
         baseline = None if candidate.subject.baseline is None else baselines.get(candidate.subject.baseline)
         results.append(_result(candidate, batch, mode, found[id(candidate)], baseline, bench))
-    bench.results += results
-    bench.watch(bench.results, ())
+    bench.add(results)
     return results
 
 

@@ -53,14 +53,13 @@ class Recipe:
 
 
 class CompiledSession(Session):
-    """`torch.compile` as it comes, compiled anew for every batch size."""
+    """`torch.compile` as it comes: compiled for the first batch size, and at the next one for all others."""
 
     def __init__(self, network: torch.nn.Module, device: torch.device, threads: int | None) -> None:
         self.device, self._threads = device, threads
         # It says on every CPU that there is no CUDA.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-        torch._dynamo.config.recompile_limit = 64  # one for each batch size of a sweep
-        self._network = torch.compile(network.eval().to(device), dynamic=False)
+        self._network = torch.compile(network.eval().to(device))
 
     def run(self, batch: Tensor) -> Tensor:
         with torch.inference_mode(), torch_threads(self._threads):

@@ -102,7 +102,7 @@ def _parity(session: Session, reference: Reference | None, progress: Progress, o
     if reference is None:
         return None
     criterion = Criterion("fp32", len(reference.pixels), noise_floor=reference.noise_floor)
-    sizes = (1,) if opener == COMPILED else (1, len(reference.pixels))  # which compiles each size anew, for a minute
+    sizes = (1,) if opener == COMPILED else (1, len(reference.pixels))  # another size is compiled anew, for a minute
     try:
         outputs = compare_outputs(session, reference, criterion, sizes, progress)
     except Exception as error:

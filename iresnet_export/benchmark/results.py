@@ -82,6 +82,10 @@ class Subject:
     """Multiply-accumulates of one image."""
     parity: Parity | None = None
 
+    @property
+    def is_baseline(self) -> bool:
+        return self.baseline is None and not self.peer
+
 
 @dataclass(frozen=True)
 class Result:
@@ -123,7 +127,7 @@ class Result:
 
     @property
     def is_baseline(self) -> bool:
-        return self.subject.baseline is None and not self.subject.peer
+        return self.subject.is_baseline
 
 
 @dataclass(frozen=True)

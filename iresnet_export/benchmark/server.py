@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -22,17 +23,20 @@ _NOT_MEASURED = ("latency_ms", "gflops", "peak_fraction", "speedup", "memory_mb"
 
 
 def server(candidates: Sequence[Candidate], bench: Bench) -> None:
-    """Every candidate on its own, at every rate that was asked for; with a limit also at the highest rate within it."""
-    order = random.Random(bench.options.seed).sample(range(len(candidates)), len(candidates))
-    found = {index: _of_candidate(candidates[index], bench) for index in order}
-    bench.results += [result for index in range(len(candidates)) for result in found[index]]
-    bench.watch(bench.results, ())
+    """Every candidate on its own, in random order, at every rate asked for; with a limit also at the highest rate within it."""
+    start, places = len(bench.results), {id(candidate.subject): place for place, candidate in enumerate(candidates)}
+    for candidate in random.Random(bench.options.seed).sample(candidates, len(candidates)):
+        bench.add(_of_candidate(candidate, bench))
+    bench.results[start:] = sorted(bench.results[start:], key=lambda result: places[id(result.subject)])
 
 
-def queue(run: Callable[[], object], rate: float, requests: int, seed: int, clock: Clock = CLOCK) -> ServerRun:
+def queue(
+    run: Callable[[], object], rate: float, requests: int, seed: int, clock: Clock = CLOCK, p99_limit_ms: float = math.inf
+) -> ServerRun:
     """Offers `requests` at random moments, `rate` a second on average, to one server that takes them one by one, in real time.
 
-    What is left when the backlog is given up is offered and not completed.
+    It is given up where the backlog grows, and where more than 1 % of all requests have waited for longer than the limit: what is
+    left then is offered and not completed.
     """
     gaps = np.random.default_rng(seed).exponential(1 / rate, requests)
     clock.settle()
@@ -40,15 +44,16 @@ def queue(run: Callable[[], object], rate: float, requests: int, seed: int, cloc
     start = clock.now()
     arrivals = start + np.cumsum(gaps)
     deadline = arrivals[-1] + (BACKLOG - 1) * (arrivals[-1] - start)
-    responses, working = [], 0.0
+    responses, working, late = list[float](), 0.0, 0
     for arrival in arrivals:
-        if clock.now() > deadline:
+        if clock.now() > deadline or late > requests / 100:
             break
         clock.wait_until(float(arrival))
         begin = clock.now()
         run()
         end = clock.now()
         responses.append((end - float(arrival)) * 1e3)
+        late += responses[-1] > p99_limit_ms
         working += end - begin
     seconds = clock.now() - start
     return ServerRun(rate, requests, len(responses), working / seconds, tuple(responses), seconds)
@@ -69,7 +74,7 @@ def highest_rate(run: Callable[[], object], limit_ms: float, seconds: float, see
     best: ServerRun | None = None
     trials: list[Trial] = []
     while len(trials) < MOST_TRIALS:
-        found = queue(run, rate, max(samples_needed(99), round(rate * seconds)), seed + len(trials), clock)
+        found = queue(run, rate, max(samples_needed(99), round(rate * seconds)), seed + len(trials), clock, limit_ms)
         p99 = response_percentile(found, 99)
         held = found.keeps_up and p99 is not None and p99 <= limit_ms
         trials.append(Trial(rate, p99, held))

@@ -40,7 +40,7 @@ def throughput(candidates: Sequence[Candidate], bench: Bench) -> None:
     while active and batch <= LARGEST_BATCH:
         shortage = growth.shortage() if batch > 1 and bench.options.device.type == "cpu" else None
         if shortage is not None:
-            bench.results += [unmeasured(candidate, "throughput", batch, shortage, "oom") for candidate in active]
+            bench.add([unmeasured(candidate, "throughput", batch, shortage, "oom") for candidate in active])
             return
         for candidate, result in zip(active, in_turns(active, batch, "throughput", bench), strict=True):
             sweeps[id(candidate)].add(result)
@@ -53,9 +53,5 @@ def throughput(candidates: Sequence[Candidate], bench: Bench) -> None:
 def _active(candidates: Sequence[Candidate], sweeps: dict[int, Sweep], over: set[int], batch: int) -> list[Candidate]:
     going = [c for c in candidates if not sweeps[id(c)].over and c.takes(batch) is None]
     needed = {candidate.subject.baseline for candidate in going}
-    baselines = [
-        candidate
-        for candidate in candidates
-        if candidate.subject.baseline is None and candidate.subject.artifact in needed and id(candidate) not in over
-    ]
+    baselines = [c for c in candidates if c.is_baseline and c.subject.artifact in needed and id(c) not in over]
     return [candidate for candidate in candidates if candidate in going or candidate in baselines]

@@ -112,6 +112,7 @@ def bench(
     from iresnet_export.benchmark.options import BenchOptions
     from iresnet_export.reporting.bench_document import bench_document
     from iresnet_export.reporting.bench_tables import bench_tables
+    from iresnet_models.files import write_json
 
     options = BenchOptions(
         modes=_modes(mode),
@@ -135,8 +136,22 @@ def bench(
         memory=memory,
         limits=limits,
     )
-    with _live() as (progress, watch):
-        report = bench_artifacts(artifacts or _artifacts_here(), options, progress, watch=watch)
+
+    kept = False
+
+    def keep(unfinished: BenchReport) -> None:
+        nonlocal kept
+        if json is not None:
+            write_json(json, bench_document(unfinished, options))
+            kept = True
+
+    try:
+        with _live() as (progress, watch):
+            report = bench_artifacts(artifacts or _artifacts_here(), options, progress, watch=watch, keep=keep)
+    except KeyboardInterrupt:
+        if kept:
+            notice(f"What was measured until then is in {json}.")
+        raise
     counts = " and ".join(map(str, options.thread_counts))
     say(f"On {options.device.type}, with {counts} threads, from images in host memory to logits in host memory.")
     for made in bench_tables(report.results, options.verify):

@@ -15,7 +15,7 @@ import pytest
 from iresnet_export.artifact import Artifact
 from iresnet_export.benchmark import bench as bench_module
 from iresnet_export.benchmark import clock
-from iresnet_export.benchmark.bench import bench
+from iresnet_export.benchmark.bench import UNFINISHED, bench
 from iresnet_export.benchmark.child import FreshRun
 from iresnet_export.benchmark.limits import better, raised, with_fractions
 from iresnet_export.benchmark.options import BenchOptions
@@ -70,6 +70,17 @@ def test_a_real_run_measures_everything(measured: tuple[BenchReport, BenchOption
         assert entry["parity"] is None or (entry["parity"]["status"], entry["parity"]["reason"]) == ("pass", None)
         assert (entry["parity"] is None) == (entry["backend"] == "eager")
         assert entry["latency_ms"]["p99"] is None or len(samples) >= 1000
+
+
+def test_what_there_is_so_far_is_kept(benched_paths: list[Path]) -> None:
+    options, kept = dataclasses.replace(QUICK, batch_sizes=(1, 2)), list[dict[str, Any]]()
+    whole = bench(benched_paths, options, keep=lambda report: kept.append(document_of(report, options)))
+    assert [[entry["batch"] for entry in document["results"]] for document in kept] == [[1] * 3, [1] * 3 + [2] * 3]
+    assert all(document["environment"]["warnings"] == [UNFINISHED] for document in kept)
+    assert UNFINISHED not in whole.warnings
+    assert [entry["samples"] for entry in kept[-1]["results"]] == [
+        entry["samples"] for entry in document_of(whole, options)["results"]
+    ]
 
 
 def test_every_null_says_why(measured: tuple[BenchReport, BenchOptions]) -> None:

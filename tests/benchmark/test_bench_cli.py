@@ -38,6 +38,22 @@ def test_a_recommendation_in_one_sentence(run: Run, benched: dict[str, Artifact]
     assert "\x1b" not in outcome.out + outcome.err, "what is piped is plain"
 
 
+def test_a_run_that_is_stopped_leaves_what_it_has(run: Run, benched: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("iresnet_export.benchmark.bench.cold", stopped)
+    outcome = run("bench", benched["onnxruntime"].path, *BRIEF, "--skip-verify", "--mode", "latency,cold", "--json", "bench.json")
+    assert outcome.status == 130
+    document = json.loads(Path("bench.json").read_text(encoding="utf-8"))
+    assert [(entry["backend"], entry["mode"]) for entry in document["results"]] == [
+        ("eager", "latency"),
+        ("onnxruntime", "latency"),
+    ]
+    assert "did not come to its end" in document["environment"]["warnings"][0]
+    assert "What was measured until then is in bench.json" in outcome.err
+
+
 def test_skipping_verification_is_said_in_the_table(run: Run, benched: dict[str, Artifact]) -> None:
     outcome = run("bench", benched["onnxruntime"].path, *BRIEF, "--skip-verify")
     assert outcome.status == 0

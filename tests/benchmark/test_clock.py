@@ -67,6 +67,25 @@ def test_an_unstable_measurement_goes_on_but_not_for_ever() -> None:
     assert len(found.rounds) <= PATIENCE * rounds + PATIENCE
 
 
+def test_only_what_is_unstable_goes_on_with_the_baselines() -> None:
+    machine = Simulation()
+    steady = machine.candidate(0.02)
+
+    def warming() -> None:
+        machine.time += 0.02 * (2 if machine.time < 3 else 1)
+
+    candidates = [Timed("steady", steady), Timed("warming", warming), Timed("baseline", steady, baseline=True)]
+    quiet, late, baseline = (len(samples.rounds) for samples in taken(candidates, machine.clock))
+    assert quiet < late == baseline
+    assert 10 <= quiet < PATIENCE * 10
+
+
+def test_a_thread_that_waits_for_a_moment_is_not_yet_at_rest() -> None:
+    looks = [True, False, True, False, False, True]
+    Clock(now=lambda: 0.0, sleep=lambda _seconds: None, busy=lambda: looks.pop(0)).settle()
+    assert looks == [True]
+
+
 def test_what_fails_is_left_out_and_says_why() -> None:
     machine, runs = Simulation(), [0]
     fine = machine.candidate(0.02)

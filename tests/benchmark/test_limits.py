@@ -91,7 +91,7 @@ def test_the_best_time_is_the_shortest() -> None:
     def run() -> None:
         machine.time += next(times)
 
-    assert best_time(run, machine.clock) == 2.0
+    assert best_time(run, machine.clock) == pytest.approx(2.0)
 
 
 def test_bytes_of_a_network_counted_by_hand() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from simulated_clock import Simulation
 
+from iresnet_export.benchmark.results import ServerRun
 from iresnet_export.benchmark.server import highest_rate, predicted_rate, queue, response_percentile
 
 
@@ -72,6 +75,22 @@ def test_the_highest_rate_holds_the_limit_and_a_bit_more_does_not(limit: float) 
     above = queue(fresh.candidate(service), found.rate_per_s * 1.25, 50_000, seed=7, clock=fresh.clock)
     assert (response_percentile(above, 99) or np.inf) > limit
     assert all(trial.held == (trial.p99_ms is not None and trial.p99_ms <= limit) for trial in found.trials)
+
+
+def test_a_trial_ends_as_soon_as_it_cannot_hold_the_limit_any_more() -> None:
+    def run(limit: float) -> ServerRun:
+        machine = Simulation()
+        return queue(machine.candidate(0.01), 95, 2_000, seed=0, clock=machine.clock, p99_limit_ms=limit)
+
+    whole = run(math.inf)
+    assert whole.completed == 2_000
+    exact = sorted(whole.responses)[-21]  # twenty are beyond: 1 % of the requests
+    assert run(exact).completed == 2_000
+    late = run(exact - 1e-6)
+    assert late.completed < 2_000
+    assert late.responses == whole.responses[: late.completed]
+    assert sum(value > exact - 1e-6 for value in late.responses) == 21
+    assert response_percentile(late, 99) is None
 
 
 def test_a_limit_below_the_service_time_is_held_by_no_rate() -> None:

@@ -1,0 +1,30 @@
+"""Inner values of ONNX graphs in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx
+import torch
+from torch import Tensor
+
+from iresnet_export.backends.onnx_observing import OnnxObserver, with_outputs
+from iresnet_export.backends.onnxruntime_cuda import providers
+
+
+class OnnxRuntimeObserver(OnnxObserver):
+    """Sessions of the graph with further outputs."""
+
+    def __init__(self, model: onnx.ModelProto, device: torch.device) -> None:
+        super().__init__(model)
+        self._device = device
+
+    def _run_for(self, wanted: Sequence[int]) -> Callable[[Tensor], list[Tensor]]:
+        import onnxruntime as ort
+
+        model, names = with_outputs(self._model, wanted)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=providers(ort, self._device))
+        taken = model.graph.input[0].name
+        return lambda batch: [torch.from_numpy(value) for value in session.run(names, {taken: batch.cpu().numpy()})]
