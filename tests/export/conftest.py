@@ -26,6 +26,17 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory, small_source: Source) ->
     }
 
 
+@pytest.fixture(scope="session")
+def _references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("references")
+
+
+@pytest.fixture
+def shared_references(_references: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that verify one network again and again and leave the references as they are: each is computed once."""
+    monkeypatch.setenv("IRESNET_EXPORT_CACHE", str(_references))
+
+
 @pytest.fixture
 def copied(tmp_path: Path, artifacts: dict[str, Artifact], small_checkpoint: Path) -> Callable[[str], Artifact]:
     """A copy of an artifact, with its descent and its checkpoint, that a test may spoil."""

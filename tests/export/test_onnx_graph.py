@@ -35,7 +35,9 @@ def run(model: onnx.ModelProto | bytes, images: torch.Tensor) -> np.ndarray:
     return np.asarray(logits)
 
 
-@pytest.mark.parametrize("model", [("resnet", 18), ("resstage", 34), ("iresnet", 50), ("iresgroup", 50)], ids=str)
+@pytest.mark.parametrize(
+    "model", [("resnet", 18), ("resstage", 34), ("iresnet", 50), pytest.param(("iresgroup", 50), marks=pytest.mark.slow)], ids=str
+)
 def test_computes_what_torchs_own_exporter_computes(model: tuple[str, int], tmp_path: Path) -> None:
     net = network(*model)
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -30,6 +30,8 @@ from iresnet_models.deployed import DTYPES, DeployedNetwork, deployed
 from iresnet_models.operations import layer_multiply_accumulates, multiply_accumulates
 from iresnet_models.preprocessing import noise_pixels, normalised
 
+pytestmark = pytest.mark.usefixtures("shared_references")
+
 CPU = torch.device("cpu")
 
 

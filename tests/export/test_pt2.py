@@ -31,6 +31,8 @@ from iresnet_export.verification.fold import deployed_network
 from iresnet_export.verification.verify import VerifyOptions, verify
 from iresnet_export.verification.weights import compare_layers
 
+pytestmark = pytest.mark.usefixtures("shared_references")
+
 CPU = torch.device("cpu")
 SIZES = (1, 2, 7, 32)
 Run = Callable[..., Outcome]
@@ -142,6 +144,7 @@ def test_decomposed_programs_are_read_back_too(fold: bool, small_source: Source)
     assert report.passed, report.first_difference
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(program: Artifact, small_checkpoint: Path, tmp_path: Path) -> None:
     command = ["pt2", "--checkpoint", str(small_checkpoint), "--output", str(tmp_path / "other name.pt2")]
     environment = {**os.environ, "PYTHONHASHSEED": "7"}

@@ -233,10 +233,11 @@ def with_kept_channels(network: torch.nn.Module) -> None:
 NETWORKS = [
     ("iresnet", 18, None),
     ("iresnet", 34, with_kept_channels),
-    ("iresnet", 50, with_negative_scales),
+    pytest.param("iresnet", 50, with_negative_scales, marks=pytest.mark.slow),
     ("resnet", 18, None),
-    ("resstage", 34, None),
-    ("iresgroup", 50, None),
+    ("resstage", 18, with_negative_scales),
+    pytest.param("resstage", 34, None, marks=pytest.mark.slow),
+    pytest.param("iresgroup", 50, None, marks=pytest.mark.slow),
 ]
 
 
@@ -350,6 +351,7 @@ def test_equalising_makes_the_streams_channels_alike() -> None:
     assert spread(found[True]) < 0.7 * spread(found[False])
 
 
+@pytest.mark.slow
 def test_the_better_of_two_folds_is_chosen() -> None:
     source = untrained_source(ModelSpec("iresnet", 50, num_classes=10, image_size=32, resize=32), seed=0)
     options = ExportOptions(precision="int8")

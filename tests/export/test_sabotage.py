@@ -33,6 +33,8 @@ from iresnet_export.verification.verify import Candidate, VerifyOptions, verify
 from iresnet_models.files import sha256_of
 
 Model = onnx.ModelProto
+pytestmark = pytest.mark.usefixtures("shared_references")
+
 QUICK = VerifyOptions(images=32, batch_sizes=(1, 7), backends=("onnxruntime",))
 
 

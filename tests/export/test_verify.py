@@ -38,6 +38,8 @@ from iresnet_models.preprocessing import noise_pixels, normalised
 
 Copy = Callable[[str], Artifact]
 Vouch = Callable[[Path], Artifact]
+pytestmark = pytest.mark.usefixtures("shared_references")
+
 QUICK = VerifyOptions(images=32, batch_sizes=(1, 7), backends=("onnxruntime", "torchscript", "tensorrt"))
 
 

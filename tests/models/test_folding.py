@@ -464,9 +464,9 @@ def trained(arch: str, depth: int, count: int, epochs: int) -> Network:
     return network.eval()
 
 
-@each([("iresnet", 34), ("resnet", 34), ("resstage", 50), ("iresnet", 50), ("iresnet", 101)], [("iresnet", 34)])
+@each([("iresnet", 18), ("resnet", 34), ("resstage", 50), ("iresnet", 50), ("iresnet", 101)], [("iresnet", 18)])
 def test_trained_networks(model: tuple[str, int]) -> None:
-    quick = model == ("iresnet", 34)
+    quick = model == ("iresnet", 18)
     network = trained(*model, *((320, 2) if quick else (960, 3)))
     x, y = digits()
     held_out = x[-128:]

@@ -36,7 +36,12 @@ def test_another_order_of_addition_gives_the_same_weights() -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [("iresnet", 18), ("resnet", 101), ("iresnet", 200), pytest.param(("iresnet", 1001), marks=pytest.mark.slow)],
+    [
+        ("iresnet", 18),
+        ("resnet", 101),
+        pytest.param(("iresnet", 200), marks=pytest.mark.slow),
+        pytest.param(("iresnet", 1001), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_activations_stay_of_order_1(model: tuple[str, int]) -> None:
