@@ -12,7 +12,7 @@ from iresnet_export.benchmark.bench import bench
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.results import Result
 from iresnet_export.environment import environment
-from iresnet_export.errors import InputError, UnavailableError
+from iresnet_export.errors import InputError, PreemptedError, UnavailableError
 from iresnet_export.exporting import default_output, export_artifact
 from iresnet_export.progress import Progress
 from iresnet_export.reporting.bench_document import bench_document
@@ -75,12 +75,14 @@ class Summary:
 def train_digits(folder: Path, epochs: int | None, progress: Callable[[TrainingProgress], None] | None = None) -> TrainingResult:
     """Trains iResNet-18 on the embedded digits, in `folder`/run.
 
-    Raises InputError if `folder` holds something that an earlier quickstart did not put there.
+    Raises InputError if `folder` holds something that an earlier quickstart did not put there, and PreemptedError when stopped.
     """
     _claim(folder)
-    return train(
-        config_for("digits", result_path=folder / "run", overwrite=True, epochs=epochs), progress, environment=environment()
-    )
+    config = config_for("digits", result_path=folder / "run", overwrite=True, epochs=epochs)
+    try:
+        return train(config, progress, environment=environment())
+    except PreemptedError as error:
+        raise PreemptedError("The quickstart was stopped while it trained. Run it again: it begins anew.") from error
 
 
 def deploy(folder: Path, training: TrainingResult, seconds: float, progress: Progress, say: Callable[[str], None]) -> Summary:

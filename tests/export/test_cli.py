@@ -16,6 +16,7 @@ import iresnet_export
 from iresnet_export.artifact import Artifact, open_artifact
 from iresnet_export.cli.options import source_from_options
 from iresnet_models import ModelSpec, save_checkpoint
+from iresnet_models.errors import PreemptedError
 from iresnet_models.initialization import untrained_network
 
 Run = Callable[..., Outcome]
@@ -249,6 +250,17 @@ def test_a_diverged_checkpoint_is_refused(run: Run, small_spec: ModelSpec) -> No
     outcome = run("onnx", "--checkpoint", "nan.pt")
     assert outcome.status == 2
     assert "fc.weight holds 1 value that is NaN" in outcome.err
+
+
+def test_a_quickstart_that_is_stopped_speaks_of_no_option_that_it_has_not(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise PreemptedError("Go on with the same command and --resume.")
+
+    monkeypatch.setattr("iresnet_export.quickstart.train", stopped)
+    outcome = run("quickstart")
+    assert outcome.status == 75
+    assert "Run it again" in outcome.err
+    assert "--resume" not in outcome.err
 
 
 @pytest.mark.slow
