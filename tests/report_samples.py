@@ -90,9 +90,9 @@ def bench(candidates: Sequence[tuple[str, str, str, float]] = CANDIDATES, batche
             "seed": 0,
         },
         "limits": [
-            {"precision": name, "threads": 8, "gflops": peak, "kernel": "matrix product of 4096"} for name, peak in PEAKS.items()
+            {"precision": name, "threads": 8, "gflops": peak, "kernel": "matrix product of 4096", "bandwidth_gb_s": 38.0}
+            for name, peak in PEAKS.items()
         ],
-        "bandwidth_gb_s": 38.0,
         "results": results,
         "recommendation": None,
     }

@@ -52,7 +52,7 @@ def bench(
 
     def keep_so_far(found: Sequence[Result]) -> None:
         if keep is not None:
-            keep(BenchReport(list(found), list(limits), cpu | {"load_after": load_now()}, gpu, [UNFINISHED]))
+            keep(BenchReport(list(found), list(limits), cpu | {"load_after": None}, gpu, [UNFINISHED]))
 
     with tempfile.TemporaryDirectory() as folder, _own_compiler_cache(Path(folder)):
         origins = Origins(options, Path(folder))
@@ -69,7 +69,7 @@ def bench(
                         candidates += open_peers(origin, threads, options, Path(folder), reference, progress, stack)
                 _every_mode(candidates, found)
                 here = _with_memory(candidates, found, len(results))
-            limits += raised(better(before, _limits(artifacts, threads, options, Path(folder), progress)), here)
+            limits += raised(better([*before, *_limits(artifacts, threads, options, Path(folder), progress)]), here)
             results += here
     cpu["load_after"] = load_now()
     warnings = load_warnings(cpu, gpu, meter.cores())

@@ -1,20 +1,21 @@
 """What this machine does at most: operations a second in each precision, and bytes a second from memory.
 
-A limit is what the fastest of several kernels reached at its best: large matrix products and 3x3
-convolutions, by every library here. Each is
-measured as the candidates are, host to host, with the same number of threads.
+A limit is what the fastest of several kernels reached at its best: large matrix products and 3x3 convolutions, by every library
+here. Each is measured as the candidates are, host to host, with the same number of threads.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from iresnet_export.backends.base import Session
 from iresnet_export.backends.eager import torch_threads
 from iresnet_export.backends.onnxruntime import OnnxSession
 from iresnet_export.backends.openvino import OpenVino, OpenVinoSession
@@ -41,7 +42,10 @@ Kernel = tuple[str, float, Callable[[], object]]
 def measured_limits(precisions: Sequence[str], threads: int, device: torch.device, folder: Path, progress: Progress) -> list[Limit]:
     """One for each precision in which any kernel runs here; `folder` takes small files."""
     progress("Measuring what the machine can do", 0.0)
-    bandwidth = measured_bandwidth(threads, device)
+    try:
+        bandwidth = measured_bandwidth(threads, device)
+    except RuntimeError:  # not enough memory beside what is loaded
+        return []
     found = []
     for step, precision in enumerate(precisions):
         progress(f"Measuring what the machine can do in {precision}", step / len(precisions))
@@ -65,12 +69,14 @@ def raised(limits: Sequence[Limit], results: Sequence[Result]) -> list[Limit]:
     return found
 
 
-def better(first: Sequence[Limit], second: Sequence[Limit]) -> list[Limit]:
-    """Of two measurements of the same limits the higher of each."""
-    pairs = zip(first, second, strict=True)
+def better(limits: Sequence[Limit]) -> list[Limit]:
+    """Of several measurements of the same limits the highest of each."""
+    groups: dict[tuple[str, int], list[Limit]] = {}
+    for limit in limits:
+        groups.setdefault((limit.precision, limit.threads), []).append(limit)
     return [
-        dataclasses.replace(max(pair, key=lambda limit: limit.gflops), bandwidth_gb_s=max(limit.bandwidth_gb_s for limit in pair))
-        for pair in pairs
+        dataclasses.replace(max(group, key=lambda limit: limit.gflops), bandwidth_gb_s=max(limit.bandwidth_gb_s for limit in group))
+        for group in groups.values()
     ]
 
 
@@ -113,55 +119,79 @@ def best_time(run: Callable[[], object], clock: Clock = CLOCK) -> float:
 
 def _rates(precision: str, threads: int, device: torch.device, folder: Path) -> Iterator[tuple[str, float]]:
     """Operations a second of each kernel that runs here."""
-    for kernels in (_torch_kernels, _runtime_kernels):
-        pending = kernels(precision, threads, device, folder)
-        while True:
-            try:
-                name, operations, run = next(pending)
-                with torch_threads(threads), torch.inference_mode():
+    for kernel in (_matrix_product, _convolution, _onnxruntime_chain, _openvino_chain):
+        try:
+            with kernel(precision, threads, device, folder) as found, torch_threads(threads), torch.inference_mode():
+                if found is not None:
+                    name, operations, run = found
                     yield name, operations / best_time(run)
-            except StopIteration:
-                break
-            except (RuntimeError, NotImplementedError, IResNetError):
-                # This library has no such kernel for this processor; another may.
-                continue
+        except (RuntimeError, NotImplementedError, IResNetError):
+            continue  # this library has no such kernel for this processor, or no memory for it; another may
 
 
-def _torch_kernels(precision: str, threads: int, device: torch.device, folder: Path) -> Iterator[Kernel]:
+@contextmanager
+def _matrix_product(precision: str, threads: int, device: torch.device, folder: Path) -> Iterator[Kernel | None]:
     del threads, folder
-    size, kind = SIZE[device.type], _TYPES[precision]
-    operations = 2.0 * size**3
-    library = "cuBLAS" if device.type == "cuda" else "oneDNN or MKL"
-    if precision == "int8":
-        left, right = (torch.ones(size, size, dtype=kind, device=device) for _ in range(2))
-        yield f"torch._int_mm of {size}x{size}", operations, _synchronised(lambda: torch._int_mm(left, right), device)
+    if not _in_torch(precision, device) and precision != "int8":
+        yield None
         return
-    if precision == "fp16" and device.type == "cpu":
-        return  # PyTorch emulates it on most processors, for minutes
-    left, right = (torch.ones(size, size, dtype=kind, device=device) for _ in range(2))
-    yield f"torch.mm of {size}x{size} ({library})", operations, _synchronised(lambda: left @ right, device)
-    images = torch.ones(BATCH, CHANNELS, PIXELS, PIXELS, dtype=kind, device=device).to(memory_format=torch.channels_last)
-    weights = torch.ones(CHANNELS, CHANNELS, 3, 3, dtype=kind, device=device).to(memory_format=torch.channels_last)
+    size = SIZE[device.type]
+    left, right = (torch.ones(size, size, dtype=_TYPES[precision], device=device) for _ in range(2))
+    name = f"torch.mm of {size}x{size} ({'cuBLAS' if device.type == 'cuda' else 'oneDNN or MKL'})"
+    product: Callable[[], object] = lambda: left @ right  # noqa: E731
+    if precision == "int8":
+        name, product = f"torch._int_mm of {size}x{size}", lambda: torch._int_mm(left, right)
+    yield name, 2.0 * size**3, _synchronised(product, device)
+
+
+@contextmanager
+def _convolution(precision: str, threads: int, device: torch.device, folder: Path) -> Iterator[Kernel | None]:
+    del threads, folder
+    if not _in_torch(precision, device):
+        yield None
+        return
+    images, weights = (
+        torch.ones(count, CHANNELS, rows, rows, dtype=_TYPES[precision], device=device).to(memory_format=torch.channels_last)
+        for count, rows in ((BATCH, PIXELS), (CHANNELS, 3))
+    )
     convolve = _synchronised(lambda: torch.nn.functional.conv2d(images, weights, padding=1), device)
     yield f"torch conv2d, 3x3, {CHANNELS} channels", _chain_operations(1), convolve
 
 
-def _runtime_kernels(precision: str, threads: int, device: torch.device, folder: Path) -> Iterator[Kernel]:
-    """The same chain of convolutions by ONNX Runtime and OpenVINO, on CPUs."""
-    if device.type != "cpu" or precision == "fp16":
+def _in_torch(precision: str, device: torch.device) -> bool:
+    """Whether PyTorch computes in it; on most processors it emulates float16, for minutes."""
+    return precision in ("fp32", "bf16") or (precision == "fp16" and device.type != "cpu")
+
+
+@contextmanager
+def _onnxruntime_chain(precision: str, threads: int, device: torch.device, folder: Path) -> Iterator[Kernel | None]:
+    if device.type != "cpu" or precision not in ("fp32", "int8"):
+        yield None
         return
+    with OnnxSession(_chain_file(precision, folder), device, threads) as session:
+        yield _chain_kernel("ONNX Runtime", session, precision)
+
+
+@contextmanager
+def _openvino_chain(precision: str, threads: int, device: torch.device, folder: Path) -> Iterator[Kernel | None]:
+    if device.type != "cpu" or precision not in ("fp32", "bf16", "int8") or not OpenVino().is_installed():
+        yield None
+        return
+    with OpenVinoSession(_chain_file(precision, folder), precision, threads) as session:
+        yield _chain_kernel("OpenVINO", session, precision) if session.computed_precision == precision else None
+
+
+def _chain_file(precision: str, folder: Path) -> Path:
     path = folder / f"chain-{precision}.onnx"
-    path.write_bytes(convolution_chain(precision == "int8"))
-    kind = torch.uint8 if precision == "int8" else torch.float32
-    images = torch.ones(BATCH, CHANNELS, PIXELS, PIXELS, dtype=kind)
-    text = f"{LAYERS} convolutions, 3x3, {CHANNELS} channels"
-    if precision != "bf16":  # ONNX Runtime has no such convolution on CPUs
-        with OnnxSession(path, device, threads) as session:
-            yield f"ONNX Runtime, {text}", _chain_operations(LAYERS), lambda: session.run(images)
-    if OpenVino().is_installed():
-        with OpenVinoSession(path, precision, threads) as compiled:
-            if compiled.computed_precision == precision:
-                yield f"OpenVINO, {text}", _chain_operations(LAYERS), lambda: compiled.run(images)
+    if not path.exists():
+        path.write_bytes(convolution_chain(precision == "int8"))
+    return path
+
+
+def _chain_kernel(library: str, session: Session, precision: str) -> Kernel:
+    images = torch.ones(BATCH, CHANNELS, PIXELS, PIXELS, dtype=torch.uint8 if precision == "int8" else torch.float32)
+    name = f"{library}, {LAYERS} convolutions, 3x3, {CHANNELS} channels"
+    return name, _chain_operations(LAYERS), lambda: session.run(images)
 
 
 def _chain_operations(layers: int) -> float:

@@ -71,6 +71,8 @@ class BenchOptions:
             raise InputError("--rate and --p99-limit belong to mode server; add it, such as --mode latency,server.")
         if self.max_accuracy_drop is not None and not self.recommend:
             raise InputError("--max-accuracy-drop says what --recommend may recommend; add --recommend.")
+        if self.recommend and not {"latency", "throughput"} & set(self.modes):
+            raise InputError("--recommend goes by latency or throughput; add one of them, such as --mode latency,server.")
         if self.recommend and not self.verify:
             raise InputError("--recommend names only what passed verification; leave out --skip-verify.")
         if self.repeats < 1 or (self.images is not None and self.images < 1):

@@ -74,6 +74,6 @@ def _parity_in_words(best: Result, max_accuracy_drop: float | None) -> str:
 
 def _as_fast(best: Result, other: Result, seed: int) -> bool:
     same = (best.mode, best.batch, best.subject.threads) == (other.mode, other.batch, other.subject.threads)
-    if not same or best.samples is None or other.samples is None or len(best.samples.rounds) != len(other.samples.rounds):
+    if not same or best.samples is None or other.samples is None:
         return False
     return speedup_of(other.samples, best.samples, seed).tie

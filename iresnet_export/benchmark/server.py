@@ -154,6 +154,8 @@ def _result(candidate: Candidate, found: ServerRun) -> Result:
         f"it does not keep up with {found.rate_per_s:g} requests a second: {found.completed:,} of {found.offered:,} were answered, "
         "and the queue only grew"
     )
+    if found.highest_rate_per_s == 0:
+        text = f"no rate that was tried keeps p99 within {found.p99_limit_ms:g} ms"
     status, reason = status_of(candidate, found.keeps_up, text)
     missing = dict.fromkeys(_NOT_MEASURED, "mode server measures response times: see server.response_ms")
     throughput = found.completed / found.seconds

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def latency_of(samples: Samples, seed: int = 0) -> Latency:
         std=float(values.std(ddof=1)),
         min=float(values.min()),
         max=float(values.max()),
-        p50_ci95=_interval(medians, float(np.median(values)), len(rounds)),
+        p50_ci95=interval(medians, float(np.median(values)), len(rounds)),
     )
 
 
@@ -77,15 +78,15 @@ def speedup_of(baseline: Samples, candidate: Samples, seed: int = 0) -> Speedup:
     ratios = np.array([np.median(slow) / np.median(fast) for slow, fast in pairs])
     medians = np.median(ratios[_resampled(len(ratios), seed)], axis=1)
     middle = float(np.median(ratios))
-    return Speedup(middle, _interval(medians, middle, len(ratios)))
+    return Speedup(middle, interval(medians, middle, len(ratios)))
 
 
 def _resampled(count: int, seed: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
 
 
-def _interval(medians: np.ndarray[tuple[int], np.dtype[np.float64]], middle: float, count: int) -> tuple[float, float]:
-    """The bootstrap's percentile interval, widened for few rounds: resampling n values understates their spread."""
+def interval(medians: np.ndarray[Any, np.dtype[np.float64]], middle: float, count: int) -> tuple[float, float]:
+    """The bootstrap's 95 % percentile interval, widened for few rounds: resampling `count` values understates their spread."""
     tail = (1 - _LEVEL) / 2
     low, high = np.quantile(medians, [tail, 1 - tail])
     widen = math.sqrt(count / max(count - 1, 1)) * _student(count) / NormalDist().inv_cdf(1 - tail)

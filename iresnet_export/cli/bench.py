@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from iresnet_export.cli.console import notice, say, show, write_report
+from iresnet_export.cli.console import bold, notice, say, show, write_report
 from iresnet_export.cli.options import BackendNames, Device, JsonFile, Trust, device_from_option, integers
 from iresnet_export.errors import InputError
 
@@ -141,23 +141,24 @@ def bench(
 
     def keep(unfinished: BenchReport) -> None:
         nonlocal kept
-        if json is not None:
-            write_json(json, bench_document(unfinished, options))
-            kept = True
+        assert json is not None
+        write_json(json, bench_document(unfinished, options))
+        kept = True
 
     try:
         with _live() as (progress, watch):
-            report = bench_artifacts(artifacts or _artifacts_here(), options, progress, watch=watch, keep=keep)
+            chosen = artifacts or _artifacts_here()
+            report = bench_artifacts(chosen, options, progress, watch=watch, keep=None if json is None else keep)
     except KeyboardInterrupt:
         if kept:
             notice(f"What was measured until then is in {json}.")
         raise
+    write_report(json, bench_document(report, options))
     counts = " and ".join(map(str, options.thread_counts))
     say(f"On {options.device.type}, with {counts} threads, from images in host memory to logits in host memory.")
     for made in bench_tables(report.results, options.verify):
         show(made)
     _explain(report, recommend)
-    write_report(json, bench_document(report, options))
     if not report.measured:
         notice("None of the artifacts could be run here.")
         raise typer.Exit(3)
@@ -174,7 +175,7 @@ def _explain(report: BenchReport, recommend: bool) -> None:
     for line in (*limits_in_words(report.limits), *remarks(report)):
         say(line)
     if report.recommendation is not None:
-        say(f"[bold]{report.recommendation.sentence}[/]")
+        say(bold(report.recommendation.sentence))
     elif recommend:
         say("Nothing can be recommended: no artifact passed verification with a stable measurement.")
 
@@ -188,8 +189,10 @@ def _live() -> Iterator[tuple[Progress, Callable[[Sequence[Result], Sequence[Sam
 
     from iresnet_export.reporting.bench_tables import bench_tables, progress_table
 
-    console = Console(stderr=True)
-    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console)
+    console = Console(stderr=True, markup=False)
+    bar = Progress(
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), console=console
+    )
     task = bar.add_task("", total=1.0)
     if not console.is_terminal:
         yield lambda _step, _share: None, lambda _results, _samples: None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from iresnet_export.progress import Progress
 
@@ -17,22 +18,35 @@ _PIPED_WIDTH = 200
 
 
 def out() -> Console:
-    """Stdout; plain and wide where it is not a terminal, so that no column is cut."""
+    """Stdout; plain and wide where it is not a terminal, so that no column is cut. Brackets are brackets: no markup."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 
 
-def say(text: str) -> None:
+def say(text: str | Text) -> None:
     """A line of the result."""
     out().print(text, soft_wrap=True)
 
 
-def notice(text: str) -> None:
+def notice(text: str | Text) -> None:
     """A line that is not part of the result."""
     from rich.console import Console
 
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+    Console(stderr=True, highlight=False, markup=False).print(text, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """A notice of what may not be what the user wants."""
+    from rich.text import Text
+
+    notice(Text.assemble(("Warning:", "yellow"), f" {text}"))
+
+
+def bold(text: str) -> Text:
+    from rich.text import Text
+
+    return Text(text, "bold")
 
 
 def show(table: Any) -> None:
@@ -46,7 +60,7 @@ def progress_bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
 

@@ -202,6 +202,4 @@ def batches(text: str, option: str) -> tuple[int, int, int]:
 
 
 def _said(severity: str, message: str) -> None:
-    from rich.markup import escape
-
-    notice(escape(f"TensorRT, {severity}: {message}"))
+    notice(f"TensorRT, {severity}: {message}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from iresnet_export.cli.console import notice, progress_bar, say
+from iresnet_export.cli.console import progress_bar, say, warn
 from iresnet_export.cli.options import (
     OUTPUT,
     Arch,
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from iresnet_models.deployed import Precision
 
 _UNTRAINED = (
-    "[yellow]Warning:[/] no checkpoint was given, so the weights are untrained (seed {seed}): good for measuring latency, not for "
+    "no checkpoint was given, so the weights are untrained (seed {seed}): good for measuring latency, not for "
     "classifying. Give --checkpoint FILE or --weights official."
 )
 
 _BOUNDS_FROM_NOISE = (
-    "[yellow]Warning:[/] some channels are folded by bounds on their activations, and these were measured over noise, not "
+    "some channels are folded by bounds on their activations, and these were measured over noise, not "
     "over images that "
     "the network was trained on. Give some with --calibration-data FOLDER (with train/), or leave BatchNorms in place with "
     "--no-fold."
@@ -138,7 +138,7 @@ def run_export(name: str, source: Source, options: ExportOptions, output: Path |
     from iresnet_export.precision import in_words
 
     if source.checkpoint is None:
-        notice(_UNTRAINED.format(seed=source.weights.seed))
+        warn(_UNTRAINED.format(seed=source.weights.seed))
     with progress_bar() as progress:
         artifact = export_artifact(name, source, options, output=output, force=force, progress=progress)
     descent = artifact.descent
@@ -152,7 +152,7 @@ def run_export(name: str, source: Source, options: ExportOptions, output: Path |
         ratio, images = about["proof"]["error_ratio"], about["proof"]["image_source"]
         say(f"Folded: no BatchNorm is left; over {images} its error is {ratio:.2f} times the unfolded network's own.")
         if source.checkpoint is not None and not about["exact_everywhere"] and images.endswith("noise"):
-            notice(_BOUNDS_FROM_NOISE)
+            warn(_BOUNDS_FROM_NOISE)
     if (about := descent.details.get("quantization")) is not None:
         equalised = "; the stream's channels are equalised, which measured better" if about["equalised"] else ""
         say(

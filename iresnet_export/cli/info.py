@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from iresnet_export.cli.console import say, show, write_report
+from iresnet_export.cli.console import bold, say, show, write_report
 from iresnet_export.cli.options import JsonFile
 
 
@@ -45,6 +45,6 @@ def inspect(
     made = table("", "")
     made.show_header = False
     for key, value in found.rows():
-        made.add_row(f"[bold]{key}[/]", value)
+        made.add_row(bold(key), value)
     show(made)
     write_report(json, found.to_json())

@@ -38,8 +38,6 @@ def predict(
     Images are prepared as the artifact's own network was trained to see them. One that cannot be read is named, the others are
     predicted nevertheless, and the exit status is 2.
     """
-    from rich.markup import escape
-
     from iresnet_export.prediction import PredictOptions
     from iresnet_export.prediction import predict as predict_images
 
@@ -48,7 +46,7 @@ def predict(
         predictions = predict_images(artifact, images, options, progress)
     show(_table(predictions))
     for image in predictions.unreadable:
-        notice(escape(image.reason or ""))
+        notice(image.reason or "")
     write_report(json, predictions.to_json())
     if predictions.unreadable:
         notice(f"Not read: {len(predictions.unreadable)} of {len(predictions.images)} images; see the reasons above.")
@@ -57,15 +55,13 @@ def predict(
 
 def _table(predictions: Predictions) -> Any:
     """A row for each image, a line in it for each class."""
-    from rich.markup import escape
-
-    from iresnet_export.reporting.tables import table
+    from iresnet_export.reporting.tables import status, table
 
     made = table("image", "class", ">probability")
     for image in predictions.images:
         if not image.top:
-            made.add_row(escape(image.file), f"[yellow]{image.status}[/]", "")
+            made.add_row(image.file, status(image.status), "")
             continue
-        labels = "\n".join(escape(entry.label) for entry in image.top)
-        made.add_row(escape(image.file), labels, "\n".join(f"{entry.probability:.2%}" for entry in image.top))
+        labels = "\n".join(entry.label for entry in image.top)
+        made.add_row(image.file, labels, "\n".join(f"{entry.probability:.2%}" for entry in image.top))
     return made

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iresnet_export.cli.console import notice, progress_bar, say, show
+from iresnet_export.cli.console import bold, notice, progress_bar, say, show
 from iresnet_export.cli.training_progress import training_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from iresnet_export.quickstart import Row, Summary
+    from iresnet_export.reporting.tables import Cell
 
 
 def quickstart(
@@ -32,23 +33,26 @@ def quickstart(
         summary = deploy(output, training, seconds, progress, say)
     show(_table(summary))
     _explain(summary)
-    say(f"\n[bold]Open {summary.page} in a browser: all of this on one page, with plots.[/]")
+    say(bold(f"\nOpen {summary.page} in a browser: all of this on one page, with plots."))
     if not summary.verification.passed:
         raise typer.Exit(1)
 
 
 def _explain(summary: Summary) -> None:
+    from iresnet_export.verification.criteria import NOISE_LIMIT
+
     for name, reason in summary.missing.items():
         notice(f"{name} was not exported: {reason}")
     for candidate in summary.verification.candidates:
         if candidate.reason is not None:
             say(f"{candidate.artifact.name} by {candidate.backend} {candidate.status}: {candidate.reason}")
-    say("Parity: error against float64 in units of the network's own rounding error in that precision; up to 2.5 is rounding.")
+    units = "error against float64 in units of the network's own rounding error in that precision"
+    say(f"Parity: {units}; up to {NOISE_LIMIT:g} is rounding.")
     say("int8 has no such unit: its signal to noise in dB, and its decisions, are held against what calibration predicted.")
     if (best := summary.fastest) is not None and best.result is not None:
         speedup = best.result.speedup
         times = f"{speedup.p50:.1f} times as fast as eager PyTorch" if speedup else "without a verdict: the machine was not steady"
-        say(f"[bold]Fastest on this machine: {best.path.name} by {best.backend}[/], {best.latency:.2f} ms an image, {times}.")
+        say(bold(f"Fastest on this machine: {best.path.name} by {best.backend}, {best.latency:.2f} ms an image, {times}."))
     folder = summary.folder
     say(f"\nEverything lies in {folder}/: the run (log.csv, best.pt) in run/, the artifacts and their descents in artifacts/,")
     say("the measurements in verify.json, eval.json and bench.json. Try next:")
@@ -67,10 +71,11 @@ def _table(summary: Summary) -> Table:
     return made
 
 
-def _row(row: Row) -> list[str]:
-    from iresnet_export.reporting.tables import noise, size, status
+def _row(row: Row) -> list[Cell]:
+    from iresnet_export.reporting.tables import noise, status
+    from iresnet_export.reporting.words import megabytes
 
-    cells = [row.path.name, row.backend, row.precision, size(row.size_bytes)]
+    cells: list[Cell] = [row.path.name, row.backend, row.precision, megabytes(row.size_bytes)]
     candidate, found, result = row.candidate, row.accuracy.evaluation, row.result
     if candidate is None:
         cells += ["reference", ""]

@@ -39,14 +39,10 @@ def report(
 
     Of two benchmarks of the same candidates it says what became faster or slower, beyond noise.
     """
-    from rich.markup import escape
-
     from iresnet_export.reporting.report import (
         ReportOptions,
         failures,
         format_of,
-        gaps,
-        in_words,
         make_report,
         require_another_file,
         share_from_text,
@@ -58,16 +54,16 @@ def report(
     made = make_report(reports, ReportOptions(format_of(output, format), title, compare, limit))
     write_text(output, made.text)
     if made.comparison is not None:
-        for line in in_words(made.comparison):
-            say(escape(line))
-        for line in (*made.comparison.differences, *gaps(made.comparison)):
-            notice(escape(line))
-    notice(escape(f"Report: {output}"))
+        for one in made.comparison.in_order:
+            say(one.in_words())
+        for line in (*made.comparison.differences, *made.comparison.gaps):
+            notice(line)
+    notice(f"Report: {output}")
     if limit is None or made.comparison is None:
         return
     if not any(one.ratio is not None or one.lost for one in made.comparison.candidates):
         notice("Nothing could be compared, so nothing is shown not to be slower.")
         raise typer.Exit(3)
     if failed := failures(made.comparison, limit):
-        notice(escape(f"Slower by more than {100 * limit:g} %: {'; '.join(failed)}"))
+        notice(f"Slower by more than {100 * limit:g} %: {'; '.join(failed)}")
         raise typer.Exit(1)

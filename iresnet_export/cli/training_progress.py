@@ -45,7 +45,7 @@ def _bar() -> Iterator[Update]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Training", total=None)
 

@@ -61,6 +61,7 @@ def verify(
     from iresnet_export.reporting.documents import verify_document
     from iresnet_export.reporting.markdown import verify_markdown
     from iresnet_export.reporting.tables import decision_lines, localisation_table, verify_table
+    from iresnet_export.verification.criteria import NOISE_LIMIT
     from iresnet_export.verification.verify import VerifyOptions
     from iresnet_export.verification.verify import verify as verify_artifacts
     from iresnet_models.files import write_text
@@ -82,7 +83,7 @@ def verify(
     for reference in verification.references:
         say(
             f"Reference: {reference.source.spec.name} in float64 over {reference.image_source}; "
-            f"its float32 rounding error is {reference.noise_floor:.3g} (1 noise floor; up to 2.5 passes)"
+            f"its float32 rounding error is {reference.noise_floor:.3g} (1 noise floor; up to {NOISE_LIMIT:g} passes)"
             + (", computed before." if reference.cached else ".")
         )
     show(verify_table(verification))
@@ -90,7 +91,7 @@ def verify(
         if localise and candidate.localisation is not None:
             show(localisation_table(candidate, candidate.localisation))
         if candidate.reason is not None:
-            say(f"{candidate.artifact} [bold]{candidate.status}[/]: {candidate.reason}")
+            say(f"{candidate.artifact} by {candidate.backend}: {candidate.status}: {candidate.reason}")
         for line in decision_lines(candidate, max_accuracy_drop):
             say(f"{candidate.artifact} by {candidate.backend}: {line}")
     write_report(json, verify_document(verification, options))

@@ -130,7 +130,7 @@ def _why_no_parity(result: Result, options: BenchOptions) -> str:
         return "verification was skipped"
     if result.subject.baseline is None:
         return "it is what the others are made from"
-    return "it is another network" if result.subject.peer and result.status == "ok" else result.reason or "it was not verified"
+    return "it is another network" if result.subject.peer and result.latency is not None else result.reason or "it was not verified"
 
 
 def _samples(result: Result) -> list[Any] | None:

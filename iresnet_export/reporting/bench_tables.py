@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from statistics import median
 
 from rich.table import Table
+from rich.text import Text
 
 from iresnet_export.benchmark.clock import Samples
 from iresnet_export.benchmark.results import BenchReport, Limit, Result
 from iresnet_export.benchmark.server import response_percentile
-from iresnet_export.reporting.tables import size, status, table
+from iresnet_export.reporting.tables import Cell, status, table
+from iresnet_export.reporting.words import megabytes
 
 
 def bench_tables(results: Sequence[Result], verified: bool = True) -> list[Table]:
@@ -87,25 +89,25 @@ def _figures(result: Result) -> list[str]:
     latency = result.latency
     memory = "" if result.memory_mb is None else f"{result.memory_mb:,.0f} MB"
     if latency is None:
-        return ["", "", "", "", "", "", memory, size(result.subject.size_bytes)]
+        return ["", "", "", "", "", "", memory, megabytes(result.subject.size_bytes)]
     share = "" if result.peak_fraction is None else f"{result.peak_fraction:.0%}"
     interval = f"{latency.p50_ci95[0]:.2f} to {latency.p50_ci95[1]:.2f}"
     tails = ["" if value is None else f"{value:.2f}" for value in (latency.p90, latency.p99)]
     return [
-        f"{latency.p50:.2f}", interval, *tails, f"{result.throughput:.1f}", share, memory, size(result.subject.size_bytes)
+        f"{latency.p50:.2f}", interval, *tails, f"{result.throughput:.1f}", share, memory, megabytes(result.subject.size_bytes)
     ]  # fmt: skip
 
 
-def _parity(result: Result, verified: bool) -> str:
+def _parity(result: Result, verified: bool) -> Cell:
     parity = result.subject.parity
     if parity is not None:
         return status(parity.status)
     if result.subject.baseline is None:
         return "reference"
-    return "" if verified else "[yellow]not verified[/]"
+    return "" if verified else Text("not verified", "yellow")
 
 
-def _speedup(result: Result) -> list[str]:
+def _speedup(result: Result) -> list[Cell]:
     if result.speedup is not None:
         times = f"{result.speedup.p50:.2f} ×" + (" (tie)" if result.speedup.tie else "")
         return [times, f"{result.speedup.ci95[0]:.2f} to {result.speedup.ci95[1]:.2f}"]

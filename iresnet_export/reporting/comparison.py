@@ -15,22 +15,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from iresnet_export.benchmark.statistics import RESAMPLES, interval
 from iresnet_export.errors import InputError
 from iresnet_export.reporting.collection import without_hash
 from iresnet_export.reporting.report_files import ReportFile
-from iresnet_export.reporting.schemas import BenchReport, BenchResult, Environment
-from iresnet_export.reporting.words import backend_name, figures, network_name, percent
+from iresnet_export.reporting.schemas import BenchReport, BenchResult, Environment, Server
+from iresnet_export.reporting.words import backend_name, count, figures, network_name, percent
 
 Values = NDArray[np.float64]
 Change = Literal["faster", "slower", "within noise", "not compared"]
 Key = tuple[str | int | float | None, ...]
 
-_RESAMPLES = 2000
 _BLOCKS = 20
 """Samples without turns (those of a server) are resampled in so many runs of neighbours, which depend on each other."""
 _FEWEST_TURNS = 4
-_LEVEL = 0.95
-_GPU_SETTINGS = (("driver", "driver"), ("power_limit_w", "power limit in watts"))
+_ORDER: tuple[Change, ...] = ("slower", "not compared", "faster", "within noise")
 _AT_ONCE = 2_000_000
 """Samples in memory at a time."""
 
@@ -80,6 +79,17 @@ class Comparison:
     def of(self, change: Change) -> list[Compared]:
         return [one for one in self.candidates if one.change == change]
 
+    @property
+    def in_order(self) -> list[Compared]:
+        """What became slower first, and most of all."""
+        return sorted(self.candidates, key=lambda one: (_ORDER.index(one.change), -(one.ratio or 0)))
+
+    @property
+    def gaps(self) -> list[str]:
+        """What only one of the runs holds, in a sentence each."""
+        pairs = ((self.only_old, "old"), (self.only_new, "new"))
+        return [f"Only in the {when} run: {'; '.join(names)}." for names, when in pairs if names]
+
 
 def comparable(files: Sequence[ReportFile]) -> bool:
     """Whether these are two benchmarks with a candidate in common, apart from the baseline."""
@@ -101,13 +111,14 @@ def compare(files: Sequence[ReportFile]) -> Comparison:
     (old_file, old_report), (new_file, new_report) = found
     old, new = _keyed(old_report), _keyed(new_report)
     names = _names([*old.values(), *new.values()])
-    compared = tuple(_compared(names[_name_key(old[key])], old[key], new[key]) for key in old if key in new)
+    partners = {key: partner for key in old if (partner := _partner(key, new)) is not None}
+    compared = tuple(_compared(names[_name_key(old[key])], old[key], new[partner]) for key, partner in partners.items())
     return Comparison(
         old_file,
         new_file,
         compared,
-        tuple(names[_name_key(one)] for key, one in old.items() if key not in new),
-        tuple(names[_name_key(one)] for key, one in new.items() if key not in old),
+        tuple(names[_name_key(one)] for key, one in old.items() if key not in partners),
+        tuple(names[_name_key(one)] for key, one in new.items() if key not in partners.values()),
         (*machine_differences(old_report.environment, new_report.environment), *_drift(compared)),
     )
 
@@ -143,11 +154,8 @@ def ratio_of_medians(old: Sequence[Values], new: Sequence[Values], seed: int = 0
     generator = np.random.default_rng(seed)
     middle = float(np.median(np.concatenate(new)) / np.median(np.concatenate(old)))
     logarithms = np.log(_resampled_medians(new, generator)) - np.log(_resampled_medians(old, generator))
-    low, high = np.quantile(logarithms, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    # Resampling n turns understates their spread by sqrt(n / (n - 1)), and few turns have Student's tails.
-    fewest, centre = min(len(old), len(new)), math.log(middle)
-    widen = math.sqrt(fewest / (fewest - 1)) * _student(fewest - 1) / _student(10**6)
-    return middle, (math.exp(centre - widen * (centre - float(low))), math.exp(centre + widen * (float(high) - centre)))
+    low, high = interval(logarithms, math.log(middle), min(len(old), len(new)))
+    return middle, (math.exp(low), math.exp(high))
 
 
 def turns_of(result: BenchResult) -> list[Values]:
@@ -162,7 +170,7 @@ def turns_of(result: BenchResult) -> list[Values]:
 
 
 def _resampled_medians(turns: Sequence[Values], generator: np.random.Generator) -> Values:
-    chosen = generator.integers(0, len(turns), (_RESAMPLES, len(turns)))
+    chosen = generator.integers(0, len(turns), (RESAMPLES, len(turns)))
     if len({len(turn) for turn in turns}) > 1:
         return np.array([np.median(np.concatenate([turns[index] for index in row])) for row in chosen])
     stacked = np.stack(turns)
@@ -170,17 +178,13 @@ def _resampled_medians(turns: Sequence[Values], generator: np.random.Generator) 
     return np.concatenate([np.median(stacked[part].reshape(len(part), -1), axis=1) for part in parts])
 
 
-def _student(freedom: int) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(0.5 + _LEVEL / 2, max(freedom, 1)))
-
-
 def _compared(name: str, old: BenchResult, new: BenchResult) -> Compared:
     for result, when in ((old, "old"), (new, "new")):
         if not result.measured:
             reason = f"not measured in the {when} run" + (f" ({result.reason})" if result.reason else "")
             return Compared(name, old, new, "not compared", reason=reason)
+    if old.server is not None and new.server is not None and old.server.rate_per_s != new.server.rate_per_s:
+        return Compared(name, old, new, "not compared", reason=_highest_rates(old.server, new.server))
     if "unstable" in (old.status, new.status):
         return Compared(name, old, new, "not compared", reason="one of the runs did not settle (unstable)")
     found = turns_of(old), turns_of(new)
@@ -217,8 +221,27 @@ def _keyed(report: BenchReport) -> dict[Key, BenchResult]:
 
 
 def _setting(one: BenchResult) -> Key:
-    rate = one.server.rate_per_s if one.server is not None else None
-    return one.backend, one.precision, one.device, one.mode, one.batch, one.threads, rate
+    return one.backend, one.precision, one.device, one.mode, one.batch, one.threads, _load(one)
+
+
+def _load(one: BenchResult) -> str:
+    """What a server was asked for; nothing for other modes, and for a server that could not be measured."""
+    if one.server is None:
+        return ""
+    if one.server.p99_limit_ms is not None:
+        return f"highest rate with p99 within {one.server.p99_limit_ms:g} ms"
+    return f"{one.server.rate_per_s:g} requests a second"
+
+
+def _partner(key: Key, new: dict[Key, BenchResult]) -> Key | None:
+    """The same measurement in the other run: of a server that could not be measured any more, whatever it was asked for."""
+    unmeasured = (*key[:-1], "")
+    return key if key in new else unmeasured if unmeasured in new else None
+
+
+def _highest_rates(old: Server, new: Server) -> str:
+    before, now = (found.highest_rate_per_s or 0.0 for found in (old, new))
+    return f"response times belong to their rates, and the highest ones are {figures(before)} and now {figures(now)} a second"
 
 
 def _name_key(one: BenchResult) -> Key:
@@ -233,7 +256,8 @@ def _names(results: Sequence[BenchResult]) -> dict[Key, str]:
         what = network_name(one.arch, one.depth, one.artifact) if one.is_baseline else one.artifact
         parts = [f"{what} by {backend_name(one.backend)}", f"batch {one.batch}"]
         parts += [one.mode] if several["mode"] else []
-        parts += [f"{one.threads} threads"] if several["threads"] else []
+        parts += [load] if (load := _load(one)) else []
+        parts += [count(one.threads, "thread")] if several["threads"] else []
         parts += [one.device] if several["device"] else []
         names[_name_key(one)] = ", ".join(parts)
     return names

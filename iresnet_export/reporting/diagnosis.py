@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from iresnet_export.doctor import Diagnosis
 from iresnet_export.reporting.tables import table
 
-_ANSWERS = {"yes": "[green]yes[/]", "untried": "[yellow]untried[/]", "no": "[red]no[/]"}
+_ANSWERS = {"yes": Text("yes", "green"), "untried": Text("untried", "yellow"), "no": Text("no", "red")}
 
 
 def diagnosis_tables(diagnosis: Diagnosis) -> Iterator[Table]:
@@ -19,16 +19,16 @@ def diagnosis_tables(diagnosis: Diagnosis) -> Iterator[Table]:
     said: set[str] = set()
     for finding in diagnosis.findings:
         row = (finding.backend, finding.direction, finding.device, _ANSWERS[finding.answer])
-        mend = "as above" if finding.mend in said else escape(finding.mend or "")
-        found.add_row(*row, escape(finding.reason or ""), mend)
+        mend = "as above" if finding.mend in said else finding.mend or ""
+        found.add_row(*row, finding.reason or "", mend)
         said |= {finding.mend} if finding.mend else set()
     yield found
     parts = table("part", "version", "")
     for part in diagnosis.parts:
-        parts.add_row(part.name, "[red]not here[/]" if part.version is None else escape(part.version), escape(part.note or ""))
+        parts.add_row(part.name, Text("not here", "red") if part.version is None else part.version, part.note or "")
     yield parts
     if diagnosis.engines:
         engines = table("engine", "runs here", "")
         for engine in diagnosis.engines:
-            engines.add_row(escape(engine.file), _ANSWERS[engine.answer], escape(engine.says))
+            engines.add_row(engine.file, _ANSWERS[engine.answer], engine.says)
         yield engines

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-
+from iresnet_export.reporting.markdown_text import bullets, table, text
 from iresnet_export.reporting.tables import decision_lines, noise, weights_in_words
 from iresnet_export.verification.criteria import NOISE_LIMIT
 from iresnet_export.verification.reference import Reference
@@ -18,10 +16,10 @@ def verify_markdown(verification: Verification, options: VerifyOptions) -> str:
     verdict = "passed" if verification.passed else "did not pass"
     parts = [
         f"### Verification {verdict}",
-        _table(_COLUMNS, (_row(candidate) for candidate in verification.candidates)),
-        _list(line for candidate in verification.candidates for line in _remarks(candidate, options)),
+        table([(name, False) for name in _COLUMNS], (_row(candidate) for candidate in verification.candidates)),
+        bullets(line for candidate in verification.candidates for line in _remarks(candidate, options)),
         "Compared with:" if verification.references else "",
-        _list(_compared_with(reference) for reference in verification.references),
+        bullets(_compared_with(reference) for reference in verification.references),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -31,7 +29,7 @@ def _row(candidate: Candidate) -> list[str]:
     verdict = candidate.status if candidate.status == "pass" else f"**{candidate.status}**"
     agrees = "" if outputs is None or outputs.decisions is None else f"{outputs.decisions.top1.share:.1%}"
     return [
-        _text(candidate.artifact.name),
+        text(candidate.artifact.name),
         candidate.backend,
         verdict,
         candidate.precision,
@@ -42,28 +40,14 @@ def _row(candidate: Candidate) -> list[str]:
 
 
 def _remarks(candidate: Candidate, options: VerifyOptions) -> list[str]:
-    said = [] if candidate.reason is None else [f"**{candidate.status}**: {_text(candidate.reason)}"]
-    said += [_text(line) for line in decision_lines(candidate, options.max_accuracy_drop)]
-    return [f"{_text(candidate.artifact.name)} by {candidate.backend}: {text}" for text in said]
+    said = [] if candidate.reason is None else [f"**{candidate.status}**: {text(candidate.reason)}"]
+    said += [text(line) for line in decision_lines(candidate, options.max_accuracy_drop)]
+    return [f"{text(candidate.artifact.name)} by {candidate.backend}: {line}" for line in said]
 
 
 def _compared_with(reference: Reference) -> str:
     weights = reference.source.weights
     return (
-        f"{_text(reference.source.spec.name)} in float64 over {_text(reference.image_source)}; {weights.kind} weights "
+        f"{text(reference.source.spec.name)} in float64 over {text(reference.image_source)}; {weights.kind} weights "
         f"`{weights.sha256[:16]}`; noise floor of float32 {reference.noise_floor:.3g}, up to {NOISE_LIMIT:g} of it pass"
     )
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _list(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _text(text: str) -> str:
-    """On one line, nothing in it read as markup or as the end of a cell."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~@])", r"\\\1", " ".join(text.split()))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from iresnet_export.reporting.collection import Collection
 from iresnet_export.reporting.comparison import Comparison
+from iresnet_export.reporting.markdown_text import bullets, table, text
 from iresnet_export.reporting.missing import not_measured
 from iresnet_export.reporting.report_tables import (
     Table,
@@ -23,23 +23,22 @@ from iresnet_export.reporting.summary import headline, verdicts
 
 def markdown_report(collection: Collection, comparison: Comparison | None, title: str | None) -> str:
     """For a pull request or a wiki. What comes from the reports is escaped."""
-    parts = [f"## {_text(title)}" if title else "", f"### {_text(headline(collection, comparison))}"]
+    parts = [f"## {text(title)}" if title else "", f"### {text(headline(collection, comparison))}"]
     if comparison is not None:
-        parts += [_table(comparison_table(comparison)), _list(map(_text, comparison.differences))]
-        parts += [f"Only in the old run: {_text(', '.join(comparison.only_old))}." if comparison.only_old else ""]
-        parts += [f"Only in the new run: {_text(', '.join(comparison.only_new))}." if comparison.only_new else ""]
-    parts.append(_list(_text(warning) for warning in collection.warnings()))
-    parts.append(_list(f"**{_text(one.status)}** {_text(f'{one.subject} {one.text}'.strip())}" for one in verdicts(collection)))
+        parts += [_table(comparison_table(comparison)), bullets(map(text, comparison.differences))]
+        parts += [text(gap) for gap in comparison.gaps]
+    parts.append(bullets(text(warning) for warning in collection.warnings()))
+    parts.append(bullets(f"**{text(one.status)}** {text(f'{one.subject} {one.text}'.strip())}" for one in verdicts(collection)))
     parts += [_table(made) for made in _tables(collection)]
-    absent = [f"{_text(what)}: {_how(how)}" for what, how in not_measured(collection)]
-    parts += ["Not measured:", _list(absent)] if absent else []
+    absent = [f"{text(what)}: {_how(how)}" for what, how in not_measured(collection)]
+    parts += ["Not measured:", bullets(absent)] if absent else []
     for name, rows in environment_rows(collection):
-        parts += [f"**{_text(name)}**", _list(f"{_text(key)}: {_text(value)}" for key, value in rows)]
+        parts += [f"**{text(name)}**", bullets(f"{text(key)}: {text(value)}" for key, value in rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _how(text: str) -> str:
-    return f"`{text}`" if text.startswith("iresnet-export ") else _text(text)
+def _how(command: str) -> str:
+    return f"`{command}`" if command.startswith("iresnet-export ") else text(command)
 
 
 def _tables(collection: Collection) -> Iterator[Table]:
@@ -54,17 +53,6 @@ def _tables(collection: Collection) -> Iterator[Table]:
         yield eval_table(collection)
 
 
-def _table(table: Table) -> str:
-    rule = ["---:" if column.right else "---" for column in table.columns]
-    rows = [[_text(cell.text) for cell in row] for row in table.rows]
-    lines = [[_text(column.name) for column in table.columns], rule, *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _list(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _text(text: str) -> str:
-    """On one line, nothing in it read as markup or as the end of a cell."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~@])", r"\\\1", " ".join(text.split()))
+def _table(made: Table) -> str:
+    rows = ([text(cell.text) for cell in row] for row in made.rows)
+    return table([(text(column.name), column.right) for column in made.columns], rows)

@@ -21,11 +21,11 @@ def not_measured(collection: Collection) -> Iterator[tuple[str, str]]:
         if len({one.result.batch for one in measured}) < 2:
             yield "Latency against batch", "iresnet-export bench ARTIFACT... --batch 1,8,32 --json bench.json"
         if not any(report.limits for _, report in collection.benchmarks):
-            yield "The machine's limit (roofline)", "a benchmark that measured it"
+            yield "The machine's limit (roofline)", "iresnet-export bench ARTIFACT... --limits --json bench.json"
         if not any(one.result.memory_mb is not None for one in measured):
-            yield "Peak memory", "a benchmark that measured it"
-        for mode, what in (("server", "Response times under load"), ("cold", "Cold starts")):
-            if mode not in modes:
+            yield "Peak memory", "iresnet-export bench ARTIFACT... --memory --json bench.json"
+        for mode, what in (("server --rate 20", "Response times under load"), ("cold", "Cold starts")):
+            if mode.split()[0] not in modes:
                 yield what, f"iresnet-export bench ARTIFACT... --mode {mode} --json bench.json"
     if not any(one.accuracy for one in measured) and not collection.evaluations:
         yield "Accuracy", "iresnet-export eval ARTIFACT... --data FOLDER --json eval.json"

@@ -84,18 +84,6 @@ def share_from_text(text: str) -> float:
     return found
 
 
-def in_words(comparison: Comparison) -> list[str]:
-    """A line for each measurement, what is slower first."""
-    order = ("slower", "not compared", "faster", "within noise")
-    return [one.in_words() for one in sorted(comparison.candidates, key=lambda one: order.index(one.change))]
-
-
-def gaps(comparison: Comparison) -> list[str]:
-    """What only one of the runs holds."""
-    pairs = ((comparison.only_old, "old"), (comparison.only_new, "new"))
-    return [f"Only in the {when} run: {'; '.join(names)}." for names, when in pairs if names]
-
-
 def failures(comparison: Comparison, limit: float) -> list[str]:
     """Why a gate on speed fails: one line for each candidate that is slower by more than `limit`, or that no longer runs."""
     return [_failure(one) for one in comparison.candidates if one.slower_than(limit) or one.lost]

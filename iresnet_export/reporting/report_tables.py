@@ -146,8 +146,7 @@ def eval_table(collection: Collection) -> Table:
 def comparison_table(comparison: Comparison) -> Table:
     columns = ["measurement", "verdict", ">before, ms", ">now, ms", ">change of time", ">95 % interval", "remark"]
     rows = []
-    order = ("slower", "not compared", "faster", "within noise")
-    for one in sorted(comparison.candidates, key=lambda one: (order.index(one.change), -(one.ratio or 0))):
+    for one in comparison.in_order:
         change = "" if one.ratio is None else f"{100 * (one.ratio - 1):+.1f} %"
         bounds = "" if one.ci95 is None else " to ".join(f"{100 * (bound - 1):+.1f}" for bound in one.ci95)
         name = [Cell(one.name), Cell(one.change, _TONES_OF_CHANGE[one.change])]
@@ -203,7 +202,7 @@ def limits_table(collection: Collection) -> Table:
             Cell(limit.precision),
             "" if limit.threads is None else str(limit.threads),
             figures(limit.gflops),
-            figures(limit.bandwidth_gb_s or report.bandwidth_gb_s),
+            figures(limit.bandwidth_gb_s),
             limit.kernel or "",
         ]
         for _, report in collection.benchmarks

@@ -179,8 +179,6 @@ class BenchResult(Part):
     size_bytes: int | None = None
     gflops: Number | None = None
     peak_fraction: Number | None = None
-    macs: Number | None = None
-    bytes: Number | None = None
     arithmetic_intensity: Number | None = None
     speedup: Speedup | None = None
     stable: bool | None = None
@@ -266,7 +264,6 @@ class BenchReport(Part):
     settings: dict[str, Any] = {}
     results: tuple[BenchResult, ...]
     limits: tuple[Limit, ...] | None = None
-    bandwidth_gb_s: Number | None = None
     recommendation: Recommendation | None = None
 
 

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from iresnet_export.verification.accuracy import Accuracy
 from iresnet_export.verification.localisation import Localisation
 from iresnet_export.verification.outputs import OutputsReport
 from iresnet_export.verification.verify import Candidate, Verification
+
+Cell = str | Text
 
 STATUS_STYLE = {
     "pass": "green",
@@ -31,13 +34,8 @@ def table(*columns: str, title: str | None = None) -> Table:
     return made
 
 
-def status(text: str) -> str:
-    return f"[{STATUS_STYLE.get(text, 'default')}]{text}[/]"
-
-
-def size(count: int | None) -> str:
-    """Bytes as people read them."""
-    return "" if count is None else f"{count / 1e6:.1f} MB"
+def status(text: str) -> Text:
+    return Text(text, STATUS_STYLE.get(text, ""))
 
 
 def noise(outputs: OutputsReport) -> str:
@@ -64,9 +62,9 @@ def weights_in_words(candidate: Candidate) -> str:
     return f"{weights.compared:,} equal" if weights.passed else "differ"
 
 
-def _verify_row(candidate: Candidate) -> list[str]:
+def _verify_row(candidate: Candidate) -> list[Cell]:
     outputs, equal = candidate.outputs, weights_in_words(candidate)
-    row = [candidate.artifact.name, candidate.backend, candidate.precision, status(candidate.status), equal]
+    row: list[Cell] = [candidate.artifact.name, candidate.backend, candidate.precision, status(candidate.status), equal]
     if outputs is None:
         return [*row, "", "", "", ""]
     return [

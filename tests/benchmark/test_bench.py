@@ -211,7 +211,8 @@ def test_a_process_that_dies_leaves_a_reason(benched_paths: list[Path], monkeypa
 def test_limits_are_the_best_that_was_seen(measured: tuple[BenchReport, BenchOptions]) -> None:
     results = measured[0].results
     low, high = Limit("fp32", 1, 1e-3, "a", 10.0), Limit("fp32", 1, 1e6, "b", 5.0)
-    assert better([low], [high]) == [Limit("fp32", 1, 1e6, "b", 10.0)]
+    other = Limit("int8", 1, 7.0, "c", 1.0)
+    assert better([low, high, other]) == [Limit("fp32", 1, 1e6, "b", 10.0), other]
     assert raised([high], results) == [high]
     (found,) = raised([low], results)
     best = max(result.gflops or 0.0 for result in results)
@@ -247,6 +248,7 @@ def test_remarks_say_each_thing_once(measured: tuple[BenchReport, BenchOptions])
         ({"rates": (5.0,)}, "belong to mode server"),
         ({"max_accuracy_drop": 1.0}, "--recommend"),
         ({"recommend": True, "verify": False}, "--skip-verify"),
+        ({"recommend": True, "modes": ("cold",)}, "--mode latency,server"),
         ({"repeats": 0}, "--repeats"),
     ],
 )

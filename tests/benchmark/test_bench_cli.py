@@ -71,6 +71,16 @@ def test_nothing_that_runs_is_exit_3(run: Run, benched: dict[str, Artifact], mon
     assert "None of the artifacts could be run here" in outcome.err
 
 
+def test_what_runtimes_say_is_no_markup(run: Run, benched: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise UnavailableError("[enforce fail at alloc_cpu.cpp:114] no [/usr/lib/x.so] here")
+
+    monkeypatch.setattr("iresnet_export.backends.onnxruntime.OnnxRuntime.load", absent)
+    outcome = run("bench", benched["onnxruntime"].path, *BRIEF)
+    assert outcome.status == 3
+    assert "[enforce fail at alloc_cpu.cpp:114] no [/usr/lib/x.so] here" in outcome.out
+
+
 def test_out_of_memory_is_exit_3_and_says_so(run: Run, benched: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
     def hungry(*_: object) -> None:
         raise MemoryError("cannot allocate 9 GB")

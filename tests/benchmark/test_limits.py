@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from simulated_clock import Simulation
 from iresnet_export.backends import backend_named
 from iresnet_export.backends.onnxruntime import OnnxSession
 from iresnet_export.benchmark import limits
-from iresnet_export.benchmark.limits import best_time, convolution_chain, measured_limits
+from iresnet_export.benchmark.limits import Kernel, best_time, convolution_chain, measured_limits
 from iresnet_export.benchmark.work import work_of, work_of_torchvision
 from iresnet_export.progress import no_progress
 from iresnet_models import ModelSpec
@@ -40,18 +42,25 @@ def test_every_precision_has_a_limit(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_the_fastest_kernel_is_the_limit_and_a_missing_one_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def kernels(*_: object):  # type: ignore[no-untyped-def]
-        def broken() -> None:
-            raise RuntimeError("not on this processor")
+    def broken() -> None:
+        raise RuntimeError("not on this processor")
 
-        yield "broken", 1e30, broken
-        yield "slow", 1.0, lambda: None
-        yield "fast", 1e12, lambda: None
+    @contextmanager
+    def unopened(*_: object) -> Iterator[Kernel]:
+        raise RuntimeError("no such library")
+        yield
 
-    monkeypatch.setattr(limits, "_torch_kernels", kernels)
-    monkeypatch.setattr(limits, "_runtime_kernels", lambda *_: iter(()))
+    def kernel(name: str, operations: float, run: Callable[[], object]) -> Callable[..., AbstractContextManager[Kernel | None]]:
+        return lambda *_: nullcontext((name, operations, run))
+
+    monkeypatch.setattr(limits, "_matrix_product", kernel("broken", 1e30, broken))
+    monkeypatch.setattr(limits, "_convolution", unopened)
+    monkeypatch.setattr(limits, "_onnxruntime_chain", kernel("fast", 1e12, lambda: None))
+    monkeypatch.setattr(limits, "_openvino_chain", kernel("slow", 1.0, lambda: None))
     (found,) = measured_limits(["fp32"], 1, CPU, tmp_path, no_progress)
     assert found.kernel == "fast"
+    monkeypatch.setattr(limits, "measured_bandwidth", lambda *_: broken())
+    assert measured_limits(["fp32"], 1, CPU, tmp_path, no_progress) == []
 
 
 @pytest.mark.usefixtures("small")

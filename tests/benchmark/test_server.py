@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 from simulated_clock import Simulation
 
+from iresnet_export.benchmark.candidates import Candidate
 from iresnet_export.benchmark.results import ServerRun
-from iresnet_export.benchmark.server import highest_rate, predicted_rate, queue, response_percentile
+from iresnet_export.benchmark.server import _result, highest_rate, predicted_rate, queue, response_percentile
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
@@ -98,6 +101,8 @@ def test_a_limit_below_the_service_time_is_held_by_no_rate() -> None:
     found = highest_rate(machine.candidate(0.02), 15.0, 1.0, seed=0, clock=machine.clock)
     assert found.highest_rate_per_s == 0
     assert [trial.held for trial in found.trials] == [False]
+    told = _result(cast("Candidate", SimpleNamespace(subject=SimpleNamespace(parity=None))), found)
+    assert (told.status, told.reason) == ("unstable", "no rate that was tried keeps p99 within 15 ms")
 
 
 def test_the_prediction_knows_the_queue() -> None:

@@ -183,6 +183,41 @@ def test_the_gate_fails_for_what_runs_no_more(write: Write, run: Run) -> None:
     assert "measured before, and not any more (oom)" in outcome.err
 
 
+def test_the_gate_fails_for_a_server_that_runs_no_more(write: Write, run: Run) -> None:
+    old, new = report_samples.full_bench(), report_samples.full_bench()
+    for one in new["results"]:
+        if one["mode"] == "server" and one["backend"] == "openvino":
+            one |= {"status": "oom", "server": None, "samples": None}
+    comparison = compared(write, old, new)
+    assert comparison.only_old == comparison.only_new == ()
+    outcome = run("report", *write(old=old, new=new), "--fail-if-slower", "5%")
+    assert outcome.status == 1
+    assert "highest rate with p99 within 60 ms: measured before, and not any more (oom)" in outcome.err
+
+
+def test_response_times_at_different_rates_are_not_compared(write: Write) -> None:
+    old, new = report_samples.full_bench(), report_samples.full_bench()
+    for one in new["results"]:
+        if one["mode"] == "server":
+            one["server"] |= {"rate_per_s": 24.0, "highest_rate_per_s": 24.0}
+    servers = [one for one in compared(write, old, new).candidates if one.new.mode == "server"]
+    assert len(servers) == 5
+    assert {one.change for one in servers} == {"not compared"}
+    assert all("now 24.0 a second" in (one.reason or "") for one in servers)
+
+
+def test_rates_of_one_server_have_names_of_their_own(write: Write) -> None:
+    document = report_samples.full_bench()
+    for one in list(document["results"]):
+        if one["mode"] == "server":
+            one["server"] |= {"p99_limit_ms": None, "highest_rate_per_s": None}
+            document["results"].append(copy.deepcopy(one))
+            document["results"][-1]["server"]["rate_per_s"] = 24.0
+    names = [one.name for one in compared(write, document, document).candidates if one.new.mode == "server"]
+    assert len(set(names)) == len(names) == 10
+    assert sum("24 requests a second" in name for name in names) == 5
+
+
 def test_a_gate_with_nothing_to_compare_does_not_pass(write: Write, run: Run) -> None:
     old, new = report_samples.bench(), report_samples.bench()
     for one in new["results"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -228,4 +227,3 @@ def test_hundreds_of_blocks_and_measurements(write: Write) -> None:
     text = page_of(write(verify=verify, bench=bench))
     parsed(text)
     assert len(text) < 3_000_000
-    json.dumps(text)

@@ -67,11 +67,11 @@ def roofline_figure(identifier: str, title: str, collection: Collection) -> Figu
         for limit in report.limits or ():
             known = roofs.get(limit.precision)
             if known is None or known.gflops < limit.gflops:
-                roofs[limit.precision] = Roof(limit.precision, limit.gflops, limit.bandwidth_gb_s or report.bandwidth_gb_s)
+                roofs[limit.precision] = Roof(limit.precision, limit.gflops, limit.bandwidth_gb_s)
     measured = [one for mode in ("latency", "throughput") for one in collection.in_mode(mode) if one.result.status == "ok"]
     placed = []
     for one, look in zip(measured, _marks(measured), strict=True):
-        intensity, gflops = _intensity(one.result), one.result.gflops
+        intensity, gflops = one.result.arithmetic_intensity, one.result.gflops
         if intensity is not None and gflops:
             name = f"{collection.label(one)}, batch {one.result.batch}"
             placed.append((one, Reached(name, look, intensity, gflops, one.result.peak_fraction)))
@@ -167,13 +167,6 @@ def _speed(result: BenchResult) -> tuple[float, float]:
     """Median in milliseconds, images a second."""
     p50 = result.latency_ms.p50 if result.latency_ms is not None else float("nan")
     return p50, result.throughput or 1e3 * result.batch / p50
-
-
-def _intensity(result: BenchResult) -> float | None:
-    """Operations a byte, counting a multiplication and an addition each."""
-    if result.arithmetic_intensity:
-        return result.arithmetic_intensity
-    return 2 * result.macs * result.batch / result.bytes if result.macs and result.bytes else None
 
 
 def _legend(named: Sequence[tuple[str, Mark]], lines: bool = False) -> tuple[LegendItem, ...]:

@@ -83,16 +83,12 @@ def sections(collection: Collection, comparison: Comparison | None) -> Iterator[
 
 
 def _comparison(comparison: Comparison) -> Section:
-    notes = []
-    for names, when in ((comparison.only_old, "old"), (comparison.only_new, "new")):
-        if names:
-            notes.append(f"Only in the {when} run: {'; '.join(names)}.")
     return Section(
         "comparison",
         "What changed",
         _LEADS["comparison"],
         tables=(comparison_table(comparison),),
-        notes=tuple(notes),
+        notes=tuple(comparison.gaps),
         warnings=comparison.differences,
     )
 
@@ -142,10 +138,10 @@ def _roofline(collection: Collection) -> Section | None:
 
 def _server(collection: Collection) -> Section | None:
     group = collection.in_mode("server")
-    figure = server_figure("server", "Response times under load", collection, group)
-    if figure is None:
+    if not any(one.result.server is not None for one in group):
         return None
-    return Section("server", "Under load", _LEADS["server"], (figure,), tables=(server_table(group),))
+    figure = server_figure("server", "Response times under load", collection, group)
+    return Section("server", "Under load", _LEADS["server"], (figure,) if figure else (), tables=(server_table(group),))
 
 
 def _cold(collection: Collection) -> Section | None:

@@ -79,8 +79,8 @@ def mark(precision: str, backend: str, line: int = 0) -> Mark:
     )
 
 
-def mark_of(measured: Measured, line: int = 0) -> Mark:
-    return mark(measured.result.precision, measured.result.backend, line)
+def mark_of(measured: Measured) -> Mark:
+    return mark(measured.result.precision, measured.result.backend)
 
 
 def distinct(identities: Sequence[tuple[str, str]]) -> list[Mark]:

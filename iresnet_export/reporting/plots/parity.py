@@ -61,7 +61,7 @@ def _draw(width: int, found: Sequence[Descent]) -> Figure:
     values = [value for one in found for place in one.places for value in (place.sqnr_db, place.floor_db) if value is not None]
     axes.set_ylim(min(0.0, min(values) - 5), max(values) + 8)
     readable(axes, "y")
-    _stages(figure, axes_index=0, places=longest)
+    _stages(figure, longest)
     headed(axes, "signal to noise, dB")
     footed(axes, "blocks, from the input to the output")
     for one in found:
@@ -94,9 +94,9 @@ def _line(figure: Figure, one: Descent, key: str, linewidth: float, faint: bool 
     axes.plot(x, y, linestyle="none", **one.mark.points(6 if len(points) <= 40 else 4))
 
 
-def _stages(figure: Figure, axes_index: int, places: Sequence[Place]) -> None:
+def _stages(figure: Figure, places: Sequence[Place]) -> None:
     """A tick in the middle of every stage, and one each for stem and head; lines part them."""
-    axes = figure.axes[axes_index]
+    axes = figure.axes[0]
     names = [(match[1] if (match := _STAGE.match(place.place)) else place.place) for place in places]
     starts = [index for index, name in enumerate(names) if index == 0 or name != names[index - 1]]
     middles, labels = [], []
