@@ -86,6 +86,9 @@ def export_artifact(
 
 def _planned(backend: Backend, source: Source, options: ExportOptions, output: Path) -> Descent:
     """The descent as far as it is known before the export."""
+    settings = backend.settings(options)
+    if options.fold and options.calibration_name is not None:
+        settings |= {"calibration_data": options.calibration_name}  # the fold's bounds come from it, in every precision
     return Descent(
         file=output.name,
         format=backend.format,
@@ -97,7 +100,7 @@ def _planned(backend: Backend, source: Source, options: ExportOptions, output: P
         fold=options.fold,
         batch=backend.batch_range(options),
         takes_pixels=options.takes_pixels,
-        details={"settings": backend.settings(options)},
+        details={"settings": settings},
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from iresnet_export.layers import Layer, layers_of_network, plain_name, traced
 from iresnet_models.deployed import Deployable
+from iresnet_models.network import Network
 
 Value = TypeVar("Value")
 
@@ -225,3 +226,12 @@ def aligned(expected: Sequence[Operation], found: Sequence[Operation], places: d
     for block in SequenceMatcher(None, *kinds, autojunk=False).get_matching_blocks():
         partner |= {block.a + step: block.b + step for step in range(block.size)}
     return {place: partner[index] for place, index in places.items() if index in partner}
+
+
+def place_in_words(place: str, network: Network) -> str:
+    """Such as `stage 3 block 1 (end)`."""
+    if place in (STEM, POOL, CLASSIFIER):
+        return place
+    stage, index = place.removeprefix("layer").split(".")
+    role = network.stages[int(stage) - 1][int(index)].layout.role
+    return f"stage {stage} block {index}" + ("" if role == "block" else f" ({role})")

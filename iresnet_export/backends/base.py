@@ -78,13 +78,17 @@ class ExportOptions:
         """Those that make an int8 export what it is."""
         if self.precision != "int8":
             return {}
-        data = self.calibration_data if self.calibration_data in (None, "digits") else Path(self.calibration_data).name
         return {
             "target": self.target,
             "calibrator": self.calibrator,
-            "calibration_data": data,
+            "calibration_data": self.calibration_name,
             "calibration_images": self.calibration_images,
         }
+
+    @property
+    def calibration_name(self) -> str | None:
+        """Of the data set that says how far activations reach, without the folders that it lies in."""
+        return self.calibration_data if self.calibration_data in (None, "digits") else Path(self.calibration_data).name
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import torch
@@ -33,12 +34,12 @@ class Eager(Backend):
 
 
 class EagerSession(Session):
-    """A network, run as it is. PyTorch's number of threads belongs to the process: it is set before every run."""
+    """A network, run as it is, on another device a copy. PyTorch's threads belong to the process: set before every run."""
 
     def __init__(self, network: torch.nn.Module, device: torch.device, threads: int | None = None) -> None:
         self.device = device
         self._threads = threads
-        self._network = network.eval().to(device)
+        self._network = (network if device.type == "cpu" else copy.deepcopy(network).to(device)).eval()
 
     def run(self, batch: Tensor) -> Tensor:
         with torch.inference_mode(), torch_threads(self._threads):
@@ -65,3 +66,8 @@ class torch_threads:  # noqa: N801 - a context manager, named like a function
         torch.backends.cudnn.allow_tf32 = self._tf32
         if torch.get_num_threads() != self._before:
             torch.set_num_threads(self._before)
+
+
+def without_tf32() -> torch_threads:
+    """Keeps float32 what it says, with as many threads as there are."""
+    return torch_threads(None)

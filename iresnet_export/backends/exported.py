@@ -71,9 +71,7 @@ class ProgramObserver(Observer):
     """A program's graph, run node by node."""
 
     def __init__(self, program: Program, device: torch.device) -> None:
-        self._program, self._module, self._device = program, program.module(), device
-        if device.type != "cpu":
-            self._module = self._module.to(device)
+        self._program, self._module, self._device = program, module_on(program, device), device
         self._nodes: list[fx.Node] = []
         self.operations, wiring = [], Wiring[fx.Node]()
         for node in self._module.graph.nodes:
@@ -108,8 +106,6 @@ def _pooling(node: fx.Node, kind: str) -> tuple[Any, ...]:
 
 class ProgramSession(Session):
     def __init__(self, program: Program, device: torch.device, threads: int | None) -> None:
-        from torch.export.passes import move_to_device_pass
-
         self.device, self._threads = device, threads
         name = program.graph_signature.user_inputs[0]
         example = next(node.meta["val"] for node in program.graph.nodes if node.name == name)
@@ -117,12 +113,20 @@ class ProgramSession(Session):
         self.batch = (size, size) if isinstance(size, int) else None
         self.takes_pixels = example.dtype is torch.uint8
         self.computed_precision = widest(precisions_of_layers(layers_of_program(program)))
-        self._module = (program if device.type == "cpu" else move_to_device_pass(program, device)).module()
+        self._module = module_on(program, device)
 
     def run(self, batch: Tensor) -> Tensor:
         with torch.inference_mode(), torch_threads(self._threads):
             found: Tensor | tuple[Tensor, Tensor] = self._module(batch)
         return found if isinstance(found, Tensor) else found[0]
+
+
+def module_on(program: Program, device: torch.device) -> fx.GraphModule:
+    """A program's module on a device; constants that its graph makes follow too."""
+    from torch.export.passes import move_to_device_pass
+
+    module: fx.GraphModule = (program if device.type == "cpu" else move_to_device_pass(program, device)).module()
+    return module
 
 
 def load_program(path: Path) -> Program:

@@ -27,6 +27,7 @@ _KINDS = {
     "Gemm": "linear",
     "MatMul": "linear",
 }
+_FLOATING = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 class OnnxObserver(Observer):
@@ -56,6 +57,7 @@ class OnnxObserver(Observer):
 def operations_of_onnx(model: onnx.ModelProto) -> list[Operation]:
     """The operations of a graph, in its order."""
     constants = {tensor.name for tensor in model.graph.initializer}
+    floating = {tensor.name for tensor in model.graph.initializer if tensor.data_type in _FLOATING}
     found, wiring = list[Operation](), Wiring[str]()
     for node in model.graph.node:
         sources = [name for name in node.input if name not in constants]
@@ -63,13 +65,15 @@ def operations_of_onnx(model: onnx.ModelProto) -> list[Operation]:
             constants.update(node.output)
         elif node.op_type in _KINDS:
             read = wiring.operation(sources, node.output[0])
-            found.append(Operation(_KINDS[node.op_type], node.name, read, _attributes(node)))
+            found.append(Operation(_KINDS[node.op_type], node.name, read, _attributes(node, floating)))
         else:
             wiring.carry(sources[0], node.output[0])
     return found
 
 
-def _attributes(node: onnx.NodeProto) -> tuple[Any, ...]:
+def _attributes(node: onnx.NodeProto, floating: set[str]) -> tuple[Any, ...]:
+    if node.op_type == "Clip" and floating & set(node.input):
+        return ("bounds", *node.input[1:])  # of floats it is no ReLU
     given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "ReduceMean":
         return ("axes", *given.get("axes", ()))
@@ -98,14 +102,25 @@ def with_outputs(model: onnx.ModelProto, wanted: Sequence[int]) -> tuple[onnx.Mo
     return made, names
 
 
+def values_of_onnx(model: onnx.ModelProto, wanted: Sequence[int]) -> list[str]:
+    """The tensors that hold what the operations of these numbers give; of a quantized value what its codes say."""
+    values = [_nodes(model)[index].output[0] for index in wanted]
+    return [value if (found := _dequantize(model, value)) is None else found.output[0] for value in values]
+
+
+def _dequantize(model: onnx.ModelProto, value: str) -> onnx.NodeProto | None:
+    """What reads a value's codes, if it is quantized or is codes itself."""
+    nodes = model.graph.node
+    codes = next((node.output[0] for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] == value), value)
+    return next((node for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] == codes), None)
+
+
 def _observed(model: onnx.ModelProto, value: str) -> str:
     """Adds an output for a value, and returns its name."""
     name, graph = f"{value}.observed", model.graph
-    quantize = next((node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == value), None)
-    codes = value if quantize is None else quantize.output[0]
-    dequantize = next((node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] == codes), None)
+    dequantize = _dequantize(model, value)
     if dequantize is not None:
-        graph.node.append(helper.make_node("DequantizeLinear", [codes, *dequantize.input[1:]], [name], name=name))
+        graph.node.append(helper.make_node("DequantizeLinear", list(dequantize.input), [name], name=name))
     else:
         graph.node.append(helper.make_node("Cast", [value], [name], name=name, to=TensorProto.FLOAT))
     graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))

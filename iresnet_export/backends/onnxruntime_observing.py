@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from iresnet_export.backends.onnx_observing import OnnxObserver, with_outputs
-from iresnet_export.backends.onnxruntime_cuda import providers
+from iresnet_export.backends.onnxruntime_cuda import RECORD_ASSIGNMENT, providers, require_on_gpu
 
 
 class OnnxRuntimeObserver(OnnxObserver):
@@ -25,6 +25,10 @@ class OnnxRuntimeObserver(OnnxObserver):
         model, names = with_outputs(self._model, wanted)
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        if self._device.type == "cuda":
+            options.add_session_config_entry(RECORD_ASSIGNMENT, "1")
         session = ort.InferenceSession(model.SerializeToString(), options, providers=providers(ort, self._device))
+        if self._device.type == "cuda":
+            require_on_gpu(session, model.graph.name)
         taken = model.graph.input[0].name
         return lambda batch: [torch.from_numpy(value) for value in session.run(names, {taken: batch.cpu().numpy()})]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.backends.onnx_observing import OnnxObserver, operations_of_onnx
+from iresnet_export.backends.onnx_observing import OnnxObserver, values_of_onnx
 from iresnet_export.backends.tensorrt_builder import engine_from_onnx
 from iresnet_export.backends.tensorrt_checks import require_runnable
 from iresnet_export.backends.tensorrt_flavours import Flavour
@@ -25,8 +25,6 @@ from iresnet_export.backends.tensorrt_network import observed_name
 from iresnet_export.backends.tensorrt_session import EngineSession
 from iresnet_export.progress import no_progress
 from iresnet_models.deployed import Precision
-
-_LARGEST_BATCH = 32
 
 
 class EngineObserver(OnnxObserver):
@@ -51,7 +49,8 @@ class EngineObserver(OnnxObserver):
         return run
 
     def _options(self) -> ExportOptions:
-        smallest, largest = self._descent.batch or (1, _LARGEST_BATCH)
+        assert self._descent.batch is not None  # an engine always has a range
+        smallest, largest = self._descent.batch
         static = smallest == largest
         return ExportOptions(
             precision=cast("Precision", self._descent.precision),
@@ -67,16 +66,6 @@ def observed_engine(
     flavour: Flavour, data: bytes, options: ExportOptions, model: Any, wanted: Sequence[int]
 ) -> tuple[bytes, list[str]]:
     """An engine that also gives what the operations of these numbers give, and the names of the values."""
-    operations = operations_of_onnx(model)
-    names = [_value_name(model, operations[index].name) for index in wanted]
+    names = values_of_onnx(model, wanted)
     plan, _ = engine_from_onnx(flavour, data, options, no_progress, observed=names)
     return plan, names
-
-
-def _value_name(model: onnx.ModelProto, node_name: str) -> str:
-    """The tensor that holds what a node gives; of a value that is quantized, what its codes say, which leaves them in integers."""
-    value = next(node.output[0] for node in model.graph.node if node.name == node_name)
-    quantize = next((node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == value), None)
-    codes = value if quantize is None else quantize.output[0]
-    dequantize = next((node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] == codes), None)
-    return value if dequantize is None else str(dequantize.output[0])

@@ -76,7 +76,7 @@ def plain_onnx(origin: Origin, path: Path) -> None:
     """What `torch.onnx.export` makes of the network as it is, for any batch size; kept if it is there already."""
     if path.exists():
         return
-    network, spec = origin.source.network.cpu(), origin.source.spec
+    network, spec = origin.source.network, origin.source.spec
     # Two images: torch.export takes a batch of one for a constant.
     images = normalised(noise_pixels(spec, 2, seed=0), spec)
     with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "torch.export"):

@@ -98,9 +98,6 @@ def verify(
     if markdown is not None:
         write_text(markdown, verify_markdown(verification, options))
         notice(f"Summary: {markdown}")
-    statuses = [candidate.status for candidate in verification.candidates]
-    if "fail" in statuses:
-        raise typer.Exit(1)
-    if "pass" not in statuses:
+    if verification.exit_status == 3:
         notice("Nothing could be verified here; see the reasons above.")
-        raise typer.Exit(3)
+    raise typer.Exit(verification.exit_status)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from iresnet_export.artifact import Descent
 from iresnet_export.errors import ArtifactError, ExportError
 from iresnet_export.layers import Array
+from iresnet_export.observing import place_in_words
 from iresnet_export.progress import Progress
 from iresnet_export.source import Source
 from iresnet_export.verification.reference import in_batches, rms
@@ -155,10 +156,10 @@ def _first_departure(source: Source, folded: FoldedNetwork, images: Tensor) -> s
     exact = _block_outputs(copy.deepcopy(source.network).double(), images.double())
     own, found = _block_outputs(source.network, images), _block_outputs(folded, images)
     for stage, blocks in enumerate(source.network.stages, start=1):
-        for index, block in enumerate(blocks):
+        for index in range(len(blocks)):
             name = f"layer{stage}.{index}"
             if not _error_ratio(found[name], own[name], exact[name]) <= FOLD_LIMIT:
-                return f"stage {stage} block {index} ({block.layout.role})"
+                return place_in_words(name, source.network)
     return "the classifier"
 
 

@@ -15,22 +15,23 @@ from torch import Tensor, nn
 
 from iresnet_export.artifact import Artifact
 from iresnet_export.backends.base import Backend
+from iresnet_export.backends.eager import without_tf32
 from iresnet_export.backends.onnx_graph import onnx_from_network
 from iresnet_export.backends.onnx_observing import operations_of_onnx, with_outputs
 from iresnet_export.observing import (
-    CLASSIFIER,
     POOL,
     STEM,
     NetworkObserver,
     aligned,
     operations_of_network,
+    place_in_words,
 )
 from iresnet_export.onnx_evaluation import OnnxGraph
 from iresnet_export.progress import Progress
 from iresnet_export.quantization.qdq import quantized_onnx
 from iresnet_export.verification.criteria import NOISE_LIMIT, quantization_of
 from iresnet_export.verification.fold import deployed_network
-from iresnet_export.verification.reference import Reference, onednn_off
+from iresnet_export.verification.reference import Reference, filled, onednn_off
 from iresnet_models.deployed import Deployable, DeployedNetwork
 from iresnet_models.folded import FoldedNetwork, Reading
 from iresnet_models.network import Network
@@ -70,8 +71,9 @@ def localise(
     device: torch.device,
     trust: bool,
     progress: Progress,
+    batch: tuple[int, int] | None = None,
 ) -> Localisation | None:
-    """Compares block by block; None where the backend's inner values cannot be had."""
+    """Compares block by block, in batches between those two where they are given; None where inner values cannot be had."""
     observer = backend.observer(artifact, device, trust=trust)
     if observer is None:
         return None
@@ -82,22 +84,26 @@ def localise(
     found = aligned(expected, observer.operations, places)
     terms = _original_terms(network)
     count = min(len(reference.pixels), 32 if source.spec.image_size <= 64 else 16)
+    smallest, largest = batch or (1, _BATCH)
+    size = max(smallest, min(_BATCH, largest))
     sums = {place: _Sums(len(honest)) for place in places}
-    for start in range(0, count, _BATCH):
+    for start in range(0, count, size):
         progress("Comparing block by block", start / count)
-        pixels = reference.pixels[start : start + _BATCH]
+        pixels = reference.pixels[start : min(start + size, count)]
         inputs = normalised(pixels, source.spec)
         wanted = dict(zip(exact.places, exact.values(inputs.double(), list(exact.places.values())), strict=True))
         for number, (run, own) in enumerate(honest):
             for place, values in run(pixels, inputs).items():
                 original = terms[place](values.double()) if own else values.double()
                 sums[place].rounding[number] += _squares(original - wanted[place])
-        given = observer.values((pixels if observer.takes_pixels else inputs).to(device), list(found.values()))
+        taken = filled(pixels if observer.takes_pixels else inputs, size).to(device)
+        with without_tf32():
+            given = observer.values(taken, list(found.values()))
         for place, values in zip(found, given, strict=True):
-            sums[place].add(terms[place](values.double().cpu()), wanted[place])
+            sums[place].add(terms[place](values[: len(pixels)].double().cpu()), wanted[place])
     progress("Comparing block by block", 1.0)
     limit = _INT8_LIMIT if precision == "int8" else NOISE_LIMIT
-    errors = [sums[place].error(in_words(place, source.network)) for place in places]
+    errors = [sums[place].error(place_in_words(place, source.network)) for place in places]
     departing = (entry.place for entry in errors if entry.ratio is not None and not entry.ratio <= limit)
     return Localisation(tuple(errors), next(departing, None))
 
@@ -188,12 +194,3 @@ def _original_terms(network: Deployable) -> dict[str, Callable[[Tensor], Tensor]
         if not isinstance(first.downsample, nn.Sequential):  # the stem brings the stage its scale
             terms[STEM] = Reading(1 / first.scale, torch.zeros_like(first.scale)).of
     return terms
-
-
-def in_words(place: str, network: Network) -> str:
-    """Such as `stage 3 block 1 (end)`."""
-    if place in (STEM, POOL, CLASSIFIER):
-        return place
-    stage, index = place.removeprefix("layer").split(".")
-    role = network.stages[int(stage) - 1][int(index)].layout.role
-    return f"stage {stage} block {index}" + ("" if role == "block" else f" ({role})")

@@ -94,15 +94,19 @@ def _exact_logits(source: Source, pixels: Tensor, progress: Progress) -> Array:
 
 
 def in_batches(run: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
-    """`run` over all images in batches of `size`; the last one is filled up with the first images, and cut."""
+    """`run` over all images in batches of `size`; the last one is filled up, and cut."""
     outputs = []
     with torch.inference_mode():
         for start in range(0, len(images), size):
             batch = images[start : start + size]
-            lacking = size - len(batch)
-            filled = torch.cat([batch, images[:1].expand(lacking, *images.shape[1:])]) if lacking else batch
-            outputs.append(run(filled)[: len(batch)])
+            outputs.append(run(filled(batch, size))[: len(batch)])
     return torch.cat(outputs)
+
+
+def filled(batch: Tensor, size: int) -> Tensor:
+    """A batch, with its first image again and again until there are `size`."""
+    lacking = size - len(batch)
+    return torch.cat([batch, batch[:1].expand(lacking, *batch.shape[1:])]) if lacking else batch
 
 
 def rms(values: Array) -> float:

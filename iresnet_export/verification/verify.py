@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from iresnet_export.progress import Progress, no_progress
 from iresnet_export.source import Source, source_of_artifact
 from iresnet_export.verification.accuracy import spec_of
 from iresnet_export.verification.contents import Contents, contents_of
-from iresnet_export.verification.criteria import criterion_for
+from iresnet_export.verification.criteria import Criterion, criterion_for
 from iresnet_export.verification.localisation import Localisation, localise
 from iresnet_export.verification.outputs import OutputsReport, compare_outputs
 from iresnet_export.verification.reference import Reference, reference_of
@@ -78,8 +79,13 @@ class Verification:
     @property
     def passed(self) -> bool:
         """At least one artifact passed, and none failed."""
-        statuses = [candidate.status for candidate in self.candidates]
-        return "pass" in statuses and "fail" not in statuses
+        return self.exit_status == 0
+
+    @property
+    def exit_status(self) -> int:
+        """0: passed; 1: something failed; 3: nothing could be verified here."""
+        statuses = {candidate.status for candidate in self.candidates}
+        return 1 if "fail" in statuses else 0 if "pass" in statuses else 3
 
 
 class References:
@@ -149,18 +155,25 @@ def verify_artifact(
         contents = contents_of(artifact, source, progress)
     except (InputError, StaleDescentError) as error:  # a damaged file, parent or descent
         return all_fail(error)
-    return [_verdict(artifact, backend, source, contents, options, references, progress) for backend in backends]
+
+    @functools.cache
+    def goal() -> tuple[Reference, Criterion]:
+        reference = references.of(source)
+        criterion = criterion_for(precision, artifact, reference, options.batch_sizes, progress)
+        return reference, dataclasses.replace(criterion, max_accuracy_drop=options.max_accuracy_drop)
+
+    return [_verdict(artifact, backend, contents, goal, options, progress) for backend in backends]
 
 
 def _verdict(
     artifact: Artifact,
     backend: Backend,
-    source: Source,
     contents: Contents,
+    goal: Callable[[], tuple[Reference, Criterion]],
     options: VerifyOptions,
-    references: References,
     progress: Progress,
 ) -> Candidate:
+    """`goal`: what outputs are held against, computed once for all backends, and not at all where none of them runs."""
     precision, wrong = artifact.descent.precision if artifact.descent else "fp32", contents.complaint
 
     def verdict(status: Status, reason: str | None, **measured: Any) -> Candidate:
@@ -178,26 +191,33 @@ def _verdict(
         session.close()
         reason = f"it stores {precision}, and {backend.name} would compute it in {computed} here: nothing is said of {precision}"
         return verdict("fail" if wrong else "skipped", wrong or reason, computed_precision=computed)
-    reference = references.of(source)
+    reference, criterion = goal()
     try:
         with session:
-            criterion = criterion_for(precision, artifact, reference, options.batch_sizes, progress)
-            criterion = dataclasses.replace(criterion, max_accuracy_drop=options.max_accuracy_drop)
             outputs = compare_outputs(session, reference, criterion, options.batch_sizes, progress)
     except (IResNetError, KeyboardInterrupt):
         raise
     except Exception as error:  # a runtime's own error types are many: whatever it raises, the artifact does not run
-        first = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        failure = f"it does not run: {type(error).__name__}: {first}"
+        failure = f"it does not run: {_first_line(error)}"
         return verdict("fail", wrong or failure, computed_precision=computed, reference=reference.id)
     complaint = "; ".join(text for text in (wrong, outputs.reason) if text) or None
-    found = None
-    if complaint or options.localise:
-        found = localise(artifact, backend, reference, precision, options.device, options.trust, progress)
     status: Status = "fail" if complaint else "pass"
+    measured = {"computed_precision": computed, "reference": reference.id, "outputs": outputs}
+    if not (complaint or options.localise):
+        return verdict(status, complaint, **measured)
+    try:
+        found = localise(artifact, backend, reference, precision, options.device, options.trust, progress, session.batch)
+    except Exception as error:  # the verdict stands, whatever looking inside takes
+        unknown = f"where it departs could not be looked for: {_first_line(error)}"
+        return verdict(status, f"{complaint}; {unknown}" if complaint else unknown, **measured)
     if complaint and found is not None and found.first is not None:
         complaint = f"{complaint}; it departs in {found.first}"
-    return verdict(status, complaint, computed_precision=computed, reference=reference.id, outputs=outputs, localisation=found)
+    return verdict(status, complaint, localisation=found, **measured)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
 def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit: float) -> None:

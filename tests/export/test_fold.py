@@ -18,9 +18,10 @@ from conftest import Outcome
 from onnx import numpy_helper
 
 from iresnet_export.artifact import Artifact, descent_path, open_artifact, record
+from iresnet_export.backends import backend_named
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.errors import ExportError
-from iresnet_export.exporting import export_artifact
+from iresnet_export.exporting import _planned, export_artifact
 from iresnet_export.source import Source, source_from_checkpoint
 from iresnet_export.verification import fold as fold_module
 from iresnet_export.verification.fold import FOLD_LIMIT
@@ -197,6 +198,22 @@ def test_bounds_that_were_measured_over_noise_are_said(run: Callable[..., Outcom
     assert "--calibration-data FOLDER" not in outcome.err
     assert "training images of digits" in outcome.out
     assert "--calibration-data" not in run("onnx", "--checkpoint", "free.pt", "-o", "y.onnx").err
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "exported"])
+def test_a_parent_folded_by_other_images_is_not_the_same(name: str, small_source: Source, tmp_path: Path) -> None:
+    """So that `trt` and `pt2 --compile` make theirs anew where --calibration-data is given."""
+    noise, digits, unfolded = (
+        _planned(backend_named(name), small_source, options, tmp_path / "x")
+        for options in (
+            ExportOptions(),
+            ExportOptions(calibration_data="digits"),
+            ExportOptions(calibration_data="digits", fold=False),
+        )
+    )
+    assert noise.same_making(noise)
+    assert not noise.same_making(digits)
+    assert "calibration_data" not in unfolded.details["settings"]
 
 
 def test_the_source_is_left_as_it_was(small_source: Source, tmp_path: Path) -> None:

@@ -172,6 +172,10 @@ CATALOGUE = {
         rewired("layer3.1.add", "layer3.1.relu", "layer3.0.add"), r"graph: add \d+ \(layer3\.1\) reads", STAGE3
     ),
     "ReLU removed": Sabotage(removed("layer3.1.relu_1"), r"graph: where the network has relu \d+ \(layer3\.1\)", STAGE3),
+    "ReLU that ends at 6": Sabotage(
+        replaced("layer3.1.relu_1", "Clip", [np.array(0, np.float32), np.array(6, np.float32)]),
+        r"graph: relu \d+ \(layer3\.1\) has the attributes \('bounds'",
+    ),
     "shortcut from an earlier block": Sabotage(
         rewired("layer3.1.add", "layer3.1.relu", "layer3.0.downsample.2"), r"graph: add \d+ \(layer3\.1\) reads batch_norm", STAGE3
     ),

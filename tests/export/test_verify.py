@@ -19,6 +19,7 @@ import torch
 from onnx import numpy_helper
 
 from iresnet_export.artifact import Artifact, open_artifact
+from iresnet_export.backends import backend_named
 from iresnet_export.backends.base import ExportJob, ExportOptions, Session
 from iresnet_export.backends.eager import EagerSession
 from iresnet_export.backends.torchscript import TorchScript
@@ -27,6 +28,7 @@ from iresnet_export.exporting import export_artifact
 from iresnet_export.progress import no_progress
 from iresnet_export.reporting.documents import verify_document
 from iresnet_export.source import Source, source_from_checkpoint, untrained_source
+from iresnet_export.verification import verify as verify_module
 from iresnet_export.verification.criteria import NOISE_LIMIT, Criterion
 from iresnet_export.verification.outputs import compare_outputs
 from iresnet_export.verification.reference import Reference, in_batches, reference_of, rms
@@ -310,6 +312,42 @@ def test_static_batches_are_verified_at_theirs(small_source: Source, tmp_path: P
     assert found.status == "pass"
     assert found.outputs is not None
     assert found.outputs.batch_sizes == (5,)
+    (inside,) = verify([artifact.path], dataclasses.replace(QUICK, localise=True, backends=("onnxruntime",))).candidates
+    assert (inside.status, inside.reason) == ("pass", None)
+    assert inside.localisation is not None
+    assert inside.localisation.first is None
+    assert all(entry.ratio is not None for entry in inside.localisation.places)
+
+
+def test_what_keeps_one_from_looking_inside_takes_no_verdict_away(
+    artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("out of memory\nand more")
+
+    monkeypatch.setattr(verify_module, "localise", fails)
+    options = dataclasses.replace(QUICK, localise=True, backends=("onnxruntime",))
+    (found,) = verify([artifacts["onnxruntime"].path], options).candidates
+    assert found.status == "pass"
+    assert found.reason == "where it departs could not be looked for: RuntimeError: out of memory"
+
+
+def test_what_outputs_are_held_against_is_computed_once_for_all_backends(
+    artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not backend_named("openvino").is_installed():
+        pytest.skip("openvino is not installed")
+    calls: list[str] = []
+    compute = verify_module.criterion_for
+    monkeypatch.setattr(verify_module, "criterion_for", lambda *given: (calls.append("once"), compute(*given))[1])
+    found = verify([artifacts["onnxruntime"].path], dataclasses.replace(QUICK, backends=("onnxruntime", "openvino")))
+    assert [candidate.status for candidate in found.candidates] == ["pass", "pass"]
+    assert calls == ["once"]
+
+
+def test_a_session_elsewhere_leaves_the_network_where_it_is(small_source: Source) -> None:
+    EagerSession(small_source.network, torch.device("meta"))
+    assert {parameter.device.type for parameter in small_source.network.parameters()} == {"cpu"}
 
 
 def test_foreign_artifacts_are_verified_against_a_checkpoint(small_source: Source, small_checkpoint: Path, tmp_path: Path) -> None:

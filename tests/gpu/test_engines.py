@@ -62,7 +62,7 @@ def test_several_profiles(export: Callable[..., Artifact], gpu_source: Source, d
     artifact = export("tensorrt", target="tensorrt", engine=EngineOptions(profiles=((1, 1, 1), (2, 8, 16))))
     with loaded(artifact, device) as session, torch.inference_mode():
         assert session.batch == (1, 16)
-        network = gpu_source.network.cpu()
+        network = gpu_source.network
         for count in (1, 2, 16, 1, 2, 16, 1, 16):
             batch = images(count, count)
             torch.testing.assert_close(session.run(batch).cpu(), network(batch.cpu()), atol=1e-4, rtol=1e-3)

@@ -82,7 +82,8 @@ def test_onnx_runtime_s_settings(
         assert session.notices == [], "every operation runs on the GPU"
         for batch in (1, 4, 1, 4, 1, 4):  # a graph is captured at the first runs, and replayed at the next
             images = torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(batch))
-            assert error(session, gpu_source.network, images) < (1e-2 if settings.tf32 else 1e-5)
+            found = error(session, gpu_source.network, images)
+            assert 5e-5 < found < 1e-2 if settings.tf32 else found < 1e-5
 
 
 def test_channels_last_and_torch_compile_agree(export: Callable[..., Artifact], gpu_source: Source, device: torch.device) -> None:
