@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from iresnet_export.reporting.words import backend_name
 from iresnet_export.verification.criteria import NOISE_LIMIT
 
 _COLOURS = {"honest": "#0072b2", "Winograd": "#e69f00", "TF32": "#d55e00"}  # Okabe and Ito's, safe for the colour-blind
@@ -14,23 +15,44 @@ _LABELS = {"honest": "honest backends", "Winograd": "Winograd F(4x4, 3x3), simul
 
 
 def summary(rows: list[dict[str, Any]], smallest: list[dict[str, Any]]) -> None:
-    """Prints both tables as Markdown."""
+    """Prints both tables of docs/parity.md."""
     groups = defaultdict(list)
     for row in rows:
-        groups[row["kind"], row["backend"], row["precision"]].append(row)
-    print("\n| candidate | measured | passed | failed | skipped | smallest ratio | median | largest |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for (kind, backend, precision), entries in groups.items():
-        ratios = sorted(entry["noise_ratio"] for entry in entries if entry["noise_ratio"] is not None)
-        counts = [sum(entry["status"] == status for entry in entries) for status in ("pass", "fail", "skipped")]
-        figures = [f"{value:.2f}" for value in (ratios[0], ratios[len(ratios) // 2], ratios[-1])] if ratios else [""] * 3
-        name = f"{backend}, {precision}" if kind == "honest" else f"{kind}, simulated"
-        print(f"| {name} | {len(entries)} | {' | '.join(map(str, counts))} | {' | '.join(figures)} |")
-    print("\n| iResNet | pixels | weights | smallest change of one weight of layer1.1.conv1, layer3.1.conv1, layer4.1.conv2 |")
-    print("| --- | --- | --- | --- |")
-    for entry in smallest:
-        changes = ["none" if change is None else f"{100 * change:.3g} %" for change in entry["smallest_change"].values()]
-        print(f"| {entry['depth']} | {entry['image_size']} | {entry['weights']} | {', '.join(changes)} |")
+        groups[_candidate(row)].append(row)
+    print("\n| candidate | measured | smallest ratio | largest | verdicts |\n| --- | --- | --- | --- | --- |")
+    for name, entries in sorted(groups.items(), key=lambda group: _ORDER.index(group[0][0])):
+        ratios = [entry["noise_ratio"] for entry in entries if entry["noise_ratio"] is not None]
+        figures = [f"{value:.3g}" for value in (min(ratios), max(ratios))] if ratios else ["", ""]
+        counts = Counter(entry["status"] for entry in entries)
+        verdicts = f"all {entries[0]['status']}" if len(counts) == 1 else ", ".join(f"{n} {status}" for status, n in counts.items())
+        print(f"| {''.join(name)} | {len(entries)} | {' | '.join(figures)} | {verdicts} |")
+    print("\n| iResNet, pixels | layer1.1.conv1 | layer3.1.conv1 | layer4.1.conv2 |\n| --- | --- | --- | --- |")
+    for entry in sorted(smallest, key=lambda entry: (entry["image_size"], entry["depth"], entry["weights"])):
+        changes = ["not at all" if change is None else f"{100 * change:.3g} %" for change in entry["smallest_change"].values()]
+        trained = "" if entry["weights"] == "untrained" else ", trained"
+        print(f"| {entry['depth']}, {entry['image_size']}{trained} | {' | '.join(changes)} |")
+
+
+_ORDER = (
+    "TorchScript",
+    "torch.export",
+    "AOTInductor",
+    "ONNX Runtime",
+    "OpenVINO",
+    "eager: NCHW and channels last, one and two threads, batches of 3 and 16",
+    "eager without oneDNN, batches of 3 and 16",
+    "Winograd F(4x4, 3x3) in float32, simulated",
+    "TF32, simulated",
+)
+
+
+def _candidate(row: dict[str, Any]) -> tuple[str, str]:
+    """One of _ORDER, and what else is said of it."""
+    if row["kind"] != "honest":
+        return next(name for name in _ORDER if name.startswith(row["kind"])), ""
+    if row["backend"].startswith("eager"):
+        return _ORDER[6] if "oneDNN off" in row["backend"] else _ORDER[5], ""
+    return backend_name(row["backend"]), "" if row["precision"] == "fp32" else f", {row['precision']}"
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
