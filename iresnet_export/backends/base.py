@@ -45,6 +45,8 @@ class ExportOptions:
     calibration_images: int = 512
     compute_capabilities: tuple[str, ...] = ()
     """GPUs to build an engine for, such as `8.6`; TensorRT-RTX alone. Empty: its own choice."""
+    device: str = "cpu"
+    """What an AOTInductor package is compiled for: `cpu`, or the GPU at hand, `cuda` or `cuda:1`."""
     flavour: str | None = None
     """`tensorrt` or `tensorrt_rtx`; None for whichever can be used here."""
     engine: EngineOptions = field(default_factory=EngineOptions)

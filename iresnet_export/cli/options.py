@@ -169,7 +169,11 @@ def device_from_option(name: str) -> torch.device:
     if kind not in ("cpu", "cuda"):
         raise InputError(f"--device takes cpu, cuda or auto, not {name!r}.")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError("No NVIDIA GPU can be used here: torch finds none, or no driver for it. Use --device cpu.")
+        from iresnet_export import nvidia
+
+        missing = nvidia.absence()
+        why = "torch finds none" if missing is None else missing.sentence
+        raise UnavailableError(f"No NVIDIA GPU can be used here: {why}; or use --device cpu.")
     return torch.device(name)
 
 
