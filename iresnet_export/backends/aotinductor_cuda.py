@@ -54,7 +54,7 @@ def cuda_home() -> Path:
     for place in [named] if named else places:
         if place and all((Path(place) / "include" / header).is_file() for header in _HEADERS):
             return Path(place)
-    lacking = f"{named}, which CUDA_HOME names, has not" if named else "neither torch's packages nor a toolkit of NVIDIA's here have"
+    lacking = f"{named}, which CUDA_HOME names, has not" if named else "neither torch's packages nor a toolkit of NVIDIA's have"
     raise UnavailableError(
         f"AOTInductor needs CUDA's headers to compile for a GPU, and {lacking} all of {', '.join(_HEADERS)}. Install what torch's "
         f"packages leave out (pip install 'nvidia-cuda-crt=={torch.version.cuda}.*'), or a CUDA toolkit and name it (export "

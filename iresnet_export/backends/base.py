@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -116,6 +117,8 @@ class Session(ABC):
     """Whether the artifact does its own normalisation: its batches are pixels (n, h, w, 3), uint8, and not inputs."""
     computed_precision: str = "fp32"
     """The precision that its convolutions are really computed in here, whatever the artifact stores."""
+    notices: Sequence[str] = ()
+    """What results should say of how it runs: what was fallen back from, and what it was told to round."""
 
     @abstractmethod
     def run(self, batch: Tensor) -> Tensor:
@@ -145,6 +148,11 @@ class Backend(ABC):
     parent_format: ClassVar[Format | None] = None
     """What it builds from, where that is not the network itself."""
     precisions: ClassVar[tuple[Precision, ...]] = PRECISIONS
+
+    @property
+    def label(self) -> str:
+        """What results call it: its name, and how it was told to compute where that is not its own default."""
+        return self.name
 
     def is_installed(self) -> bool:
         """Whether its package is here at all; a device or driver may still be missing."""

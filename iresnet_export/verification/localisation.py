@@ -31,6 +31,7 @@ from iresnet_export.quantization.qdq import quantized_onnx
 from iresnet_export.verification.criteria import NOISE_LIMIT, quantization_of
 from iresnet_export.verification.fold import deployed_network
 from iresnet_export.verification.reference import Reference, onednn_off
+from iresnet_export.verification.tf32 import tf32_forms
 from iresnet_models.deployed import Deployable, DeployedNetwork
 from iresnet_models.folded import FoldedNetwork, Reading
 from iresnet_models.network import Network
@@ -123,6 +124,10 @@ def _honest(artifact: Artifact, network: Deployable, original: Network, precisio
             return {place: values[name] for place, name in zip(wanted, names, strict=True)}
 
         yield evaluated, True
+        return
+    if precision == "tf32":
+        for form in map(NetworkObserver, tf32_forms(network)):
+            yield lambda pixels, inputs, form=form: _at_places(form, pixels if takes_pixels else inputs), True
         return
     if precision != "fp32":
         half = NetworkObserver(network)
