@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 _BITS, _FLOAT32_BITS = 10, 23
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def rounded(values: Tensor, bits: int = _BITS) -> Tensor:
@@ -16,7 +19,7 @@ def rounded(values: Tensor, bits: int = _BITS) -> Tensor:
     return ((values.contiguous().view(torch.int32) + last // 2) & ~(last - 1)).view(torch.float32)
 
 
-def with_tf32(network: nn.Module, bits: int = _BITS) -> nn.Module:
+def with_tf32(network: Module, bits: int = _BITS) -> Module:
     """A copy whose convolutions and linear layers get rounded inputs and weights, and add up in float32."""
     network = copy.deepcopy(network).eval()
     for module in network.modules():

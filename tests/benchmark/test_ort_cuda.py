@@ -68,10 +68,3 @@ def test_results_say_how_it_computed(
         [f"small.onnx by onnxruntime ({words}): it computes in TF32"] if tf32 else []
     )
     assert [(recipe.opener, recipe.ort_cuda) for recipe in opened] == [("eager", None), ("onnxruntime", options.ort_cuda)]
-
-
-def test_without_the_option_nothing_is_said_of_settings(benched: dict[str, Artifact]) -> None:
-    options = dataclasses.replace(OPTIONS, verify=False, memory=False)
-    report = bench([benched["onnxruntime"].path], options)
-    assert bench_document(report, options)["settings"]["ort_cuda"] is None
-    assert [result.backend for result in report.results] == ["eager", "onnxruntime"]

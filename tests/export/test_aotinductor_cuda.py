@@ -295,7 +295,7 @@ def compiling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str,
     return seen
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_what_is_compiled_for_a_gpu(precision: str, compiling: list[dict[str, Any]], small_source: Source, tmp_path: Path) -> None:
     home, allowed = cpp_extension.CUDA_HOME, torch.backends.cudnn.allow_tf32
     options = ExportOptions(precision=precision, device="cuda")  # type: ignore[arg-type]
