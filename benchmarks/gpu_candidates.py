@@ -71,7 +71,7 @@ class Candidate:
 
 
 def candidates(source: Source, plan: Plan, folder: Path) -> Iterator[Candidate]:
-    """What matters most first; what takes longest to build, AOTInductor and torch.compile, is left out first where time runs short."""
+    """What matters most first; what takes longest to build, packages and torch.compile, is left out first where time runs short."""
     made: dict[str, Artifact] = {}
 
     def export(backend: str, precision: str, **options: Any) -> Artifact:
