@@ -31,8 +31,6 @@ _CONFIGURATION = {
     "cpp.dynamic_threads": True,  # else the number of threads of the export is compiled in
     "compile_threads": 1,  # else a pool of processes outlives the compilation
 }
-
-
 _CPU = torch.device("cpu")
 
 
