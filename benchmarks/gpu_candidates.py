@@ -40,6 +40,7 @@ class Plan:
     floating: tuple[str, ...] = ("fp32", "fp16", "bf16")
     engines: tuple[str, ...] = ("fp16", "fp32", "bf16", "int8")
     onnx: tuple[str, ...] = ("fp32", "fp16")
+    packages: tuple[str, ...] = ("fp16", "bf16", "fp32")
 
     @classmethod
     def smoke(cls) -> Plan:
@@ -57,6 +58,7 @@ class Plan:
             floating=("fp32", "bf16"),
             engines=("fp32",),
             onnx=("fp32",),
+            packages=(),  # each takes half a minute to compile
         )
 
 
@@ -69,7 +71,7 @@ class Candidate:
 
 
 def candidates(source: Source, plan: Plan, folder: Path) -> Iterator[Candidate]:
-    """What matters most first; what takes longest to build, torch.compile, is the first to be left out where time runs short."""
+    """What matters most first; what takes longest to build, packages and torch.compile, is left out first where time runs short."""
     made: dict[str, Artifact] = {}
 
     def export(backend: str, precision: str, **options: Any) -> Artifact:
@@ -79,10 +81,12 @@ def candidates(source: Source, plan: Plan, folder: Path) -> Iterator[Candidate]:
                 precision=precision,  # type: ignore[arg-type]
                 max_batch=max(plan.batches),
                 calibration_images=plan.calibration_images,
+                device=str(plan.device),
                 **options,
             )
-            suffix = {"torchscript": ".ts", "exported": ".pt2", "onnxruntime": ".onnx", "tensorrt": ".engine"}[backend]
-            made[key] = export_artifact(backend, source, chosen, output=folder / f"{len(made)}{suffix}")
+            suffix = {"torchscript": ".ts", "exported": ".pt2", "onnxruntime": ".onnx", "tensorrt": ".engine"}
+            suffix |= {"aotinductor": ".aoti.pt2"}
+            made[key] = export_artifact(backend, source, chosen, output=folder / f"{len(made)}{suffix[backend]}")
         return made[key]
 
     def program(precision: str, compiled: bool) -> Session:
@@ -90,6 +94,9 @@ def candidates(source: Source, plan: Plan, folder: Path) -> Iterator[Candidate]:
 
     def script(precision: str) -> Session:
         return backend_named("torchscript").load(export("torchscript", precision), plan.device)
+
+    def package(precision: str) -> Session:
+        return backend_named("aotinductor").load(export("aotinductor", precision), plan.device)
 
     def onnx(precision: str, settings: CudaSettings) -> Session:
         path = export("onnxruntime", precision).path
@@ -113,5 +120,8 @@ def candidates(source: Source, plan: Plan, folder: Path) -> Iterator[Candidate]:
         yield Candidate(
             f"ONNX Runtime, NHWC and CUDA graph, {precision}", "onnxruntime", precision, lambda p=precision: onnx(p, fast)
         )
+    for precision in plan.packages:
+        graphs = " and CUDA graph" if plan.device.type == "cuda" else ""
+        yield Candidate(f"AOTInductor{graphs}, {precision}", "aotinductor", precision, lambda p=precision: package(p))
     for precision in ("fp16", "bf16", "fp32") if plan.device.type == "cuda" else ():
         yield Candidate(f"torch.compile, {precision}", "compiled", precision, lambda p=precision: program(p, True))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from iresnet_export.verification.tf32 import rounded as tf32
+
 _INPUT = (
     (4, 0, -5, 0, 1, 0),
     (0, -4, -4, 1, 1, 0),
@@ -65,11 +67,6 @@ def with_tf32(network: nn.Module) -> nn.Module:
             module.weight.data = tf32(module.weight.data)
             module.register_forward_pre_hook(_tf32_input)
     return network
-
-
-def tf32(values: Tensor) -> Tensor:
-    """float32 values rounded to 10 bits of mantissa, halves away from zero."""
-    return ((values.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
 def _tf32_input(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -27,6 +27,9 @@ Answer = Literal["yes", "untried", "no"]
 
 _SPEC = ModelSpec("iresnet", 18, num_classes=4, image_size=32, resize=32)
 _TOLERANCE = 1e-3
+_NEVER = {("openvino", "cuda"), *((name, "cpu") for name in ("tensorrt", "compiled", "channels-last"))}
+"""Backends and devices that are not for each other."""
+
 _FAULT = "report it, with the output of: iresnet-export doctor --json doctor.json"
 
 
@@ -117,7 +120,7 @@ def _tried(backend: Backend, source: Source, folder: Path, made: dict[str, Artif
         save_checkpoint(path, source.network)
         made["checkpoint"] = open_artifact(path)
     for device in ("cpu", "cuda"):
-        if (backend.name, device) in {("openvino", "cuda"), ("tensorrt", "cpu"), ("aotinductor", "cuda"), ("compiled", "cpu")}:
+        if (backend.name, device) in _NEVER:
             continue  # what it never does
         run = Finding(backend.name, "run", device, "yes")
         findings.append(_run_finding(run, backend, source, made, findings))
@@ -132,7 +135,8 @@ def _run_finding(run: Finding, backend: Backend, source: Source, made: dict[str,
     if artifact is None:
         cause = next((finding for finding in before if finding.direction == "export"), None)
         if cause is not None and cause.answer == "untried":
-            return replace(run, answer="untried", reason="no package was made to try it with", mend=cause.mend)
+            more = " --device cuda" if run.device == "cuda" else ""
+            return replace(run, answer="untried", reason="no package was made to try it with", mend=f"{cause.mend}{more}")
         reason = "no file could be made to try it with" if cause is None else cause.reason
         return replace(run, answer="no", reason=reason, mend=None if cause is None else cause.mend)
     return _attempt(run, lambda: _run(backend, artifact, source, torch.device(run.device)))

@@ -88,8 +88,10 @@ def inspect_file(path: Path) -> Inspection:
         details = artifact.descent.details
         found["notes"] = {"built by": f"{details.get('flavour')} {details.get('builder_version')}", "for": str(details.get("gpus"))}
     if artifact.descent is not None and artifact.format == "aoti":
+        from iresnet_export.backends.aotinductor_target import told_target
+
         details = artifact.descent.details
-        found["notes"] = {"compiled by": f"torch {details.get('torch')}", "for": f"CPUs with {details.get('cpu_capability')}"}
+        found["notes"] = {"compiled by": f"torch {details.get('torch')}", "for": told_target(details)}
     return Inspection(artifact, sha256_of(path), **found)
 
 

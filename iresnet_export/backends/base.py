@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +46,8 @@ class ExportOptions:
     calibration_images: int = 512
     compute_capabilities: tuple[str, ...] = ()
     """GPUs to build an engine for, such as `8.6`; TensorRT-RTX alone. Empty: its own choice."""
+    device: str = "cpu"
+    """What an AOTInductor package is compiled for: `cpu`, or the GPU at hand, `cuda` or `cuda:1`."""
     flavour: str | None = None
     """`tensorrt` or `tensorrt_rtx`; None for whichever can be used here."""
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -118,6 +121,8 @@ class Session(ABC):
     """Whether the artifact does its own normalisation: its batches are pixels (n, h, w, 3), uint8, and not inputs."""
     computed_precision: str = "fp32"
     """The precision that its convolutions are really computed in here, whatever the artifact stores."""
+    notices: Sequence[str] = ()
+    """What results should say of how it runs: what was fallen back from, and what it was told to round."""
 
     @abstractmethod
     def run(self, batch: Tensor) -> Tensor:
@@ -147,6 +152,11 @@ class Backend(ABC):
     parent_format: ClassVar[Format | None] = None
     """What it builds from, where that is not the network itself."""
     precisions: ClassVar[tuple[Precision, ...]] = PRECISIONS
+
+    @property
+    def label(self) -> str:
+        """What results call it: its name, and how it was told to compute where that is not its own default."""
+        return self.name
 
     def is_installed(self) -> bool:
         """Whether its package is here at all; a device or driver may still be missing."""

@@ -1,4 +1,4 @@
-"""torch.compile on an NVIDIA GPU: torch.export programs in channels-last, their kernels in CUDA graphs."""
+"""torch.export programs as GPUs like them: in channels-last, and compiled by torch.compile, their kernels in CUDA graphs."""
 
 from __future__ import annotations
 
@@ -35,6 +35,21 @@ class Compiled(Backend):
                 f"torch.compile is used on NVIDIA GPUs{why}; for CPUs compile a package once: iresnet-export pt2 --compile"
             )
         return CompiledSession(load_program(artifact.path), device, threads)
+
+
+class ChannelsLast(Backend):
+    """Eager PyTorch in the layout of tensor cores. It runs on CPUs too, where it is measured only by its name."""
+
+    name: ClassVar[str] = "channels-last"
+    format: ClassVar[Format] = "pt2"
+    native: ClassVar[bool] = True
+
+    def is_installed(self) -> bool:
+        return torch.cuda.is_available()
+
+    def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> CompiledSession:
+        require_trusted(artifact, trust)
+        return CompiledSession(load_program(artifact.path), device, threads, compiled=False)
 
 
 class CompiledSession(ProgramSession):

@@ -19,6 +19,7 @@ from iresnet_export.backends.onnxruntime_cuda import (
     providers,
     require_gpu,
     require_on_gpu,
+    tf32_notice,
 )
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
 from iresnet_export.precision import widest
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 class OnnxRuntime(Backend):
     name: ClassVar[str] = "onnxruntime"
     format: ClassVar[Format] = "onnx"
+
+    def __init__(self, cuda: CudaSettings | None = None) -> None:
+        self._cuda = cuda or CudaSettings()
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({self._cuda.words})" if self._cuda.words else self.name
 
     def settings(self, options: ExportOptions) -> dict[str, Any]:
         return {"opset": options.onnx_opset} | options.int8_settings
@@ -59,12 +67,12 @@ class OnnxRuntime(Backend):
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OnnxSession:
         stored = artifact.descent.precision if artifact.descent else "fp32"
-        return OnnxSession(artifact.path, device, threads, ask_precision=stored != "fp32")
+        return OnnxSession(artifact.path, device, threads, cuda=self._cuda, ask_precision=stored != "fp32")
 
     def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OnnxObserver:
         from iresnet_export.backends.onnxruntime_observing import OnnxRuntimeObserver
 
-        return OnnxRuntimeObserver(read_onnx(artifact.path), device)
+        return OnnxRuntimeObserver(read_onnx(artifact.path), device, self._cuda)
 
 
 def read_onnx(path: Path) -> Any:
@@ -129,6 +137,9 @@ class OnnxSession(Session):
             self._session = _create(ort, path, options, providers(ort, device, self._cuda))
         if device.type == "cuda":
             self.notices += require_on_gpu(self._session, path.name)
+            if (told := tf32_notice(self._cuda, device, self.computed_precision)) is not None:
+                self.computed_precision = "tf32"
+                self.notices.append(told)
         if len(self._session.get_inputs()) != 1:
             names = ", ".join(value.name for value in self._session.get_inputs())
             raise ArtifactError(

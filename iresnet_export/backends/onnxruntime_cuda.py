@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from iresnet_export.errors import InputError, UnavailableError
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 SEARCHES = ("EXHAUSTIVE", "HEURISTIC", "DEFAULT")
+
+_SWITCHES = ("tf32", "nhwc", "cuda-graph")
+_TF32_CAPABILITY = (8, 0)
 
 _INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
@@ -36,6 +40,28 @@ class CudaSettings:
         if self.search not in SEARCHES:
             raise InputError(f"cuDNN's search is one of {', '.join(SEARCHES)}, not {self.search!r}.")
 
+    @classmethod
+    def parsed(cls, text: str) -> CudaSettings:
+        """From what `--ort-cuda` takes, such as `tf32,nhwc,cuda-graph,search=heuristic`; InputError for other words."""
+        found: dict[str, Any] = {}
+        for word in (part.strip() for part in text.split(",")):
+            name, equals, value = word.partition("=")
+            key = name.replace("-", "_")
+            if (word in _SWITCHES or (name == "search" and value.upper() in SEARCHES)) and key not in found:
+                found[key] = value.upper() if equals else True
+                continue
+            wrong = f"{name} stands twice in {text!r}" if key in found else f"not {word!r}"
+            searches = ", ".join(f"search={search.lower()}" for search in SEARCHES)
+            raise InputError(f"--ort-cuda takes {', '.join(_SWITCHES)}, {searches}, each once and separated by commas; {wrong}.")
+        return cls(**found)
+
+    @property
+    def words(self) -> str:
+        """What differs from the defaults, as `parsed` takes it; empty where nothing does."""
+        switches = [word for word in _SWITCHES if getattr(self, word.replace("-", "_"))]
+        search = [] if self.search == SEARCHES[0] else [f"search={self.search.lower()}"]
+        return ",".join(switches + search)
+
     def options(self, device: torch.device) -> dict[str, str]:
         """The provider's own options, as its documentation names them."""
         return {
@@ -46,6 +72,24 @@ class CudaSettings:
             "cudnn_conv_use_max_workspace": "1",
             "enable_cuda_graph": str(int(self.cuda_graph)),
         }
+
+
+def require_use(settings: CudaSettings | None, device: torch.device, formats: Iterable[str], backends: Sequence[str]) -> None:
+    """InputError where settings were given and nothing would be run by them."""
+    if settings is None:
+        return
+    if device.type != "cuda":
+        raise InputError(f"--ort-cuda says how ONNX Runtime computes on a GPU, and this is --device {device.type}; leave it out.")
+    if "onnx" not in formats or (backends and "onnxruntime" not in backends):
+        raise InputError("--ort-cuda is for ONNX files by ONNX Runtime, and nothing here is run so; leave it out.")
+
+
+def tf32_notice(settings: CudaSettings, device: torch.device, precision: str) -> str | None:
+    """What is to be said where TF32 was asked for and changes what float32 means; None where it does not."""
+    here = nvidia.gpu(device.index or 0)
+    if device.type != "cuda" or not settings.tf32 or precision != "fp32" or here is None or here.capability < _TF32_CAPABILITY:
+        return None
+    return "it computes in TF32, as --ort-cuda asked: float32 whose products are of numbers rounded to 10 bits"
 
 
 def providers(ort: Any, device: torch.device, settings: CudaSettings | None = None) -> list[Any]:

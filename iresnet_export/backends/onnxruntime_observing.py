@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import onnx
@@ -9,15 +10,15 @@ import torch
 from torch import Tensor
 
 from iresnet_export.backends.onnx_observing import OnnxObserver, with_outputs
-from iresnet_export.backends.onnxruntime_cuda import RECORD_ASSIGNMENT, providers, require_on_gpu
+from iresnet_export.backends.onnxruntime_cuda import RECORD_ASSIGNMENT, CudaSettings, providers, require_on_gpu
 
 
 class OnnxRuntimeObserver(OnnxObserver):
-    """Sessions of the graph with further outputs."""
+    """Sessions of the graph with further outputs, which compute as the session itself does; but without CUDA graphs."""
 
-    def __init__(self, model: onnx.ModelProto, device: torch.device) -> None:
+    def __init__(self, model: onnx.ModelProto, device: torch.device, cuda: CudaSettings | None = None) -> None:
         super().__init__(model)
-        self._device = device
+        self._device, self._cuda = device, dataclasses.replace(cuda or CudaSettings(), cuda_graph=False)
 
     def _run_for(self, wanted: Sequence[int]) -> Callable[[Tensor], list[Tensor]]:
         import onnxruntime as ort
@@ -27,7 +28,7 @@ class OnnxRuntimeObserver(OnnxObserver):
         options.log_severity_level = 3
         if self._device.type == "cuda":
             options.add_session_config_entry(RECORD_ASSIGNMENT, "1")
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=providers(ort, self._device))
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=providers(ort, self._device, self._cuda))
         if self._device.type == "cuda":
             require_on_gpu(session, model.graph.name)
         taken = model.graph.input[0].name

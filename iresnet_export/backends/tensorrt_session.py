@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact
 from iresnet_export.backends.base import Session
+from iresnet_export.backends.cuda_graphs import Capturing, on_stream, readable
 from iresnet_export.backends.onnx_graph import OUTPUT
 from iresnet_export.backends.tensorrt_checks import explained_validity
 from iresnet_export.backends.tensorrt_flavours import Flavour
@@ -22,11 +21,6 @@ from iresnet_export.precision import widest
 from iresnet_models.preprocessing import normalised
 from iresnet_models.spec import ModelSpec
 
-_MOST_GRAPHS = 8
-"""Each holds buffers and an execution context of its own; further batch sizes run without a graph."""
-
-_RUNS_BEFORE_CAPTURE = 2
-_ALIGNMENT = 256
 _MULTIPLYING = ("Convolution", "FullyConnected", "Gemm", "MatrixMultiply")
 _TYPES = {"Float": "fp32", "Half": "fp16", "BFloat16": "bf16", "BF16": "bf16", "Int8": "int8", "FP8": "fp8"}
 
@@ -48,8 +42,8 @@ class EngineSession(Session):
         trt, plan = flavour.module, artifact.path.read_bytes()
         self.device = torch.device(device.type, device.index or 0) if device.type == "cuda" else device
         self.notices: list[str] = []
-        self._flavour, self._artifact, self._cuda_graphs = flavour, artifact, cuda_graphs
-        self._lock, self._runs, self._slots = threading.Lock(), Counter[int](), dict[int, _Slot]()
+        self._flavour, self._artifact = flavour, artifact
+        self._lock, self._slots = threading.Lock(), dict[int, _Slot]()
         self._contexts: dict[int, Any] = {}
         flavour.messages.clear()
         with torch.cuda.device(self.device):
@@ -65,6 +59,7 @@ class EngineSession(Session):
                     f"{flavour.complaints()}. Engines are tied to a TensorRT version and a kind of GPU; build it again here."
                 )
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._graphs = Capturing(artifact.path.name, self._stream, self.notices, enabled=cuda_graphs)
         self._find_ends()
         self.computed_precision = self._computed_precision()
 
@@ -98,18 +93,9 @@ class EngineSession(Session):
     def run_all(self, batch: Tensor) -> dict[str, Tensor]:
         """Every output by its name. The results are the caller's own: the next run leaves them as they are."""
         self._require_fitting(batch)
-        count = len(batch)
-        with self._lock, torch.cuda.device(self.device):
-            self._runs[count] += 1
-            current = torch.cuda.current_stream()
-            self._stream.wait_stream(current)
-            batch.record_stream(self._stream)
-            with torch.cuda.stream(self._stream):
-                slot = self._slot(count)
-                found = self._enqueue_plain(batch) if slot is None else self._enqueue_slot(slot, batch)
-            current.wait_stream(self._stream)
-            for values in found:
-                values.record_stream(current)
+        with self._lock, torch.cuda.device(self.device), on_stream(self._stream, batch) as found:
+            slot = self._slot(len(batch))
+            found += self._enqueue_plain(batch) if slot is None else self._enqueue_slot(slot, batch)
         return dict(zip(self.outputs, found, strict=True))
 
     def batch_of(self, pixels: Tensor, spec: ModelSpec) -> Tensor:
@@ -141,7 +127,7 @@ class EngineSession(Session):
         """The graph of a batch size; None where it is new, where there are too many, or where capturing failed."""
         if count in self._slots:
             return self._slots[count]
-        if not self._cuda_graphs or self._runs[count] < _RUNS_BEFORE_CAPTURE or len(self._slots) >= _MOST_GRAPHS:
+        if not self._graphs.is_due(count, len(self._slots)):
             return None
         images = torch.zeros((count, *self._image), dtype=self._types[self._input], device=self.device)
         # A context keeps the addresses that its graph was captured with: each graph has one of its own.
@@ -149,27 +135,12 @@ class EngineSession(Session):
         outputs = self._set_addresses(context, images)
         slot = _Slot(images, outputs, context, None)
         if not hasattr(self._flavour.module, "CudaGraphStrategy"):  # else its context captures by itself
-            slot.graph = self._captured(context)
-            if slot.graph is None:
+            captured = self._graphs.captured(lambda: self._start(context))
+            if captured is None:
                 return None
+            slot.graph = captured[0]
         self._slots[count] = slot
         return slot
-
-    def _captured(self, context: Any) -> torch.cuda.CUDAGraph | None:
-        try:
-            self._start(context)  # what is set up at the first run cannot be captured
-            self._stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._start(context)
-        except (RuntimeError, UnavailableError) as error:
-            self._cuda_graphs = False
-            first = (str(error).strip().splitlines() or ["no reason given"])[0]
-            notice = f"{self._artifact.path.name} runs without CUDA graphs, since capturing one failed: {first}"
-            self.notices.append(notice)
-            logging.getLogger(__name__).warning(notice)
-            return None
-        return graph
 
     def _enqueue_slot(self, slot: _Slot, batch: Tensor) -> list[Tensor]:
         slot.images.copy_(batch, non_blocking=True)
@@ -180,9 +151,7 @@ class EngineSession(Session):
         return [values.float() if values.dtype != torch.float32 else values.clone() for values in slot.outputs]
 
     def _enqueue_plain(self, batch: Tensor) -> list[Tensor]:
-        batch = batch.contiguous()
-        if batch.data_ptr() % _ALIGNMENT:
-            batch = batch.clone()
+        batch = readable(batch)
         profile = self._profile(len(batch))
         if profile not in self._contexts:
             self._contexts[profile] = self._new_context(len(batch))
@@ -202,7 +171,7 @@ class EngineSession(Session):
         trt, engine = self._flavour.module, self._engine
         if hasattr(trt, "CudaGraphStrategy"):
             config = engine.create_runtime_config()
-            strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE if self._cuda_graphs else trt.CudaGraphStrategy.DISABLED
+            strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE if self._graphs.enabled else trt.CudaGraphStrategy.DISABLED
             config.cuda_graph_strategy = strategy
             # Else kernels of the batch's own size appear some runs later, while something is measured.
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from iresnet_export.artifact import Artifact, open_artifact
+from iresnet_export.backends.base import Session
+from iresnet_export.backends.onnxruntime_cuda import require_use
 from iresnet_export.benchmark.candidates import Candidate, Origin, Origins, open_candidates, parities
 from iresnet_export.benchmark.child import in_fresh_process
 from iresnet_export.benchmark.cold import cold
@@ -45,6 +47,7 @@ def bench(
     `verification`: verdicts on the same paths that are known already; else they are found first, unless `options` say not to.
     """
     artifacts = [open_artifact(path) for path in paths]
+    require_use(options.ort_cuda, options.device, [artifact.format for artifact in artifacts], options.backends)
     if verification is None and options.verify:
         verification = verify(paths, _verify_options(options), progress)
     cpu, gpu = cpu_state() | {"load_before": load_now()}, gpu_state(options.device.index or 0)
@@ -110,7 +113,16 @@ def _with_memory(candidates: Sequence[Candidate], found: Bench, start: int) -> l
             peaks |= {(index, batch): peak for batch, peak in zip(batches, fresh.peaks_mb, strict=True)}
         except UnavailableError as error:
             peaks |= {(index, batch): str(error) for batch in batches}
-    return [_complete(result, peaks.get((places[id(result.subject)], result.batch))) for result in results]
+    sessions = {id(candidate.subject): candidate.session for candidate in candidates}
+    return [
+        _complete(_noticed(result, sessions[id(result.subject)]), peaks.get((places[id(result.subject)], result.batch)))
+        for result in results
+    ]
+
+
+def _noticed(result: Result, session: Session | None) -> Result:
+    """With what its session says by now of how it ran."""
+    return result if session is None else dataclasses.replace(result, notices=tuple(session.notices))
 
 
 def _complete(result: Result, peak: float | str | None) -> Result:
@@ -137,6 +149,7 @@ def _verify_options(options: BenchOptions) -> VerifyOptions:
         seed=options.seed,
         backends=options.backends,
         max_accuracy_drop=options.max_accuracy_drop,
+        ort_cuda=options.ort_cuda,
     )
 
 

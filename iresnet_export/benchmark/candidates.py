@@ -113,9 +113,13 @@ def open_candidates(
     stack: ExitStack,
 ) -> list[Candidate]:
     """The baselines first, then every artifact by every backend; sessions live as long as the stack."""
-    runs = [(artifact, backend) for artifact in artifacts for backend in runners(artifact.format, options.backends)]
+    runs = [(artifact, backend) for artifact in artifacts for backend in _runners(artifact, options)]
     found = [_candidate(*run, threads, options, origins, verdicts, stack) for run in runs]
     return [*(_baseline(origin, threads, options) for origin in origins.all), *found]
+
+
+def _runners(artifact: Artifact, options: BenchOptions) -> list[Backend]:
+    return runners(artifact.format, options.backends, options.ort_cuda)
 
 
 def subject_of(origin: Origin, threads: int, options: BenchOptions) -> Subject:
@@ -144,17 +148,18 @@ def _candidate(
 ) -> Candidate:
     precision = artifact.descent.precision if artifact.descent else "fp32"
     origin = origins.of(artifact)
-    spec, parity = origin.source.spec, verdicts.get((artifact.path, backend.name))
+    spec, parity = origin.source.spec, verdicts.get((artifact.path, backend.label))
     subject = dataclasses.replace(
         subject_of(origin, threads, options),
         artifact=artifact.path.name,
-        backend=backend.name,
+        backend=backend.label,
         precision=precision,
         baseline=origin.label,
         size_bytes=artifact.path.stat().st_size,
         parity=parity,
     )
-    recipe = Recipe(backend.name, artifact.path.resolve(), spec, options.device, threads, options.trust)
+    settings = options.ort_cuda if backend.name == "onnxruntime" else None
+    recipe = Recipe(backend.name, artifact.path.resolve(), spec, options.device, threads, options.trust, settings)
 
     def candidate(session: Session | None, reason: str | None = None) -> Candidate:
         return Candidate(subject, spec, recipe, work_of(spec), session, reason)
@@ -170,7 +175,9 @@ def _candidate(
             raise
         return candidate(None, str(error))
     stack.enter_context(session)
-    if session.computed_precision != precision:
-        computed = session.computed_precision
-        return candidate(None, f"it stores {precision}, and {backend.name} computes it in {computed} here")
+    computed = session.computed_precision
+    if precision == "fp32" and computed == "tf32":  # which nothing does unasked
+        return dataclasses.replace(candidate(session), subject=dataclasses.replace(subject, precision=computed))
+    if computed != precision:
+        return candidate(None, f"it stores {precision}, and {backend.label} computes it in {computed} here")
     return candidate(session)

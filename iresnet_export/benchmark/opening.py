@@ -15,6 +15,7 @@ from iresnet_export.artifact import open_artifact
 from iresnet_export.backends import backend_named
 from iresnet_export.backends.base import Session
 from iresnet_export.backends.eager import EagerSession, torch_threads
+from iresnet_export.backends.onnxruntime_cuda import CudaSettings
 from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.preprocessing import noise_pixels, normalised
 from iresnet_models.spec import ModelSpec
@@ -33,6 +34,7 @@ class Recipe:
     device: torch.device
     threads: int
     trust: bool = False
+    ort_cuda: CudaSettings | None = None
 
     def open(self) -> Session:
         """A session; UnavailableError where it cannot be had here."""
@@ -40,16 +42,19 @@ class Recipe:
             return EagerSession(torchvision_resnet(self.spec), self.device, self.threads)
         if self.opener == COMPILED:
             return CompiledSession(load_checkpoint(self.path).model, self.device, self.threads)
-        return backend_named(self.opener).load(open_artifact(self.path), self.device, threads=self.threads, trust=self.trust)
+        backend = backend_named(self.opener, self.ort_cuda)
+        return backend.load(open_artifact(self.path), self.device, threads=self.threads, trust=self.trust)
 
     def to_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return plain | {"path": str(self.path), "spec": self.spec.to_json(), "device": str(self.device)}
+        settings = None if self.ort_cuda is None else dataclasses.asdict(self.ort_cuda)
+        return plain | {"path": str(self.path), "spec": self.spec.to_json(), "device": str(self.device), "ort_cuda": settings}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Recipe:
         made = {"path": Path(data["path"]), "spec": ModelSpec.from_json(data["spec"]), "device": torch.device(data["device"])}
-        return cls(**data | made)
+        settings = None if data["ort_cuda"] is None else CudaSettings(**data["ort_cuda"])
+        return cls(**data | made | {"ort_cuda": settings})
 
 
 class CompiledSession(Session):

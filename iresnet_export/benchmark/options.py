@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import torch
 
+from iresnet_export.backends.onnxruntime_cuda import CudaSettings
 from iresnet_export.errors import InputError
 
 Mode = Literal["latency", "throughput", "server", "cold"]
@@ -49,6 +50,8 @@ class BenchOptions:
     """Whether to measure peak memory, in a process of its own for each candidate."""
     limits: bool = True
     """Whether to measure what the machine can do at most."""
+    ort_cuda: CudaSettings | None = None
+    """How ONNX Runtime computes on a GPU; None for parity, its default here."""
 
     def __post_init__(self) -> None:
         unknown = [mode for mode in self.modes if mode not in MODES]

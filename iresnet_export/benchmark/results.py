@@ -110,6 +110,8 @@ class Result:
     cold: ColdRun | None = None
     moved_bytes: int | None = None
     """Weights and activations of one batch, each moved once."""
+    notices: tuple[str, ...] = ()
+    """What is to be said of how it ran: what was fallen back from, and what it was told to round."""
     missing: dict[str, str] = field(default_factory=dict)
     """Why figures are None, by their key in the report."""
 

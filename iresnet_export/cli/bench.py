@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from iresnet_export.cli.console import bold, notice, say, show, write_report
-from iresnet_export.cli.options import BackendNames, Device, JsonFile, Trust, device_from_option, integers
+from iresnet_export.cli.options import BackendNames, Device, JsonFile, OrtCuda, Trust, cuda_settings, device_from_option, integers
 from iresnet_export.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def bench(
     ] = None,
     device: Device = "auto",
     backend: BackendNames = None,
+    ort_cuda: OrtCuda = None,
     trust: Trust = False,
     json: JsonFile = None,
 ) -> None:  # fmt: skip
@@ -135,6 +136,7 @@ def bench(
         max_accuracy_drop=max_accuracy_drop,
         memory=memory,
         limits=limits,
+        ort_cuda=cuda_settings(ort_cuda),
     )
 
     kept = False

@@ -24,8 +24,10 @@ from iresnet_export.cli.options import (
     Seed,
     WeightsName,
     WithPreprocessing,
+    device_from_option,
     source_from_options,
 )
+from iresnet_export.errors import InputError
 
 if TYPE_CHECKING:
     from iresnet_models.deployed import Precision
@@ -43,6 +45,9 @@ def pt2(
         bool,
         typer.Option("--compile", help="Compile it to a shared library by AOTInductor (.aoti.pt2).", rich_help_panel=OUTPUT),
     ] = False,
+    device: Annotated[
+        str, typer.Option("--device", help="--compile: for `cpu`, or for the GPU at hand, `cuda`.", rich_help_panel=OUTPUT)
+    ] = "cpu",
     dynamic_batch: DynamicBatch = True,
     batch: Annotated[int, typer.Option("--batch", help="The batch size of --static-batch.", rich_help_panel=OUTPUT, min=1)] = 1,
     precision: PrecisionName = "fp32",
@@ -52,13 +57,15 @@ def pt2(
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Export to a torch.export program, and with --compile to native code for processors like this one.
+    """Export to a torch.export program, and with --compile to native code for processors, or GPUs, like this one.
 
     --compile needs a C++ compiler; the program that the package is compiled from is kept beside it. A package runs with the same
-    version of torch on the same kind of processor.
+    version of torch on the same kind of processor, one for a GPU on GPUs of the same compute capability.
     """
     from iresnet_export.backends.base import ExportOptions
 
+    if device != "cpu" and not compile:
+        raise InputError("--device says what --compile compiles for, and a program runs on any device; add --compile.")
     options = ExportOptions(
         precision=cast("Precision", precision),
         fold=fold,
@@ -67,13 +74,16 @@ def pt2(
         dynamic_batch=dynamic_batch,
         batch=batch,
         max_batch=max(batch, 32),
+        device=str(device_from_option(device)),
     )
     if compile:
-        from iresnet_export.backends.aotinductor import cpp_compiler
+        from iresnet_export.backends.aotinductor import AOTInductor
 
-        cpp_compiler()  # says what is missing before any work is done
+        AOTInductor().settings(options)  # says what is missing before any work is done
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
     artifact = run_export("aotinductor" if compile else "exported", source, options, output, force)
     if compile and artifact.descent is not None:
+        from iresnet_export.backends.aotinductor_target import told_target
+
         details = artifact.descent.details
-        say(f"Compiled by {details['compiler']} for torch {details['torch']} and CPUs with {details['cpu_capability']}.")
+        say(f"Compiled by {details['compiler']} for torch {details['torch']} and {told_target(details)}.")

@@ -13,6 +13,7 @@ from iresnet_models.spec import FAMILIES, ModelSpec
 if TYPE_CHECKING:
     import torch
 
+    from iresnet_export.backends.onnxruntime_cuda import CudaSettings
     from iresnet_export.source import Source
 
 NETWORK, OUTPUT = "Network and weights", "Output"
@@ -121,6 +122,14 @@ BackendNames = Annotated[
     list[str] | None,
     typer.Option("--backend", help="Run by this one alone; may be repeated. Default: all that are installed.", show_default=False),
 ]
+OrtCuda = Annotated[
+    str | None,
+    typer.Option(
+        "--ort-cuda",
+        help="How ONNX Runtime computes on a GPU: tf32, nhwc, cuda-graph, search=heuristic, or several. Default: for parity.",
+        show_default=False,
+    ),
+]
 Trust = Annotated[
     bool,
     typer.Option(
@@ -169,8 +178,19 @@ def device_from_option(name: str) -> torch.device:
     if kind not in ("cpu", "cuda"):
         raise InputError(f"--device takes cpu, cuda or auto, not {name!r}.")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError("No NVIDIA GPU can be used here: torch finds none, or no driver for it. Use --device cpu.")
+        from iresnet_export import nvidia
+
+        missing = nvidia.absence()
+        why = "torch finds none" if missing is None else missing.sentence
+        raise UnavailableError(f"No NVIDIA GPU can be used here: {why}; or use --device cpu.")
     return torch.device(name)
+
+
+def cuda_settings(text: str | None) -> CudaSettings | None:
+    """What --ort-cuda says; None where it was not given."""
+    from iresnet_export.backends.onnxruntime_cuda import CudaSettings
+
+    return None if text is None else CudaSettings.parsed(text)
 
 
 def integers(text: str, option: str) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from iresnet_export.cli.console import notice, progress_bar, say, show, write_report
-from iresnet_export.cli.options import BackendNames, Device, JsonFile, Trust, device_from_option, integers
+from iresnet_export.cli.options import BackendNames, Device, JsonFile, OrtCuda, Trust, cuda_settings, device_from_option, integers
 from iresnet_export.errors import InputError
 
 
@@ -43,6 +43,7 @@ def verify(
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute references anew, and keep none.")] = False,
     backend: BackendNames = None,
+    ort_cuda: OrtCuda = None,
     trust: Trust = False,
     json: JsonFile = None,
     markdown: Annotated[
@@ -77,6 +78,7 @@ def verify(
         localise=localise,
         max_accuracy_drop=max_accuracy_drop,
         cache=not no_cache,
+        ort_cuda=cuda_settings(ort_cuda),
     )
     with progress_bar() as progress:
         verification = verify_artifacts(artifacts, options, progress)
@@ -92,6 +94,8 @@ def verify(
             show(localisation_table(candidate, candidate.localisation))
         if candidate.reason is not None:
             say(f"{candidate.artifact} by {candidate.backend}: {candidate.status}: {candidate.reason}")
+        for notice_of_it in candidate.notices:
+            say(f"{candidate.artifact} by {candidate.backend}: {notice_of_it}")
         for line in decision_lines(candidate, max_accuracy_drop):
             say(f"{candidate.artifact} by {candidate.backend}: {line}")
     write_report(json, verify_document(verification, options))

@@ -50,12 +50,13 @@ def limits_in_words(limits: Sequence[Limit]) -> list[str]:
 
 
 def remarks(report: BenchReport) -> list[str]:
-    """Warnings, and why results have no verdict, each once."""
+    """Warnings, why results have no verdict, and what is to be said of how they ran, each once."""
     lines = [f"Warning: {warning}" for warning in report.warnings]
     for result in report.results:
         if result.reason is not None:
             batch = f" at batch {result.batch}" if result.status in ("oom", "unstable") else ""
             lines.append(f"{result.artifact} by {result.backend}{batch}: {result.status}: {result.reason}")
+        lines += [f"{result.artifact} by {result.backend}: {notice}" for notice in result.notices]
     return list(dict.fromkeys(lines))
 
 

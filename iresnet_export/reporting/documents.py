@@ -27,6 +27,7 @@ def verify_document(verification: Verification, options: VerifyOptions) -> dict[
             "seed": options.seed,
             "noise_limit": NOISE_LIMIT,
             "max_accuracy_drop": options.max_accuracy_drop,
+            "ort_cuda": dataclasses.asdict(options.ort_cuda) if options.ort_cuda else None,
         },
         references=[
             {
@@ -76,6 +77,7 @@ def _candidate(candidate: Candidate, options: VerifyOptions) -> dict[str, Any]:
         "batch_sizes": list(outputs.batch_sizes) if outputs else [],
         "status": candidate.status,
         "reason": candidate.reason,
+        "notices": list(candidate.notices),
         "weights": weights.to_json() if weights else None,
         "graph": dataclasses.asdict(candidate.graph) if candidate.graph else None,
         **{key: getattr(outputs, key) if outputs else None for key in keys},

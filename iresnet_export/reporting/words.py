@@ -9,6 +9,8 @@ _BACKENDS = {
     "eager": "eager PyTorch",
     "torchscript": "TorchScript",
     "exported": "torch.export",
+    "channels-last": "torch.export, channels-last",
+    "compiled": "torch.export, compiled",
     "aotinductor": "AOTInductor",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
@@ -39,8 +41,9 @@ STATUS = {
 
 
 def backend_name(backend: str) -> str:
-    """A backend as it calls itself."""
-    return _BACKENDS.get(backend, backend)
+    """A backend as it calls itself, with the settings that a report gives in parentheses."""
+    name, space, settings = backend.partition(" (")
+    return _BACKENDS.get(name, name) + space + settings
 
 
 def network_name(arch: str | None, depth: int | None, artifact: str) -> str:

@@ -1,7 +1,8 @@
 """What an artifact's outputs are held against, for each precision: nothing is guessed, all follows from the network itself.
 
 float32: the noise floor of the reference. float16 and bfloat16: the same, of PyTorch's own eager network with the same folded, cast
-weights. int8 has no rounding error to go by: there it is the signal-to-noise ratio and the decisions which calibration predicted.
+weights. TF32: the same, of the folded network with the numbers of its products rounded. int8 has no rounding error to go by: there
+it is the signal-to-noise ratio and the decisions which calibration predicted.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from iresnet_export.progress import Progress
 from iresnet_export.quantization.parameters import Quantization
 from iresnet_export.verification.fold import deployed_network
 from iresnet_export.verification.reference import Reference, in_batches, rms
+from iresnet_export.verification.tf32 import with_tf32
 from iresnet_models.preprocessing import normalised
 
 NOISE_LIMIT = 2.5
@@ -107,8 +109,10 @@ def criterion_for(
     exact = reference.logits[: len(pixels)]
     floor = 2.0**-24 * rms(exact)
 
+    form: torch.nn.Module = with_tf32(network) if precision == "tf32" else network
+
     def run(batch: torch.Tensor) -> torch.Tensor:
-        found = network(batch)
+        found = form(batch)
         logits: torch.Tensor = found[0] if takes_pixels else found
         return logits
 

@@ -32,6 +32,7 @@ from iresnet_export.quantization.qdq import quantized_onnx
 from iresnet_export.verification.criteria import NOISE_LIMIT, quantization_of
 from iresnet_export.verification.fold import deployed_network
 from iresnet_export.verification.reference import Reference, filled, onednn_off
+from iresnet_export.verification.tf32 import with_tf32
 from iresnet_models.deployed import Deployable, DeployedNetwork
 from iresnet_models.folded import FoldedNetwork, Reading
 from iresnet_models.network import Network
@@ -131,8 +132,8 @@ def _honest(artifact: Artifact, network: Deployable, original: Network, precisio
         yield evaluated, True
         return
     if precision != "fp32":
-        half = NetworkObserver(network)
-        yield lambda pixels, inputs: _at_places(half, pixels if takes_pixels else inputs), True
+        own = NetworkObserver(with_tf32(network) if precision == "tf32" else network)
+        yield lambda pixels, inputs: _at_places(own, pixels if takes_pixels else inputs), True
         return
     plain, other = NetworkObserver(original), NetworkObserver(copy.deepcopy(original).to(memory_format=torch.channels_last))
     yield lambda _pixels, inputs: _at_places(plain, inputs), False

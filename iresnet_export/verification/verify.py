@@ -15,6 +15,7 @@ from torch import Tensor
 from iresnet_export.artifact import Artifact, open_artifact
 from iresnet_export.backends import runners
 from iresnet_export.backends.base import Backend, require_trusted
+from iresnet_export.backends.onnxruntime_cuda import CudaSettings, require_use
 from iresnet_export.errors import ArtifactError, InputError, IResNetError, StaleDescentError, UnavailableError
 from iresnet_export.observing import GraphReport
 from iresnet_export.progress import Progress, no_progress
@@ -52,6 +53,8 @@ class VerifyOptions:
     """In percentage points: a candidate fails unless its accuracy is shown to drop by no more; needs labels."""
     cache: bool = True
     """Whether references are kept from one run to the next."""
+    ort_cuda: CudaSettings | None = None
+    """How ONNX Runtime computes on a GPU; None for parity, its default here."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Candidate:
     outputs: OutputsReport | None = None
     localisation: Localisation | None = None
     graph: GraphReport | None = None
+    notices: tuple[str, ...] = ()
+    """What is to be said of how it ran, whatever the verdict."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +130,14 @@ class References:
 def verify(paths: Sequence[Path], options: VerifyOptions, progress: Progress = no_progress) -> Verification:
     """Verifies every artifact; raises InputError for wrong use, and records everything that is wrong with an artifact."""
     artifacts = [open_artifact(path) for path in paths]
+    require_use(options.ort_cuda, options.device, [artifact.format for artifact in artifacts], options.backends)
     if options.max_accuracy_drop is not None:
         _require_labels(artifacts, options, options.max_accuracy_drop)
     references = References(options, progress)
     candidates = []
     for artifact in artifacts:
-        candidates += verify_artifact(artifact, runners(artifact.format, options.backends), options, references, progress)
+        backends = runners(artifact.format, options.backends, options.ort_cuda)
+        candidates += verify_artifact(artifact, backends, options, references, progress)
     return Verification(references.all, candidates)
 
 
@@ -141,7 +148,7 @@ def verify_artifact(
     precision = artifact.descent.precision if artifact.descent else "fp32"
 
     def all_fail(error: Exception) -> list[Candidate]:
-        return [Candidate(artifact.path, backend.name, precision, "fail", str(error)) for backend in backends]
+        return [Candidate(artifact.path, backend.label, precision, "fail", str(error)) for backend in backends]
 
     try:
         if artifact.descent is not None:
@@ -157,9 +164,9 @@ def verify_artifact(
         return all_fail(error)
 
     @functools.cache
-    def goal() -> tuple[Reference, Criterion]:
+    def goal(computed: str) -> tuple[Reference, Criterion]:
         reference = references.of(source)
-        criterion = criterion_for(precision, artifact, reference, options.batch_sizes, progress)
+        criterion = criterion_for(computed, artifact, reference, options.batch_sizes, progress)
         return reference, dataclasses.replace(criterion, max_accuracy_drop=options.max_accuracy_drop)
 
     return [_verdict(artifact, backend, contents, goal, options, progress) for backend in backends]
@@ -169,16 +176,16 @@ def _verdict(
     artifact: Artifact,
     backend: Backend,
     contents: Contents,
-    goal: Callable[[], tuple[Reference, Criterion]],
+    goal: Callable[[str], tuple[Reference, Criterion]],
     options: VerifyOptions,
     progress: Progress,
 ) -> Candidate:
-    """`goal`: what outputs are held against, computed once for all backends, and not at all where none of them runs."""
+    """`goal`: what outputs are held against by the precision computed in, once for all backends, and not where none runs."""
     precision, wrong = artifact.descent.precision if artifact.descent else "fp32", contents.complaint
 
     def verdict(status: Status, reason: str | None, **measured: Any) -> Candidate:
         found = {"weights": contents.weights, "graph": contents.graph, **measured}
-        return Candidate(artifact.path, backend.name, precision, status, reason, **found)
+        return Candidate(artifact.path, backend.label, precision, status, reason, **found)
 
     try:
         session = backend.load(artifact, options.device, trust=options.trust)
@@ -187,14 +194,15 @@ def _verdict(
     except ArtifactError as error:
         return verdict("fail", wrong or f"it does not load: {error}")
     computed = session.computed_precision
-    if computed != precision:
+    if computed != precision and not (precision == "fp32" and computed == "tf32"):  # which nothing does unasked
         session.close()
-        reason = f"it stores {precision}, and {backend.name} would compute it in {computed} here: nothing is said of {precision}"
+        reason = f"it stores {precision}, and {backend.label} would compute it in {computed} here: nothing is said of {precision}"
         return verdict("fail" if wrong else "skipped", wrong or reason, computed_precision=computed)
-    reference, criterion = goal()
+    reference, criterion = goal(computed)
     try:
         with session:
             outputs = compare_outputs(session, reference, criterion, options.batch_sizes, progress)
+            notices = tuple(session.notices)
     except (IResNetError, KeyboardInterrupt):
         raise
     except Exception as error:  # a runtime's own error types are many: whatever it raises, the artifact does not run
@@ -202,11 +210,11 @@ def _verdict(
         return verdict("fail", wrong or failure, computed_precision=computed, reference=reference.id)
     complaint = "; ".join(text for text in (wrong, outputs.reason) if text) or None
     status: Status = "fail" if complaint else "pass"
-    measured = {"computed_precision": computed, "reference": reference.id, "outputs": outputs}
+    measured = {"computed_precision": computed, "reference": reference.id, "outputs": outputs, "notices": notices}
     if not (complaint or options.localise):
         return verdict(status, complaint, **measured)
     try:
-        found = localise(artifact, backend, reference, precision, options.device, options.trust, progress, session.batch)
+        found = localise(artifact, backend, reference, computed, options.device, options.trust, progress, session.batch)
     except Exception as error:  # the verdict stands, whatever looking inside takes
         unknown = f"where it departs could not be looked for: {_first_line(error)}"
         return verdict(status, f"{complaint}; {unknown}" if complaint else unknown, **measured)

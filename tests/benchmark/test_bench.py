@@ -98,6 +98,7 @@ def test_settings_and_environment(measured: tuple[BenchReport, BenchOptions]) ->
     assert document["settings"]["threads"] == [1]
     assert document["settings"]["verified"] is True
     assert document["settings"]["peers"] is False
+    assert document["settings"]["ort_cuda"] is None
     cpu = document["environment"]["cpu"]
     keys = {"model", "features", "physical_cores", "usable_cores", "affinity", "governor", "load_before", "load_after"}
     assert set(cpu) == keys

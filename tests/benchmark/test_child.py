@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from iresnet_export.artifact import Artifact
+from iresnet_export.backends.onnxruntime_cuda import CudaSettings
 from iresnet_export.benchmark.child import in_fresh_process, peak_memory_mb
 from iresnet_export.benchmark.opening import COMPILED, TORCHVISION, Recipe, host_to_host, noise_inputs
 from iresnet_export.errors import UnavailableError
@@ -25,7 +27,9 @@ def recipe(benched: dict[str, Artifact], small_spec: ModelSpec) -> Recipe:
 
 
 def test_a_recipe_survives_json(recipe: Recipe) -> None:
-    assert Recipe.from_json(recipe.to_json()) == recipe
+    told = dataclasses.replace(recipe, ort_cuda=CudaSettings(nhwc=True, search="HEURISTIC"))
+    for one in (recipe, told):
+        assert Recipe.from_json(json.loads(json.dumps(one.to_json()))) == one
 
 
 def test_memory_is_the_childs_own(recipe: Recipe) -> None:

@@ -107,6 +107,7 @@ def test_native_code_is_loaded_only_when_vouched_for(artifacts: dict[str, Artifa
     assert [name for name in NAMES if backend_named(name).native] == [
         "torchscript",
         "exported",
+        "channels-last",
         "compiled",
         "aotinductor",
         "tensorrt",

@@ -17,12 +17,32 @@ from iresnet_export.backends.exported import load_program
 from iresnet_export.errors import ExportError, UnavailableError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.source import Source
+from iresnet_export.verification.verify import VerifyOptions, verify
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> Artifact:
     path = tmp_path_factory.mktemp("program") / "small.pt2"
     return export_artifact("exported", small_source, ExportOptions(fold=False), output=path)
+
+
+def test_on_a_gpu_every_way_to_run_a_program_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [backend.name for backend in runners("pt2")] == ["exported", "channels-last", "compiled"]
+    assert [backend.name for backend in runners("pt2", ["channels-last"])] == ["channels-last"]
+
+
+def test_channels_last_verifies_as_the_network(program: Artifact) -> None:
+    """By its name it runs on a CPU too."""
+    backend = backend_named("channels-last")
+    with backend.load(program, torch.device("cpu")) as session:
+        assert isinstance(session, CompiledSession)
+        weights = [values for values in session._module.state_dict().values() if values.dim() == 4 and values.shape[2] > 1]
+        assert weights
+        assert all(values.is_contiguous(memory_format=torch.channels_last) for values in weights)
+    options = VerifyOptions(images=32, batch_sizes=(1, 7), backends=("channels-last",))
+    (found,) = verify([program.path], options).candidates
+    assert (found.status, found.backend) == ("pass", "channels-last")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")

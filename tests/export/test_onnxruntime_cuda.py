@@ -16,9 +16,18 @@ from conftest import Outcome
 from iresnet_export import nvidia
 from iresnet_export.artifact import Artifact
 from iresnet_export.backends import backend_named
-from iresnet_export.backends.onnxruntime import OnnxSession
-from iresnet_export.backends.onnxruntime_cuda import RECORD_ASSIGNMENT, CudaSettings, providers, require_on_gpu
+from iresnet_export.backends.onnxruntime import OnnxRuntime, OnnxSession
+from iresnet_export.backends.onnxruntime_cuda import (
+    RECORD_ASSIGNMENT,
+    CudaSettings,
+    providers,
+    require_on_gpu,
+    require_use,
+    tf32_notice,
+)
 from iresnet_export.errors import InputError, UnavailableError
+from iresnet_export.reporting.plots.marks import mark
+from iresnet_export.reporting.words import backend_name
 
 CUDA = torch.device("cuda:1")
 
@@ -34,6 +43,96 @@ def test_parity_settings_are_the_default() -> None:
     assert providers(ort, torch.device("cpu")) == ["CPUExecutionProvider"]
     with pytest.raises(InputError, match="EXHAUSTIVE, HEURISTIC, DEFAULT"):
         CudaSettings(search="FAST")
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "words"),
+    [
+        ("tf32", CudaSettings(tf32=True), "tf32"),
+        ("cuda-graph, nhwc", CudaSettings(nhwc=True, cuda_graph=True), "nhwc,cuda-graph"),
+        ("search=heuristic", CudaSettings(search="HEURISTIC"), "search=heuristic"),
+        ("search=exhaustive", CudaSettings(), ""),
+        (
+            "search=default,cuda-graph,nhwc,tf32",
+            CudaSettings(tf32=True, nhwc=True, search="DEFAULT", cuda_graph=True),
+            "tf32,nhwc,cuda-graph,search=default",
+        ),
+    ],
+)
+def test_settings_in_words(text: str, settings: CudaSettings, words: str) -> None:
+    assert CudaSettings.parsed(text) == settings
+    assert settings.words == words
+    assert not words or CudaSettings.parsed(words) == settings
+    label = f"onnxruntime ({words})" if words else "onnxruntime"
+    assert OnnxRuntime(settings).label == backend_named("onnxruntime", settings).label == label
+    assert backend_name(label) == (f"ONNX Runtime ({words})" if words else "ONNX Runtime")
+    assert mark("fp32", label) == mark("fp32", "onnxruntime") != mark("fp32", "no backend")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "tf32,", "fast", "tf32=1", "search", "search=fast", "tf32,tf32", "search=default,search=heuristic", "cuda_graph"]
+)
+def test_words_that_are_not_known(text: str) -> None:
+    says = r"--ort-cuda takes tf32, nhwc, cuda-graph, search=exhaustive, search=heuristic, search=default, each once"
+    with pytest.raises(InputError, match=says) as caught:
+        CudaSettings.parsed(text)
+    assert caught.value.exit_status == 2
+
+
+def test_settings_that_nothing_would_be_run_by() -> None:
+    settings = CudaSettings(nhwc=True)
+    require_use(settings, CUDA, ["pt2", "onnx"], ())
+    require_use(settings, CUDA, ["onnx"], ("openvino", "onnxruntime"))
+    require_use(None, torch.device("cpu"), ["pt2"], ("openvino",))
+    for device, formats, backends, says in (
+        (torch.device("cpu"), ["onnx"], (), "--device cpu"),
+        (CUDA, ["pt2"], (), "nothing here is run so"),
+        (CUDA, ["onnx"], ("openvino",), "nothing here is run so"),
+    ):
+        with pytest.raises(InputError, match=says):
+            require_use(settings, device, formats, backends)
+
+
+@pytest.mark.parametrize("command", ["verify", "bench"])
+def test_settings_on_a_cpu_are_wrong_use(command: str, artifacts: dict[str, Artifact], run: Callable[..., Outcome]) -> None:
+    for words, says in (("nhwc", "this is --device cpu; leave it out"), ("fast", "not 'fast'")):
+        outcome = run(command, artifacts["onnxruntime"].path, "--device", "cpu", "--ort-cuda", words)
+        assert (outcome.status, says in " ".join(outcome.err.split())) == (2, True)
+
+
+def test_where_tf32_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, capability = CudaSettings(tf32=True), (9, 0)
+    monkeypatch.setattr(nvidia, "gpu", lambda index=0: nvidia.Gpu("Pretended GPU", capability, 2**33))
+    assert "rounded to 10 bits" in str(tf32_notice(asked, CUDA, "fp32"))
+    assert tf32_notice(CudaSettings(nhwc=True), CUDA, "fp32") is None
+    assert tf32_notice(asked, CUDA, "fp16") is None, "it touches products of float32 alone"
+    assert tf32_notice(asked, torch.device("cpu"), "fp32") is None
+    capability = (7, 5)
+    assert tf32_notice(asked, CUDA, "fp32") is None, "such a GPU has none"
+
+
+def test_a_session_in_tf32_does_not_call_itself_float32(artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real session, on a CPU in all but name: what it tells of its settings, and to whom it hands them."""
+    given: list[CudaSettings | None] = []
+
+    def here(_ort: Any, _device: torch.device, settings: CudaSettings | None = None) -> list[str]:
+        given.append(settings)
+        return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr("iresnet_export.backends.onnxruntime.providers", here)
+    monkeypatch.setattr("iresnet_export.backends.onnxruntime_observing.providers", here)
+    monkeypatch.setattr("iresnet_export.backends.onnxruntime.require_gpu", lambda _device: None)
+    monkeypatch.setattr("iresnet_export.backends.onnxruntime.require_on_gpu", lambda _session, _name: [])
+    monkeypatch.setattr(nvidia, "gpu", lambda index=0: nvidia.Gpu("Pretended GPU", (9, 0), 2**33))
+    cases = ((CudaSettings(tf32=True, cuda_graph=True), "tf32"), (CudaSettings(nhwc=True), "fp32"), (None, "fp32"))
+    for settings, computed in cases:
+        with OnnxRuntime(settings).load(artifacts["onnxruntime"], torch.device("cuda")) as session:
+            assert session.computed_precision == computed
+            assert len(session.notices) == (computed == "tf32")
+        assert given[-1] == (settings or CudaSettings())
+    observer = OnnxRuntime(CudaSettings(tf32=True, cuda_graph=True)).observer(artifacts["onnxruntime"], torch.device("cuda"))
+    observer.values(torch.zeros(1, 3, 32, 32), [0])
+    assert given[-1] == CudaSettings(tf32=True), "inner values are what the session's are, but of no graph"
 
 
 def test_the_provider_knows_every_option_by_its_name() -> None:

@@ -48,11 +48,14 @@ def gpu_source() -> Source:
 def export(tmp_path_factory: pytest.TempPathFactory, gpu_source: Source) -> Callable[..., Artifact]:
     """Exports once for each backend and set of options."""
     folder, made = tmp_path_factory.mktemp("gpu"), dict[str, Artifact]()
-    suffixes = {"torchscript": ".ts", "exported": ".pt2", "onnxruntime": ".onnx", "tensorrt": ".engine"}
+    suffixes = {"torchscript": ".ts", "exported": ".pt2", "aotinductor": ".aoti.pt2", "onnxruntime": ".onnx", "tensorrt": ".engine"}
 
     def artifact(backend: str, **options: Any) -> Artifact:
         if backend == "tensorrt":
             require_builder()
+        if backend == "aotinductor":
+            require_compiler()
+            options = {"device": str(PRETENDED or "cuda"), **options}
         key = f"{backend}-{abs(hash(repr(sorted(options.items()))))}"
         if key not in made:
             chosen = ExportOptions(**{"calibration_images": 64, "max_batch": 16, **options})
@@ -60,6 +63,19 @@ def export(tmp_path_factory: pytest.TempPathFactory, gpu_source: Source) -> Call
         return made[key]
 
     return artifact
+
+
+def require_compiler() -> None:
+    """Skips where packages cannot be compiled for want of a compiler or of CUDA's headers."""
+    from iresnet_export.backends.aotinductor import cpp_compiler
+    from iresnet_export.backends.aotinductor_cuda import cuda_home
+    from iresnet_export.errors import UnavailableError
+
+    try:
+        cpp_compiler()
+        cuda_home()
+    except UnavailableError as error:
+        pytest.skip(str(error))
 
 
 def require_builder() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from iresnet_export import nvidia
 from iresnet_export.artifact import Artifact
 from iresnet_export.backends.base import Session
 from iresnet_export.backends.compiled import CompiledSession
@@ -22,7 +23,9 @@ FLOATING = ("fp32", "fp16", "bf16")
 CASES = [
     *(("torchscript", precision) for precision in FLOATING),
     *(("exported", precision) for precision in FLOATING),
+    *(("channels-last", precision) for precision in FLOATING),
     *(("compiled", precision) for precision in FLOATING),
+    *(("aotinductor", precision) for precision in FLOATING),
     ("onnxruntime", "fp32"),
     ("onnxruntime", "fp16"),
     *(("tensorrt", precision) for precision in (*FLOATING, "int8")),
@@ -31,12 +34,29 @@ CASES = [
 
 @pytest.mark.parametrize(("backend", "precision"), CASES, ids=lambda value: str(value))
 def test_parity(backend: str, precision: str, export: Callable[..., Artifact], device: torch.device) -> None:
-    exporter = "exported" if backend == "compiled" else backend
+    exporter = "exported" if backend in ("compiled", "channels-last") else backend
     artifact = export(exporter, precision=precision, target="tensorrt" if backend == "tensorrt" else "cpu")
     options = VerifyOptions(device=device, batch_sizes=(1, 3, 16), backends=(backend,), images=32)
     (candidate,) = verify([artifact.path], options).candidates
     assert candidate.status == "pass", candidate.reason
     assert candidate.computed_precision == precision
+
+
+@pytest.mark.parametrize("words", ["nhwc", "cuda-graph", "search=heuristic", "nhwc,cuda-graph", "tf32", "tf32,nhwc,cuda-graph"])
+def test_onnx_runtime_as_it_was_told_to_compute(words: str, export: Callable[..., Artifact], device: torch.device) -> None:
+    """TF32 passes as TF32, and is told; all else is float32 as before."""
+    if device.type == "cpu":
+        pytest.skip("these settings are refused on a CPU")
+    settings = CudaSettings.parsed(words)
+    options = VerifyOptions(device=device, batch_sizes=(1, 3, 16), images=32, backends=("onnxruntime",), ort_cuda=settings)
+    (candidate,) = verify([export("onnxruntime").path], options).candidates
+    assert candidate.status == "pass", candidate.reason
+    assert candidate.backend == f"onnxruntime ({words})"
+    here = nvidia.gpu()
+    assert here is not None
+    named = settings.tf32 and here.capability >= (8, 0)
+    assert candidate.computed_precision == ("tf32" if named else "fp32")
+    assert any("TF32" in notice for notice in candidate.notices) == named
 
 
 def test_pixels_in_probabilities_out(export: Callable[..., Artifact], device: torch.device) -> None:

@@ -14,6 +14,8 @@ _SHAPES = {
     "eager": "o",
     "torchscript": "v",
     "exported": "<",
+    "channels-last": "<",
+    "compiled": "p",
     "aotinductor": ">",
     "onnxruntime": "s",
     "openvino": "D",
@@ -74,9 +76,9 @@ class LegendItem:
 
 
 def mark(precision: str, backend: str, line: int = 0) -> Mark:
-    return Mark(
-        precision if precision in ("fp32", "fp16", "bf16", "int8") else "other", _SHAPES.get(backend, "h"), line % len(LINES)
-    )
+    name = backend.partition(" (")[0]  # without its settings
+    colour = precision if precision in ("fp32", "fp16", "bf16", "int8") else "other"
+    return Mark(colour, _SHAPES.get(name, "h"), line % len(LINES))
 
 
 def mark_of(measured: Measured) -> Mark:

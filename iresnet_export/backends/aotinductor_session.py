@@ -1,0 +1,144 @@
+"""AOTInductor packages at work: on a CPU as they are, on a GPU by a CUDA graph for each batch size in use."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iresnet_export.artifact import Artifact
+from iresnet_export.backends.base import Session
+from iresnet_export.backends.cuda_graphs import Capturing, on_stream, readable
+from iresnet_export.backends.eager import torch_threads
+from iresnet_export.errors import ArtifactError, UnavailableError
+from iresnet_models.preprocessing import normalised
+from iresnet_models.spec import ModelSpec
+
+
+class PackageSession(Session):
+    """A compiled library. It reads its inputs' memory without asking for their shape, so that is checked here."""
+
+    def __init__(self, artifact: Artifact, device: torch.device, threads: int | None = None) -> None:
+        self.device, self._threads, descent = device, threads, artifact.descent
+        self._image: tuple[int, ...] | None = None
+        self._type: torch.dtype | None = None
+        if descent is not None:
+            self.batch, self.takes_pixels, self.computed_precision = descent.batch, descent.takes_pixels, descent.precision
+            size = descent.spec.image_size
+            self._image = (size, size, 3) if self.takes_pixels else (3, size, size)
+            self._type = torch.uint8 if self.takes_pixels else torch.float32
+        try:
+            self._package = open_package(artifact.path, device)
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[0]
+            if "out of memory" in first:
+                raise UnavailableError(
+                    f"{artifact.path} does not fit: the GPU's memory is full ({first}); nvidia-smi says by what."
+                ) from error
+            raise ArtifactError(
+                f"torch {torch.__version__} cannot load {artifact.path} ({first}). Packages are tied to a version of torch and a "
+                "kind of processor; export it again here."
+            ) from error
+
+    def run(self, batch: Tensor) -> Tensor:
+        self._require_fitting(batch)
+        with torch.inference_mode(), torch_threads(self._threads):
+            return self._logits(batch.contiguous())
+
+    def close(self) -> None:
+        del self._package  # and with it the temporary folder that its library was unpacked to
+
+    def _logits(self, batch: Tensor) -> Tensor:
+        found: Tensor | tuple[Tensor, Tensor] = self._package(batch)
+        return found if isinstance(found, Tensor) else found[0]
+
+    def _require_fitting(self, batch: Tensor) -> None:
+        smallest, largest = self.batch or (1, max(1, len(batch)))
+        image, kind = self._image or tuple(batch.shape[1:]), self._type or batch.dtype
+        if not smallest <= len(batch) <= largest or tuple(batch.shape[1:]) != image or batch.dtype != kind:
+            images = "any number" if self.batch is None else f"{smallest} to {largest}"
+            raise ArtifactError(
+                f"The package takes {images} of images of shape {image}, {kind}; not {tuple(batch.shape)}, {batch.dtype}."
+            )
+        if batch.device != self.device:
+            raise ArtifactError(f"The package runs on {self.device}, and the batch lies on {batch.device}; move it there first.")
+
+
+@dataclass
+class _Slot:
+    """What one batch size runs in: its input and output at fixed addresses, and the graph that reads and writes them."""
+
+    images: Tensor
+    logits: Tensor
+    graph: torch.cuda.CUDAGraph
+
+
+class CudaPackageSession(PackageSession):
+    """`notices` says what was fallen back from. A session may be used by several threads, one after the other."""
+
+    def __init__(self, artifact: Artifact, device: torch.device, *, cuda_graphs: bool = True) -> None:
+        device = torch.device(device.type, device.index or 0) if device.type == "cuda" else device
+        self.notices: list[str] = []
+        self._lock, self._slots = threading.Lock(), dict[int, _Slot]()
+        with torch.cuda.device(device):
+            super().__init__(artifact, device)
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._graphs = Capturing(artifact.path.name, self._stream, self.notices, enabled=cuda_graphs)
+
+    def run(self, batch: Tensor) -> Tensor:
+        """Logits that are the caller's own: the next run leaves them as they are."""
+        self._require_fitting(batch)
+        with (
+            self._lock,
+            torch.inference_mode(),
+            torch_threads(None),  # cuDNN's TF32 is chosen when its kernels start, and so when they are captured
+            torch.cuda.device(self.device),
+            on_stream(self._stream, batch) as found,
+        ):
+            slot = self._slot(batch)
+            if slot is None:
+                own = readable(batch)
+                own.record_stream(self._stream)
+                found.append(self._logits(own))
+            else:
+                slot.images.copy_(batch, non_blocking=True)
+                slot.graph.replay()
+                found.append(slot.logits.clone())
+        return found[0]
+
+    def batch_of(self, pixels: Tensor, spec: ModelSpec) -> Tensor:
+        """Through pinned memory, so that the copy needs no other one in between."""
+        host = pixels if self.takes_pixels else normalised(pixels, spec)
+        return host.pin_memory().to(self.device, non_blocking=True)
+
+    def close(self) -> None:
+        torch.cuda.synchronize(self.device)
+        self._slots.clear()
+        super().close()
+
+    def _slot(self, batch: Tensor) -> _Slot | None:
+        """The graph of a batch size; None where it is new, where there are too many, or where capturing failed."""
+        count = len(batch)
+        if count not in self._slots and self._graphs.is_due(count, len(self._slots)):
+            images = torch.zeros(tuple(batch.shape), dtype=batch.dtype, device=self.device)
+            captured = self._graphs.captured(lambda: self._logits(images))
+            if captured is not None:
+                self._slots[count] = _Slot(images, captured[1], captured[0])
+        return self._slots.get(count)
+
+
+def open_package(path: Path, device: torch.device) -> Any:
+    """What torch runs a package by, as a function of a batch; RuntimeError where it cannot be loaded."""
+    from torch._C._aoti import AOTIModelPackageLoader
+    from torch.export.pt2_archive._package import AOTICompiledModel
+
+    # torch._inductor.aoti_load_package does the same, but before that compiles small programs for many seconds, only to
+    # compare the instruction set with the package's; that is done beforehand, and needs no compiler.
+    if device.type == "cpu":
+        return AOTICompiledModel(AOTIModelPackageLoader(str(path), "model", False, 1, -1))
+    # Single-threaded: else it asks events of earlier runs whether they are over, which a capture forbids. Sessions have a lock.
+    return AOTICompiledModel(AOTIModelPackageLoader(str(path), "model", True, 1, device.index or 0))
