@@ -18,7 +18,7 @@ from iresnet_export.backends import runners
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.environment import environment
 from iresnet_export.exporting import export_artifact
-from iresnet_export.quantization.parameters import CALIBRATORS
+from iresnet_export.quantization.schemes import CALIBRATORS
 from iresnet_export.source import Source, source_from_checkpoint
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.files import write_json

@@ -32,7 +32,7 @@ class OnnxRuntime(Backend):
     format: ClassVar[Format] = "onnx"
 
     def settings(self, options: ExportOptions) -> dict[str, Any]:
-        return {"opset": options.onnx_opset} | options.int8_settings
+        return {"opset": options.onnx_opset} | options.quantization_settings
 
     def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
         return None if options.dynamic_batch else (options.batch, options.batch)
