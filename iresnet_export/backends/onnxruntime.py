@@ -59,7 +59,7 @@ class OnnxRuntime(Backend):
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OnnxSession:
         stored = artifact.descent.precision if artifact.descent else "fp32"
-        return OnnxSession(artifact.path, device, threads, ask_precision=stored != "fp32")
+        return OnnxSession(artifact.path, device, threads, ask_precision=stored != "fp32", fuse=stored != "fp8")
 
     def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OnnxObserver:
         from iresnet_export.backends.onnxruntime_observing import OnnxRuntimeObserver
@@ -92,6 +92,7 @@ class OnnxSession(Session):
     """A session whose inputs and outputs stay on its device. `notices` says what is not as it should be on a GPU.
 
     `ask_precision` has ONNX Runtime write down the graph that it really computes: it turns to another precision without a word.
+    Without `fuse` it keeps to each operation as it stands.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class OnnxSession(Session):
         *,
         cuda: CudaSettings | None = None,
         ask_precision: bool = False,
+        fuse: bool = True,
     ) -> None:
         try:
             import onnxruntime as ort
@@ -112,6 +114,10 @@ class OnnxSession(Session):
         self._cuda = cuda or CudaSettings()
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        if not fuse:
+            # ONNX Runtime 1.31 takes fp8's pairs for int8's: it leaves out ReLUs before them, and makes integer convolutions of
+            # them that it then refuses.
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         if device.type == "cuda":
             require_gpu(device)
             options.add_session_config_entry(RECORD_ASSIGNMENT, "1")

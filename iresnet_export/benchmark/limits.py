@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from iresnet_export.backends.eager import torch_threads
 from iresnet_export.backends.onnxruntime import OnnxSession
@@ -30,7 +31,13 @@ SIZE = {"cpu": 1024, "cuda": 8192}
 CHANNELS, PIXELS, BATCH, LAYERS = 256, 28, 2, 3
 """Of the chain of 3x3 convolutions, which keeps the library's own layout from one to the next, as a network does."""
 
-_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+_TYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.int8,
+    "fp8": torch.float8_e4m3fn,
+}
 _STREAM = {"cpu": 2**24, "cuda": 2**28}
 """Numbers in each array of the bandwidth's: four bytes each, far more than caches hold."""
 
@@ -136,8 +143,12 @@ def _torch_kernels(precision: str, threads: int, device: torch.device, folder: P
         left, right = (torch.ones(size, size, dtype=kind, device=device) for _ in range(2))
         yield f"torch._int_mm of {size}x{size}", operations, _synchronised(lambda: torch._int_mm(left, right), device)
         return
-    if precision == "fp16" and device.type == "cpu":
+    if precision in ("fp16", "fp8") and device.type == "cpu":
         return  # PyTorch emulates it on most processors, for minutes
+    if precision == "fp8":
+        left = torch.ones(size, size, device=device).to(kind)
+        yield f"torch._scaled_mm of {size}x{size}", operations, _synchronised(lambda: scaled_product(left, left), device)
+        return
     left, right = (torch.ones(size, size, dtype=kind, device=device) for _ in range(2))
     yield f"torch.mm of {size}x{size} ({library})", operations, _synchronised(lambda: left @ right, device)
     images = torch.ones(BATCH, CHANNELS, PIXELS, PIXELS, dtype=kind, device=device).to(memory_format=torch.channels_last)
@@ -146,9 +157,15 @@ def _torch_kernels(precision: str, threads: int, device: torch.device, folder: P
     yield f"torch conv2d, 3x3, {CHANNELS} channels", _chain_operations(1), convolve
 
 
+def scaled_product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right.T of two matrices in fp8, in bfloat16, as PyTorch has it for GPUs of compute capability 8.9 or more."""
+    scale = torch.ones((), device=left.device)
+    return torch._scaled_mm(left, right.t(), scale, scale, out_dtype=torch.bfloat16)
+
+
 def _runtime_kernels(precision: str, threads: int, device: torch.device, folder: Path) -> Iterator[Kernel]:
     """The same chain of convolutions by ONNX Runtime and OpenVINO, on CPUs."""
-    if device.type != "cpu" or precision == "fp16":
+    if device.type != "cpu" or precision in ("fp16", "fp8"):
         return
     path = folder / f"chain-{precision}.onnx"
     path.write_bytes(convolution_chain(precision == "int8"))

@@ -75,7 +75,8 @@ class Quantization:
 
     def to_json(self) -> dict[str, Any]:
         ranges = {name: list(limits) for name, limits in self.ranges.items()}
-        return {"format": FORMAT, **dataclasses.asdict(self), "ranges": ranges, "inputs": dict(self.inputs)}
+        plain = {"inputs": dict(self.inputs), "floating": list(self.floating)}
+        return {"format": FORMAT, **dataclasses.asdict(self), "ranges": ranges, **plain}
 
     @classmethod
     def from_json(cls, data: Any) -> Quantization:
