@@ -90,6 +90,7 @@ def scheme_for(precision: str, target: Target) -> Scheme | None:
     if precision not in QUANTIZED:
         return None
     if (precision, target) not in SCHEMES:
-        able = " or ".join(other for known, other in SCHEMES if known == precision)
-        raise InputError(f"{precision} is made for --target {able} alone: nothing here computes it on a {target.upper()}.")
+        raise InputError(
+            f"{precision} is for TensorRT alone: nothing here computes it on a CPU. Take trt, or onnx --target tensorrt."
+        )
     return SCHEMES[precision, target]

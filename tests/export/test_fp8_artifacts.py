@@ -1,4 +1,4 @@
-"""fp8 artifacts: what they say of themselves, what is wrong with spoiled ones, engines, and which GPUs and runtimes they are for."""
+"""fp8 artifacts: what they say of themselves, what is wrong with spoiled ones, and which GPUs and runtimes they are for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conftest import Outcome
 from onnx import numpy_helper
 
 from iresnet_export import nvidia
-from iresnet_export.artifact import Artifact, open_artifact, record
+from iresnet_export.artifact import Artifact, record
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.tensorrt_builder import engine_from_onnx, require_options
 from iresnet_export.backends.tensorrt_flavours import Flavour, flavour_named
@@ -36,24 +36,23 @@ from iresnet_export.verification.verify import Verification, VerifyOptions, veri
 from iresnet_models.operations import multiply_accumulates
 from iresnet_models.preprocessing import noise_pixels
 
-# Artifacts
+
+@pytest.fixture(scope="module")
+def fp8(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> Artifact:
+    return export_artifact("onnxruntime", small_source, options_for(), output=tmp_path_factory.mktemp("fp8") / "small.onnx")
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> Artifact:
-    """An engine for two GPUs, beside the ONNX file that it is built from."""
+def engine(fp8: Artifact, small_source: Source) -> Artifact:
+    """An engine for two GPUs, built from that file."""
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install 'iresnet-export[tensorrt-rtx]'")
-    options = options_for(compute_capabilities=("8.9", "12.0"), calibration_data="digits", calibration_images=64)
-    return export_artifact("tensorrt", small_source, options, output=tmp_path_factory.mktemp("fp8") / "small.engine")
-
-
-@pytest.fixture(scope="module")
-def fp8(engine: Artifact) -> Artifact:
-    return open_artifact(engine.path.with_suffix(".onnx"))
+    options = options_for(compute_capabilities=("8.9", "12.0"))
+    return export_artifact("tensorrt", small_source, options, output=fp8.path.with_suffix(".engine"))
 
 
 def options_for(**others: Any) -> ExportOptions:
-    return ExportOptions(precision="fp8", target="tensorrt", flavour="tensorrt_rtx", **others)
+    few: dict[str, Any] = {"calibration_data": "digits", "calibration_images": 64, **others}
+    return ExportOptions(precision="fp8", target="tensorrt", flavour="tensorrt_rtx", **few)
 
 
 def verified(path: Path, checkpoint: Path | None = None, backends: tuple[str, ...] = ()) -> Verification:
@@ -154,7 +153,7 @@ def test_a_wrong_code_is_refused_at_export(small_source: Source, tmp_path: Path,
         return made
 
     monkeypatch.setattr("iresnet_export.quantization.qdq.quantized_onnx", spoiled)
-    options = options_for(calibration_data="digits", calibration_images=8)
+    options = options_for(calibration_images=8)
     with pytest.raises(ExportError, match=r"read back from the file, layer1\.1\.conv1\.weight\[0, 0, 0, 0\]"):
         export_artifact("onnxruntime", small_source, options, output=tmp_path / "x.onnx")
     assert not (tmp_path / "x.onnx").exists()
@@ -206,6 +205,7 @@ def test_the_engine_s_own_text_says_fp8(engine: Artifact) -> None:
 
 def test_without_named_gpus_it_is_for_those_that_have_fp8(fp8: Artifact, tmp_path: Path) -> None:
     """TensorRT-RTX's own choice would name Ampere in the plan's header, which it refuses to build fp8 for by itself."""
+    pytest.importorskip("tensorrt_rtx")
     plan, details = engine_from_onnx(flavour_named("tensorrt_rtx"), fp8.path.read_bytes(), options_for(), no_progress)
     (tmp_path / "x.engine").write_bytes(plan)
     assert read_plan(Artifact(tmp_path / "x.engine", "engine", None)).capabilities == ((8, 9), (12, 0), (12, 1))
@@ -215,7 +215,8 @@ def test_without_named_gpus_it_is_for_those_that_have_fp8(fp8: Artifact, tmp_pat
 
 
 def test_layers_that_should_be_in_fp8_and_are_not(fp8: Artifact) -> None:
-    """A convolution whose pairs were lost on the way, and a first one in fp8."""
+    """A convolution whose input lost its pair on the way."""
+    pytest.importorskip("tensorrt_rtx")
     model = onnx.load(fp8.path)
     node = next(node for node in model.graph.node if node.name == "layer2.0.conv1")
     node.input[0] = node.input[0].removesuffix(".dequantized")
@@ -227,6 +228,7 @@ def test_layers_that_should_be_in_fp8_and_are_not(fp8: Artifact) -> None:
 def test_gpus_without_fp8_are_refused_before_anything_is_done(
     named: tuple[str, ...], run: Callable[..., Outcome], tmp_path: Path
 ) -> None:
+    pytest.importorskip("tensorrt_rtx")
     options = [part for name in named for part in ("--compute-capability", name)]
     outcome = run("trt", "--precision", "fp8", "--flavour", "tensorrt_rtx", *options)
     assert (outcome.status, outcome.out) == (2, "")

@@ -138,7 +138,7 @@ def test_weights_beyond_half_precision_are_refused() -> None:
     [
         ({"precision": "fp16", "fold": False}, "goes with the fold"),
         ({"precision": "fp4"}, "--precision takes fp32, fp16, bf16, int8 or fp8, not 'fp4'"),
-        ({"precision": "fp8"}, "fp8 is made for --target tensorrt alone: nothing here computes it on a CPU"),
+        ({"precision": "fp8"}, "fp8 is for TensorRT alone: nothing here computes it on a CPU. Take trt, or onnx --target tensorrt"),
         ({"precision": "fp8", "target": "tensorrt", "fold": False}, "--precision fp8 goes with the fold"),
         ({"precision": "fp8", "target": "tensorrt", "opset": 18}, "fp8 came with ONNX opset 19; 18 was asked for"),
         ({"precision": "fp8", "target": "tensorrt", "calibrator": "entropy"}, "Take minmax or percentile"),
