@@ -33,6 +33,7 @@ from iresnet_export import nvidia
 from iresnet_export.backends.base import Session
 from iresnet_export.backends.eager import torch_threads
 from iresnet_export.benchmark.clock import Timed, measure
+from iresnet_export.benchmark.limits import scaled_product
 from iresnet_export.benchmark.statistics import latency_of
 from iresnet_export.environment import environment
 from iresnet_export.errors import IResNetError
@@ -124,6 +125,9 @@ def main(arguments: list[str] | None = None) -> Results:
 def find_limits(results: Results) -> None:
     """10¹² operations a second of the best of several matrix products, by precision; what "share of the limit" is a share of."""
     plan, types = results.plan, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+    here = nvidia.gpu()
+    if here is not None and here.has_fp8:
+        types["fp8"] = torch.float8_e4m3fn
     for name, dtype in types.items():
         with results.attempting(f"limit of {name}"):
             generator = torch.Generator(plan.device).manual_seed(0)
@@ -133,7 +137,8 @@ def find_limits(results: Results) -> None:
             else:
                 first = torch.randn(size, device=plan.device, generator=generator).to(dtype)
             multiply: Callable[[Tensor, Tensor], Tensor] = torch._int_mm if dtype is torch.int8 else torch.mm
-            seconds = min(timed_runs(partial(multiply, first, first.t()), 1, plan) for _ in range(8))
+            run = partial(scaled_product, first, first) if name == "fp8" else partial(multiply, first, first.t())
+            seconds = min(timed_runs(run, 1, plan) for _ in range(8))
             results.limits[name] = 2 * plan.matrix**3 / seconds / 1e12
 
 

@@ -38,7 +38,8 @@ class Plan:
     last_start: float = 300.0
     calibration_images: int = 64
     floating: tuple[str, ...] = ("fp32", "fp16", "bf16")
-    engines: tuple[str, ...] = ("fp16", "fp32", "bf16", "int8")
+    engines: tuple[str, ...] = ("fp16", "fp32", "bf16", "int8", "fp8")
+    """An engine that the GPU has no arithmetic for, fp8 before compute capability 8.9, is left out with the reason."""
     onnx: tuple[str, ...] = ("fp32", "fp16")
     packages: tuple[str, ...] = ("fp16", "bf16", "fp32")
 

@@ -1,6 +1,8 @@
 """Does int8 decide as float32 does? iResNets trained on the digits, exported in int8, over all held-out digits.
 
 Run: python benchmarks/int8_decisions.py --json benchmarks/results/int8_decisions.json
+
+With --precision fp8 the same of fp8, whose codes the runtimes of a CPU compute in float32: what it decides, not how fast.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from iresnet_export.backends import runners
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.environment import environment
 from iresnet_export.exporting import export_artifact
-from iresnet_export.quantization.parameters import CALIBRATORS
+from iresnet_export.quantization.schemes import QUANTIZED, SCHEMES, Target
 from iresnet_export.source import Source, source_from_checkpoint
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.files import write_json
@@ -30,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--depths", default="18,50,101")
     parser.add_argument("--epochs", type=int, help="default: the digits preset's")
+    parser.add_argument("--precision", choices=QUANTIZED, default="int8")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
@@ -37,16 +40,18 @@ def main() -> None:
         for depth in map(int, options.depths.split(",")):
             config = config_for("digits", depth=depth, result_path=Path(folder) / str(depth), epochs=options.epochs)
             source = source_from_checkpoint(train(config).best)
-            for calibrator in CALIBRATORS:
-                choice = ExportOptions(precision="int8", calibrator=calibrator)
+            target: Target = "tensorrt" if options.precision == "fp8" else "cpu"
+            for calibrator in SCHEMES[options.precision, target].calibrators:
+                choice = ExportOptions(precision=options.precision, target=target, calibrator=calibrator)
                 path = Path(folder) / f"{depth}-{calibrator}.onnx"
                 rows += compared(source, export_artifact("onnxruntime", source, choice, output=path))
-    print("| network | calibrator | equalised | runs by | float32 top-1 | int8 top-1 | same decision | SQNR |")
+    print(f"| network | calibrator | equalised | runs by | float32 top-1 | {options.precision} top-1 | same decision | SQNR |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print(
             f"| {row['network']} | {row['calibrator']} | {'yes' if row['equalised'] else 'no'} | {row['backend']} "
-            f"| {row['top1_fp32']:.1f} % | {row['top1_int8']:.1f} % | {row['agreement']:.1f} % | {row['sqnr_db']:.1f} dB |"
+            f"| {row['top1_fp32']:.1f} % | {row[f'top1_{options.precision}']:.1f} % | {row['agreement']:.1f} % "
+            f"| {row['sqnr_db']:.1f} dB |"
         )
     if options.json is not None:
         date = datetime.now(UTC).date().isoformat()
@@ -72,7 +77,7 @@ def compared(source: Source, artifact: Artifact) -> list[dict[str, Any]]:
                 "equalised": quantization["equalised"],
                 "backend": backend.name,
                 "top1_fp32": 100 * float((exact.argmax(1) == labels).double().mean()),
-                "top1_int8": 100 * float((found.argmax(1) == labels).double().mean()),
+                f"top1_{artifact.descent.precision}": 100 * float((found.argmax(1) == labels).double().mean()),
                 "agreement": 100 * float((found.argmax(1) == exact.argmax(1)).double().mean()),
                 "sqnr_db": 10 * float(torch.log10(exact.double().square().mean() / noise)),
             }

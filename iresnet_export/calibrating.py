@@ -1,4 +1,4 @@
-"""From a network and images to the fold and the ranges of its int8 export, and what they are predicted to cost."""
+"""From a network and images to the fold and the ranges of its quantized export, and what they are predicted to cost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Images:
 
     @property
     def compared(self) -> int:
-        """How many of them serve to compare int8 with float32."""
+        """How many of them serve to compare the quantized network with the float32 one."""
         return min(self.count, 64 if self.spec.image_size <= 64 else 32)
 
     def batches(self, count: int) -> Iterator[Tensor]:
@@ -61,8 +61,8 @@ def calibration_images(source: Source, options: ExportOptions) -> Images:
     spec, data = source.spec, options.calibration_data or source.spec.data
     if data is None and source.checkpoint is not None:
         raise InputError(
-            "int8 needs images to measure how far activations reach, best some that the network was trained on. Name a folder that "
-            "holds train/ with --calibration-data FOLDER."
+            f"{options.precision} needs images to measure how far activations reach, best some that the network was trained on. "
+            "Name a folder that holds train/ with --calibration-data FOLDER."
         )
     if data is None:
         count = 64 if spec.image_size <= 64 else 32
@@ -116,19 +116,34 @@ def chosen_quantization(
     source: Source, networks: Mapping[bool, Deployable], images: Images, options: ExportOptions, progress: Progress
 ) -> Quantization:
     """The quantization of the better of the folded networks, whose keys say whether they are equalised: measured, not guessed."""
+    scheme = options.scheme
+    if scheme is None:
+        raise InputError(f"{options.precision} has no codes, and nothing to calibrate.")
+    calibrator = options.calibrator or scheme.calibrator
     few = list(images.batches(images.compared))
     exact = np.concatenate([_logits(source.network, normalised(batch, images.spec)) for batch in few])
     graphs = {equalised: onnx_from_network(network, opset=options.onnx_opset) for equalised, network in networks.items()}
 
     def measured(equalised: bool, count: int) -> Quantization:
         model = graphs[equalised]
-        sites = Sites(model, options.target)
+        sites = Sites(model, scheme)
         batches = (_as_taken(batch, images.spec, options) for batch in images.batches(count))
-        ranges = calibrated_ranges(OnnxGraph(model), sites.ranged, batches, count // _BATCH, options.calibrator, progress)
+        ranges = calibrated_ranges(OnnxGraph(model), sites.ranged, batches, count // _BATCH, calibrator, progress)
         undecided = Quantization(
-            options.target, options.calibrator, count, images.source, ranges, sites.inputs, equalised, images.compared, 0.0, 0.0
+            target=scheme.target,
+            calibrator=calibrator,
+            images=count,
+            image_source=images.source,
+            ranges=ranges,
+            inputs=sites.inputs,
+            equalised=equalised,
+            compared=images.compared,
+            predicted_sqnr_db=0.0,
+            predicted_agreement=0.0,
+            precision=scheme.precision,
+            floating=tuple(sites.floating),
         )
-        progress("Predicting what int8 costs", 0.0)
+        progress(f"Predicting what {scheme.precision} costs", 0.0)
         quantized = OnnxGraph(quantized_onnx(model, undecided))
         found = np.concatenate([quantized.run(_as_taken(batch, images.spec, options)).numpy() for batch in few])
         return dataclasses.replace(

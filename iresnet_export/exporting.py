@@ -138,7 +138,7 @@ def _deployable(
     if not options.fold:
         return deployed(source.network, None, dtype, takes_pixels=options.takes_pixels), None, {}
     sample = fold_sample(source, options.calibration_data)
-    if options.precision == "int8":
+    if options.scheme is not None:
         return _quantized(sample, options, progress)
     folded, proof = proved_fold(sample, progress, precision=options.precision)
     about = {"fold": fold_details(folded, proof)}
@@ -193,6 +193,8 @@ def _proved(
     if not report.passed:
         raise ExportError(f"The export was refused: read back from the file, {report.first_difference}.")
     found = precision_shares(layers, planned.spec)
-    if found.keys() != {planned.precision}:
+    floating = () if quantization is None else quantization.floating
+    quantized = precision_shares([layer for layer in layers if layer.name not in floating], planned.spec, floating)
+    if quantized.keys() != {planned.precision}:
         raise ExportError(f"The export was refused: {planned.precision} was asked for, and the file holds {in_words(found)}.")
     return found

@@ -59,6 +59,13 @@ def array_of(tensor: Tensor) -> Array:
     return tensor.numpy()
 
 
+def tensor_of(values: Array) -> Tensor:
+    """An array's values as a tensor of its own, float8 too."""
+    if values.dtype == ml_dtypes.float8_e4m3fn:
+        return torch.from_numpy(values.view(np.uint8).copy()).view(torch.float8_e4m3fn)
+    return torch.from_numpy(values.copy())
+
+
 def _layers_of_call(graph: fx.GraphModule, node: fx.Node) -> Iterator[Layer]:
     if node.op == "call_module":
         module = graph.get_submodule(str(node.target))

@@ -11,7 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_MINIMUM_FP8 = (8, 9)
+MINIMUM_FP8 = (8, 9)
+"""Ada's compute capability; GPUs before it have no arithmetic in fp8."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Gpu:
 
     @property
     def has_fp8(self) -> bool:
-        return self.capability >= _MINIMUM_FP8
+        return self.capability >= MINIMUM_FP8
 
 
 @dataclass(frozen=True)

@@ -17,24 +17,23 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 
 from iresnet_export.errors import ExportError
+from iresnet_export.layers import tensor_of
 
 Watch = Callable[[str, Tensor], None]
 """Told the name of each value, and the value."""
 
 
 class OnnxGraph:
-    """An ONNX graph, ready to be computed in one floating-point type. Codes of quantized values are whole numbers of that type."""
+    """An ONNX graph, ready to be computed in one floating-point type. Codes, whole numbers or E4M3's, are in that type too."""
 
     def __init__(self, model: onnx.ModelProto, dtype: torch.dtype = torch.float32) -> None:
         self._nodes = list(model.graph.node)
         self._input, self._outputs = model.graph.input[0].name, [value.name for value in model.graph.output]
         self._constants: dict[str, Tensor] = {}
-        self._limits: dict[str, tuple[int, int]] = {}
+        self._codes: dict[str, torch.dtype] = {}
         for tensor in model.graph.initializer:
-            values = torch.from_numpy(numpy_helper.to_array(tensor).copy())
-            if values.dtype in (torch.uint8, torch.int8):
-                limits = torch.iinfo(values.dtype)
-                self._limits[tensor.name] = (limits.min, limits.max)
+            values = tensor_of(numpy_helper.to_array(tensor))
+            self._codes[tensor.name] = values.dtype
             self._constants[tensor.name] = values.to(dtype)
         self._dtype = dtype
         self._uses = Counter(name for node in self._nodes for name in node.input)
@@ -60,10 +59,19 @@ class OnnxGraph:
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         if node.op_type == "QuantizeLinear":
             x, scale, zero = inputs
-            return (torch.round(x / scale) + zero).clamp(*self._limits[node.input[2]])
+            return _coded(x / scale, zero, self._codes[node.input[2]])
         if node.op_type not in _OPERATORS:
             raise ExportError(f"The graph holds {node.op_type} at {node.name}, which this project never writes.")
         return _OPERATORS[node.op_type](inputs, attributes)
+
+
+def _coded(scaled: Tensor, zero: Tensor, codes: torch.dtype) -> Tensor:
+    """The nearest codes, those beyond the last one at it. Casts of torch may saturate or not: the limits are set before."""
+    if codes.is_floating_point:
+        limits = torch.finfo(codes)
+        return scaled.clamp(limits.min, limits.max).to(codes).to(scaled.dtype)
+    whole = torch.iinfo(codes)
+    return (torch.round(scaled) + zero).clamp(whole.min, whole.max)
 
 
 def _dequantized(inputs: list[Tensor], attributes: dict[str, Any]) -> Tensor:

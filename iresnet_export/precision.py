@@ -11,13 +11,24 @@ from iresnet_export.layers import Layer
 from iresnet_models.operations import layer_multiply_accumulates
 from iresnet_models.spec import ModelSpec
 
-NAMES = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "uint8"}
+NAMES = {
+    "float64": "fp64",
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "int8": "int8",
+    "uint8": "uint8",
+    "float8_e4m3fn": "fp8",
+}
 
 
-def precision_shares(layers: Sequence[Layer], spec: ModelSpec) -> dict[str, float]:
-    """Share of the multiply-accumulates by the precision of the weights, largest first; empty for other layers than the spec's."""
+def precision_shares(layers: Sequence[Layer], spec: ModelSpec, without: Sequence[str] = ()) -> dict[str, float]:
+    """Share of the multiply-accumulates by the precision of the weights, largest first; empty for other layers than the spec's.
+
+    `without`: names of layers that are left out of the spec's.
+    """
     weighted = [layer for layer in layers if layer.kind in ("conv", "linear")]
-    counts = layer_multiply_accumulates(spec)
+    counts = {name: count for name, count in layer_multiply_accumulates(spec).items() if name not in without}
     if len(weighted) != len(counts) or any("weight" not in layer.tensors for layer in weighted):
         return {}
     return shares([precision_of(layer.tensors["weight"].dtype) for layer in weighted], list(counts.values()))

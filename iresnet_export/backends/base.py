@@ -17,12 +17,13 @@ from iresnet_export.backends.tensorrt_options import EngineOptions
 from iresnet_export.errors import ArtifactError, ExportError, InputError
 from iresnet_export.observing import Observer
 from iresnet_export.progress import Progress, no_progress
-from iresnet_export.quantization.parameters import CALIBRATORS, TARGETS, Calibrator, Quantization, Target
+from iresnet_export.quantization.parameters import Quantization
+from iresnet_export.quantization.schemes import CALIBRATORS, TARGETS, Calibrator, Scheme, Target, scheme_for
 from iresnet_models.deployed import PRECISIONS, Deployable, Precision
 from iresnet_models.preprocessing import normalised
 from iresnet_models.spec import ModelSpec
 
-BF16_OPSET = 22
+BF16_OPSET, FP8_OPSET = 22, 19
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ class ExportOptions:
     opset: int | None = None
     """ONNX's; None for 20, or 22 where bfloat16 needs it."""
     target: Target = "cpu"
-    """What an int8 graph is made for: x86 and ARM processors, or TensorRT."""
-    calibrator: Calibrator = "percentile"
+    """What a quantized graph is made for: x86 and ARM processors (int8), or TensorRT (int8, fp8)."""
+    calibrator: Calibrator | None = None
+    """None for the one that suits the precision."""
     calibration_data: str | None = None
     """`digits` or a folder, whose training images say how far activations reach; None for the network's own, or noise."""
     calibration_images: int = 512
@@ -61,29 +63,43 @@ class ExportOptions:
         for option, value, known in (
             ("--precision", self.precision, PRECISIONS),
             ("--target", self.target, TARGETS),
-            ("--calibrator", self.calibrator, CALIBRATORS),
+            ("--calibrator", self.calibrator or CALIBRATORS[0], CALIBRATORS),
         ):
             if value not in known:
                 raise InputError(f"{option} takes {', '.join(known[:-1])} or {known[-1]}, not {value!r}.")
         if self.precision != "fp32" and not self.fold:
             raise InputError(f"--precision {self.precision} goes with the fold: leave out --no-fold, which is for float32.")
+        scheme = scheme_for(self.precision, self.target)
+        if scheme is not None and self.calibrator is not None and self.calibrator not in scheme.calibrators:
+            raise InputError(
+                f"--calibrator {self.calibrator} is not for {self.precision}: it measures what codes of one width lose, and "
+                f"those of {self.precision} are as fine for small values as for large ones. Take {' or '.join(scheme.calibrators)}."
+            )
         if self.calibration_images < 1:
             raise InputError(f"--calibration-images takes a number of at least 1, not {self.calibration_images}.")
         if self.precision == "bf16" and self.opset is not None and self.opset < BF16_OPSET:
             raise InputError(f"bfloat16 convolutions came with ONNX opset {BF16_OPSET}; {self.opset} was asked for.")
+        if self.precision == "fp8" and self.opset is not None and self.opset < FP8_OPSET:
+            raise InputError(f"Quantization to fp8 came with ONNX opset {FP8_OPSET}; {self.opset} was asked for.")
 
     @property
     def onnx_opset(self) -> int:
         return self.opset or (BF16_OPSET if self.precision == "bf16" else 20)
 
     @property
-    def int8_settings(self) -> dict[str, Any]:
-        """Those that make an int8 export what it is."""
-        if self.precision != "int8":
+    def scheme(self) -> Scheme | None:
+        """How the export is quantized; None for a floating-point precision."""
+        return scheme_for(self.precision, self.target)
+
+    @property
+    def quantization_settings(self) -> dict[str, Any]:
+        """Those that make a quantized export what it is."""
+        scheme = self.scheme
+        if scheme is None:
             return {}
         return {
             "target": self.target,
-            "calibrator": self.calibrator,
+            "calibrator": self.calibrator or scheme.calibrator,
             "calibration_data": self.calibration_name,
             "calibration_images": self.calibration_images,
         }
@@ -96,7 +112,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportJob:
-    """The network to be written to `path`, in int8 by `quantization` if there is one.
+    """The network to be written to `path`, quantized by `quantization` if there is one.
 
     `identity` is what the file is to say of itself, where its format has a place for that. `parent` is what the backend builds
     from, where it has a `parent_format`.

@@ -40,7 +40,7 @@ class OnnxRuntime(Backend):
         return f"{self.name} ({self._cuda.words})" if self._cuda.words else self.name
 
     def settings(self, options: ExportOptions) -> dict[str, Any]:
-        return {"opset": options.onnx_opset} | options.int8_settings
+        return {"opset": options.onnx_opset} | options.quantization_settings
 
     def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
         return None if options.dynamic_batch else (options.batch, options.batch)
@@ -67,7 +67,8 @@ class OnnxRuntime(Backend):
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OnnxSession:
         stored = artifact.descent.precision if artifact.descent else "fp32"
-        return OnnxSession(artifact.path, device, threads, cuda=self._cuda, ask_precision=stored != "fp32")
+        asked = stored != "fp32"
+        return OnnxSession(artifact.path, device, threads, cuda=self._cuda, ask_precision=asked, fuse=stored != "fp8")
 
     def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OnnxObserver:
         from iresnet_export.backends.onnxruntime_observing import OnnxRuntimeObserver
@@ -100,6 +101,7 @@ class OnnxSession(Session):
     """A session whose inputs and outputs stay on its device. `notices` says what is not as it should be on a GPU.
 
     `ask_precision` has ONNX Runtime write down the graph that it really computes: it turns to another precision without a word.
+    Without `fuse` it keeps to each operation as it stands.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class OnnxSession(Session):
         *,
         cuda: CudaSettings | None = None,
         ask_precision: bool = False,
+        fuse: bool = True,
     ) -> None:
         try:
             import onnxruntime as ort
@@ -120,6 +123,10 @@ class OnnxSession(Session):
         self._cuda = cuda or CudaSettings()
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        if not fuse:
+            # ONNX Runtime 1.31 takes fp8's pairs for int8's: it leaves out ReLUs before them, and makes integer convolutions of
+            # them that it then refuses.
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         if device.type == "cuda":
             require_gpu(device)
             options.add_session_config_entry(RECORD_ASSIGNMENT, "1")

@@ -17,9 +17,9 @@ from iresnet_export.backends.onnxruntime import read_onnx
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
 from iresnet_export.precision import widest
 
-_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
-"""The floating-point precision asked for; int8 is in the graph itself, and what is left of float there is float32."""
-_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32", "fp8": "f32"}
+"""The floating-point precision asked for; codes are in the graph itself, and what is left of float there is float32."""
+_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8", "f8e4m3": "fp8"}
 
 
 class OpenVino(Backend):

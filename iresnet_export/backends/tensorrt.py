@@ -29,7 +29,7 @@ class TensorRT(Backend):
         require_options(flavour, options)  # says what cannot be before any work is done
         return {
             "opset": options.onnx_opset,
-            **options.int8_settings,
+            **options.quantization_settings,
             "optimised_for_batch": options.batch,
             "flavour": flavour.name,
             "compute_capabilities": list(options.compute_capabilities),

@@ -16,8 +16,9 @@ from iresnet_export.backends.tensorrt_flavours import Flavour
 from iresnet_export.backends.tensorrt_network import mark_outputs, parsed_network, require_precision, require_sparse
 from iresnet_export.backends.tensorrt_options import Profile
 from iresnet_export.backends.tensorrt_timing import TimingCache
-from iresnet_export.errors import ExportError, InputError
+from iresnet_export.errors import ExportError, InputError, UnavailableError
 from iresnet_export.progress import Progress
+from iresnet_export.quantization.qdq import floating_layers
 
 
 def engine_from_onnx(
@@ -34,7 +35,9 @@ def engine_from_onnx(
     builder = trt.Builder(flavour.logger)
     # The parser owns what the network points to: it must stay until the engine is built.
     network, parser, model = parsed_network(flavour, builder, onnx)
-    precisions = require_precision(flavour, network, options.precision)
+    scheme = options.scheme
+    floating = floating_layers(model, scheme) if scheme else []
+    precisions = require_precision(flavour, network, options.precision, floating)
     details: dict[str, Any] = {"flavour": flavour.name, "builder_version": flavour.version, "layers": network.num_layers}
     mark_outputs(flavour, network, list(observed))
     config = builder.create_builder_config()
@@ -64,7 +67,7 @@ def engine_from_onnx(
 
 
 def require_options(flavour: Flavour, options: ExportOptions) -> None:
-    """InputError for options that this TensorRT has no use for."""
+    """InputError for options that this TensorRT has no use for, or cannot follow; UnavailableError where the GPU here cannot."""
     foreign = options.engine.for_tensorrt_alone() if flavour.builds_without_gpu else []
     if foreign:
         raise InputError(
@@ -78,6 +81,41 @@ def require_options(flavour: Flavour, options: ExportOptions) -> None:
         )
     if options.engine.profiles and not options.dynamic_batch:
         raise InputError("--profile is for a dynamic batch; leave it out, or leave out --static-batch.")
+    if options.precision == "fp8":
+        _require_fp8(flavour, options)
+
+
+def _require_fp8(flavour: Flavour, options: ExportOptions) -> None:
+    """The GPUs that are named, or the one that is built on, must compute in fp8: TensorRT says so only after minutes, or never."""
+    least = ".".join(map(str, nvidia.MINIMUM_FP8))
+    older = [name for name in options.compute_capabilities if (0, 0) < _capability(name) < nvidia.MINIMUM_FP8]
+    if older:
+        able = ", ".join(_named(number) for number in _targets(flavour) if number >= nvidia.MINIMUM_FP8)
+        raise InputError(
+            f"--precision fp8 needs GPUs of compute capability {least} or more, and --compute-capability asks for "
+            f"{', '.join(older)}. Build for {able}, or take --precision int8, which every GPU from Ampere on computes."
+        )
+    here = nvidia.gpu()
+    if not flavour.builds_without_gpu and here is not None and not here.has_fp8:
+        raise UnavailableError(
+            f"TensorRT builds for the GPU at hand, and {here.name} has compute capability {_named(here.capability)}: fp8 needs "
+            f"{least} or more. Build on such a GPU, or with --flavour tensorrt_rtx for one, or take --precision int8."
+        )
+
+
+def _targets(flavour: Flavour) -> list[tuple[int, int]]:
+    """The compute capabilities that TensorRT-RTX builds for."""
+    return [_capability(name[2:]) for name in flavour.module.ComputeCapability.__members__ if name.startswith("SM")]
+
+
+def _capability(text: str) -> tuple[int, int]:
+    """8.6, or 86 as TensorRT names it, as two numbers; zeros for anything else."""
+    digits = text.replace(".", "")
+    return (int(digits[:-1]), int(digits[-1])) if digits.isdecimal() and len(digits) > 1 else (0, 0)
+
+
+def _named(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
 def profiles_of(options: ExportOptions) -> tuple[Profile, ...]:
@@ -131,20 +169,24 @@ def _set_targets(flavour: Flavour, config: Any, options: ExportOptions) -> dict[
         }[options.engine.hardware_compatibility]
         built_on = {
             "name": here.name,
-            "compute_capability": ".".join(map(str, here.capability)),
+            "compute_capability": _named(here.capability),
             "driver": driver.version if driver else None,
         }
         return {"gpus": f"{here.name} and {kind}", "gpu": built_on}
-    if not options.compute_capabilities:
+    wanted = options.compute_capabilities
+    if not wanted and options.precision == "fp8":
+        # Else the plan's header would name GPUs from Ampere on, and TensorRT-RTX refuses to build fp8 for those one by one.
+        wanted = tuple(_named(number) for number in _targets(flavour) if number >= nvidia.MINIMUM_FP8)
+    if not wanted:
         return {"gpus": "NVIDIA RTX GPUs from Ampere on"}
     members = flavour.module.ComputeCapability.__members__
-    config.num_compute_capabilities = len(options.compute_capabilities)
-    for index, capability in enumerate(options.compute_capabilities):
+    config.num_compute_capabilities = len(wanted)
+    for index, capability in enumerate(wanted):
         member = members.get(f"SM{capability.replace('.', '')}")
         if member is None or not config.set_compute_capability(member, index):
-            known = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in members if name.startswith("SM"))
+            known = ", ".join(map(_named, _targets(flavour)))
             raise InputError(f"TensorRT-RTX cannot build for compute capability {capability}; it can for {known}.")
-    return {"gpus": f"GPUs of compute capability {', '.join(options.compute_capabilities)}"}
+    return {"gpus": f"GPUs of compute capability {', '.join(wanted)}"}
 
 
 @contextmanager

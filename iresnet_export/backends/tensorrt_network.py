@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -91,10 +92,11 @@ def _require_same_layers(flavour: Flavour, network: Any, model: onnx.ModelProto)
             )
 
 
-def require_precision(flavour: Flavour, network: Any, precision: str) -> list[str]:
+def require_precision(flavour: Flavour, network: Any, precision: str, floating: Collection[str] = ()) -> list[str]:
     """The precision of every convolution and linear layer of a strongly typed network, which is what it is computed in.
 
-    Raises ExportError if one of them is not in the precision that was asked for: TensorRT says nothing of that by itself.
+    `floating`: those that are float32 in a quantized network. Raises ExportError if one of them is not in the precision that was
+    asked for: TensorRT says nothing of that by itself.
     """
     trt = flavour.module
     layers = [network.get_layer(index) for index in range(network.num_layers)]
@@ -112,10 +114,11 @@ def require_precision(flavour: Flavour, network: Any, precision: str) -> list[st
         if layer.type in (trt.LayerType.CONVOLUTION, trt.LayerType.MATRIX_MULTIPLY):
             inputs = [layer.get_input(index) for index in range(layer.num_inputs)]
             found.append(widest([read_as(tensor) for tensor in inputs if tensor is not None and len(tensor.shape) > 1]))
-            if found[-1] != precision:
+            wanted = "fp32" if layer.name in floating else precision
+            if found[-1] != wanted:
                 raise ExportError(
                     f"{flavour.name} {flavour.version} read {layer.name} of the ONNX file in {found[-1]}, "
-                    f"and {precision} was asked for."
+                    f"and {wanted} was asked for."
                 )
     return found
 

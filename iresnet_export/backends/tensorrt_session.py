@@ -210,7 +210,7 @@ class EngineSession(Session):
         told = inspector.get_engine_information(trt.LayerInformationFormat.JSON) if inspector is not None else ""
         recorded = self._artifact.descent.precision if self._artifact.descent else "fp32"
         found = precisions_told(told or "")
-        return widest(found) if found else recorded
+        return widest(_without_floating(found, self._artifact)) if found else recorded
 
 
 def precisions_told(told: str) -> list[str]:
@@ -222,6 +222,16 @@ def precisions_told(told: str) -> list[str]:
     weighted = (told for told in layers if isinstance(told, dict) and told.get("ParameterType", "Convolution") in _MULTIPLYING)
     entries = [told["Weights"] for told in weighted if isinstance(told.get("Weights"), dict)]
     return [_TYPES.get(str(entry.get("Type")), str(entry.get("Type"))) for entry in entries if entry.get("Count", 0)]
+
+
+def _without_floating(found: list[str], artifact: Artifact) -> list[str]:
+    """Without as many layers in float32 as the quantization left so."""
+    quantization = (artifact.descent.details.get("quantization") or {}) if artifact.descent else {}
+    kept = list(found)
+    for _ in quantization.get("floating", ()):
+        if "fp32" in kept:
+            kept.remove("fp32")
+    return kept
 
 
 def _settings(artifact: Artifact) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from iresnet_export.backends.base import Session
 from iresnet_export.backends.eager import torch_threads
@@ -31,7 +32,13 @@ SIZE = {"cpu": 1024, "cuda": 8192}
 CHANNELS, PIXELS, BATCH, LAYERS = 256, 28, 2, 3
 """Of the chain of 3x3 convolutions, which keeps the library's own layout from one to the next, as a network does."""
 
-_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+_TYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.int8,
+    "fp8": torch.float8_e4m3fn,
+}
 _STREAM = {"cpu": 2**24, "cuda": 2**28}
 """Numbers in each array of the bandwidth's: four bytes each, far more than caches hold."""
 
@@ -132,16 +139,17 @@ def _rates(precision: str, threads: int, device: torch.device, folder: Path) -> 
 @contextmanager
 def _matrix_product(precision: str, threads: int, device: torch.device, folder: Path) -> Iterator[Kernel | None]:
     del threads, folder
-    if not _in_torch(precision, device) and precision != "int8":
-        yield None
-        return
     size = SIZE[device.type]
-    left, right = (torch.ones(size, size, dtype=_TYPES[precision], device=device) for _ in range(2))
-    name = f"torch.mm of {size}x{size} ({'cuBLAS' if device.type == 'cuda' else 'oneDNN or MKL'})"
-    product: Callable[[], object] = lambda: left @ right  # noqa: E731
-    if precision == "int8":
-        name, product = f"torch._int_mm of {size}x{size}", lambda: torch._int_mm(left, right)
-    yield name, 2.0 * size**3, _synchronised(product, device)
+    products: dict[str, tuple[str, Callable[[Tensor], object]]] = {
+        "int8": ("torch._int_mm", lambda matrix: torch._int_mm(matrix, matrix)),
+        "fp8": ("torch._scaled_mm", lambda matrix: scaled_product(matrix, matrix)),
+    }
+    library, product = products.get(precision, ("torch.mm", lambda matrix: matrix @ matrix))
+    if _in_torch(precision, device) or precision == "int8" or (precision == "fp8" and device.type != "cpu"):
+        matrix = torch.ones(size, size, device=device).to(_TYPES[precision])
+        yield f"{library} of {size}x{size}", 2.0 * size**3, _synchronised(lambda: product(matrix), device)
+    else:
+        yield None
 
 
 @contextmanager
@@ -161,6 +169,12 @@ def _convolution(precision: str, threads: int, device: torch.device, folder: Pat
 def _in_torch(precision: str, device: torch.device) -> bool:
     """Whether PyTorch computes in it; on most processors it emulates float16, for minutes."""
     return precision in ("fp32", "bf16") or (precision == "fp16" and device.type != "cpu")
+
+
+def scaled_product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right.T of two matrices in fp8, in bfloat16, as PyTorch has it for GPUs of compute capability 8.9 or more."""
+    scale = torch.ones((), device=left.device)
+    return torch._scaled_mm(left, right.t(), scale, scale, out_dtype=torch.bfloat16)
 
 
 @contextmanager

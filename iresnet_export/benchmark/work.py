@@ -15,7 +15,7 @@ from iresnet_models.network import Network
 from iresnet_models.operations import multiply_accumulates
 from iresnet_models.spec import ModelSpec
 
-BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
 
 @dataclass(frozen=True)

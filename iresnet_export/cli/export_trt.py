@@ -31,7 +31,7 @@ from iresnet_export.cli.options import (
 from iresnet_export.errors import InputError
 
 if TYPE_CHECKING:
-    from iresnet_export.quantization.parameters import Calibrator
+    from iresnet_export.quantization.schemes import Calibrator
     from iresnet_models.deployed import Precision
 
 BUILDER = "Building the engine"
@@ -108,7 +108,8 @@ def trt(
         list[str] | None,
         typer.Option(
             "--compute-capability",
-            help="GPUs to build for, such as 8.6; may be repeated (TensorRT-RTX alone). Default: RTX GPUs from Ampere on.",
+            help="GPUs to build for, such as 8.6; may be repeated (TensorRT-RTX alone). Default: RTX GPUs from Ampere on, for fp8 "
+            "from Ada on.",
             rich_help_panel=OUTPUT,
             show_default=False,
         ),
@@ -143,7 +144,7 @@ def trt(
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
     calibration_data: CalibrationData = None,
-    calibrator: CalibratorName = "percentile",
+    calibrator: CalibratorName = None,
     calibration_images: CalibrationImages = 512,
     output: Output = None,
     force: Force = False,
@@ -164,7 +165,7 @@ def trt(
         fold=fold,
         takes_pixels=with_preprocessing,
         target="tensorrt",
-        calibrator=cast("Calibrator", calibrator),
+        calibrator=cast("Calibrator | None", calibrator),
         calibration_data=calibration_data,
         calibration_images=calibration_images,
         dynamic_batch=dynamic_batch,

@@ -32,7 +32,7 @@ from iresnet_export.cli.options import (
 if TYPE_CHECKING:
     from iresnet_export.artifact import Artifact
     from iresnet_export.backends.base import ExportOptions
-    from iresnet_export.quantization.parameters import Calibrator, Target
+    from iresnet_export.quantization.schemes import Calibrator, Target
     from iresnet_export.source import Source
     from iresnet_models.deployed import Precision
 
@@ -102,12 +102,12 @@ def onnx(
     batch: Annotated[int, typer.Option("--batch", help="The batch size of --static-batch.", rich_help_panel=OUTPUT, min=1)] = 1,
     precision: PrecisionName = "fp32",
     target: Annotated[
-        str, typer.Option("--target", help="int8: for `cpu` (U8S8) or `tensorrt` (S8S8).", rich_help_panel=OUTPUT)
+        str, typer.Option("--target", help="int8: for `cpu` (U8S8) or `tensorrt` (S8S8); fp8: `tensorrt`.", rich_help_panel=OUTPUT)
     ] = "cpu",
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
     calibration_data: CalibrationData = None,
-    calibrator: CalibratorName = "percentile",
+    calibrator: CalibratorName = None,
     calibration_images: CalibrationImages = 512,
     output: Output = None,
     force: Force = False,
@@ -120,7 +120,7 @@ def onnx(
         fold=fold,
         takes_pixels=with_preprocessing,
         target=cast("Target", target),
-        calibrator=cast("Calibrator", calibrator),
+        calibrator=cast("Calibrator | None", calibrator),
         calibration_data=calibration_data,
         calibration_images=calibration_images,
         dynamic_batch=dynamic_batch,

@@ -87,7 +87,9 @@ DynamicBatch = Annotated[
 ]
 PrecisionName = Annotated[
     str,
-    typer.Option("--precision", help="fp32, fp16, bf16 or int8; inputs and outputs stay float32.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--precision", help="fp32, fp16, bf16, int8, or fp8 for TensorRT; inputs and outputs stay float32.", rich_help_panel=OUTPUT
+    ),
 ]
 WithPreprocessing = Annotated[
     bool,
@@ -98,10 +100,17 @@ WithPreprocessing = Annotated[
     ),
 ]
 CalibratorName = Annotated[
-    str, typer.Option("--calibrator", help="int8: minmax, percentile (99.999) or entropy.", rich_help_panel=OUTPUT)
+    str | None,
+    typer.Option(
+        "--calibrator",
+        help="int8, fp8: minmax, percentile (99.999) or entropy (int8 alone). Default: percentile for int8, minmax for fp8.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
 ]
 CalibrationImages = Annotated[
-    int, typer.Option("--calibration-images", help="int8: how many images to measure ranges with.", rich_help_panel=OUTPUT, min=1)
+    int,
+    typer.Option("--calibration-images", help="int8, fp8: how many images to measure ranges with.", rich_help_panel=OUTPUT, min=1),
 ]
 Fold = Annotated[
     bool,
@@ -111,7 +120,7 @@ CalibrationData = Annotated[
     str | None,
     typer.Option(
         "--calibration-data",
-        help="`digits` or a folder with train/: images for int8's ranges and the fold's bounds. Default: the network's own.",
+        help="`digits` or a folder with train/: images for quantized ranges and the fold's bounds. Default: the network's own.",
         rich_help_panel=OUTPUT,
         show_default=False,
     ),

@@ -17,7 +17,8 @@ from iresnet_export.errors import CheckFailedError
 from iresnet_export.layers import Array
 from iresnet_export.onnx_evaluation import OnnxGraph
 from iresnet_export.progress import Progress
-from iresnet_export.quantization.parameters import Calibrator, Range
+from iresnet_export.quantization.parameters import Range
+from iresnet_export.quantization.schemes import Calibrator
 
 _BINS = 4096
 _PERCENTILE = 99.999

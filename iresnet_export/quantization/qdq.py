@@ -1,8 +1,8 @@
-"""Where an ONNX graph is quantized: pairs of QuantizeLinear and DequantizeLinear around what a target computes in integers.
+"""Where an ONNX graph is quantized: pairs of QuantizeLinear and DequantizeLinear around what a target computes in codes.
 
 For CPUs every value is quantized that ONNX Runtime or OpenVINO can compute in integers, so that nothing is converted to float
 between the first convolution and the last. For TensorRT, as its documentation asks, the inputs of convolutions and linear layers
-are, and the shortcut of every addition; the rest it decides by itself.
+are, and in int8 the shortcut of every addition; the rest it decides by itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from iresnet_export.errors import ExportError
 from iresnet_export.layers import Array, Layer
 from iresnet_export.quantization.parameters import Quantization, constant_codes, quantized_weights
+from iresnet_export.quantization.schemes import Scheme
 
 _WEIGHTED = ("Conv", "Gemm")
 _SAME_CODES = ("MaxPool", "Flatten")
@@ -27,11 +28,12 @@ _FLOAT = ("Transpose", "Cast", "Softmax")
 
 
 class Sites:
-    """The values of a float graph that are quantized for a target, and what becomes of the others."""
+    """The values of a float graph that are quantized by a scheme, and what becomes of the others."""
 
-    def __init__(self, model: onnx.ModelProto, target: str) -> None:
+    def __init__(self, model: onnx.ModelProto, scheme: Scheme) -> None:
         graph = model.graph
-        self.target = target
+        self.scheme = scheme
+        self.floating = floating_layers(model, scheme)
         self.constants = {tensor.name for tensor in graph.initializer}
         self._producers = {node.output[0]: node for node in graph.node}
         self._consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -40,16 +42,16 @@ class Sites:
                 self._consumers[name].append(node)
         self._outputs = {value.name for value in graph.output}
         values = [graph.input[0].name, *self._producers]
-        wanted = self._for_tensorrt if target == "tensorrt" else self._for_cpus
+        wanted = self._anywhere if scheme.everywhere else self._as_input
         self.quantized = [value for value in values if wanted(value)]
-        self.ranged = [value for value in self.quantized if target == "tensorrt" or self.codes_from(value) == value]
+        self.ranged = [value for value in self.quantized if self.codes_from(value) == value]
         """Those that need a range of their own."""
-        self.inputs = {node.name: self.codes_from(node.input[0]) for node in graph.node if node.op_type in _WEIGHTED}
+        self.inputs = {node.name: self.codes_from(node.input[0]) for node in graph.node if self.quantizes(node)}
 
     def codes_from(self, value: str) -> str:
         """The value whose codes a value shares: itself, or what it only moves, or rectifies."""
         producer = self._producers.get(value)
-        if self.target == "tensorrt" or producer is None:
+        if not self.scheme.everywhere or producer is None:
             return value
         if producer.op_type in _SAME_CODES or self.rectifies_codes(producer):
             return self.codes_from(producer.input[0])
@@ -57,35 +59,48 @@ class Sites:
 
     def rectifies_codes(self, node: onnx.NodeProto) -> bool:
         """Whether a ReLU reads a value that is quantized itself, since others read it too: it is done on the codes then."""
-        return self.target != "tensorrt" and node.op_type == "Relu" and not self._only_rectified(node.input[0])
+        return self.scheme.everywhere and node.op_type == "Relu" and not self._only_rectified(node.input[0])
 
     def _only_rectified(self, value: str) -> bool:
         """Whether a value goes into a ReLU and nowhere else, so that the runtime computes both as one."""
         consumers = self._consumers[value]
         return self._producers[value].op_type in _FUSED_WITH_RELU and [node.op_type for node in consumers] == ["Relu"]
 
-    def _for_cpus(self, value: str) -> bool:
+    def quantizes(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is a convolution or linear layer that is quantized."""
+        return node.op_type in _WEIGHTED and node.name not in self.floating
+
+    def _anywhere(self, value: str) -> bool:
         if value in self._outputs or any(node.op_type in _FLOAT or node.op_type == "Sub" for node in self._consumers[value]):
             return False
         return value not in self._producers or not self._only_rectified(value)
 
-    def _for_tensorrt(self, value: str) -> bool:
-        shortcut = [node for node in self._consumers[value] if node.op_type == "Add" and self._is_shortcut(node, value)]
-        return bool(shortcut) or any(node.op_type in _WEIGHTED for node in self._consumers[value])
+    def _as_input(self, value: str) -> bool:
+        return any(self.quantizes(node) or self._is_shortcut(node, value) for node in self._consumers[value])
 
     def _is_shortcut(self, node: onnx.NodeProto, value: str) -> bool:
-        return node.input[1] == value and value not in self.constants
+        return self.scheme.shortcuts and node.op_type == "Add" and node.input[1] == value and value not in self.constants
 
     def reads_codes(self, node: onnx.NodeProto, index: int) -> bool:
         """Whether a node's input is the quantized value, where it is quantized at all."""
-        if self.target != "tensorrt":
+        if self.scheme.everywhere:
             return True
-        return node.op_type in _WEIGHTED or (node.op_type == "Add" and index == 1)
+        return self.quantizes(node) or (self.scheme.shortcuts and node.op_type == "Add" and index == 1)
+
+
+def floating_layers(model: onnx.ModelProto, scheme: Scheme) -> list[str]:
+    """The convolutions and linear layers of a graph, quantized or not, that the scheme leaves in float32, by their nodes' names."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
+    weighted = [node for node in model.graph.node if node.op_type in _WEIGHTED]
+    return [node.name for node in weighted if not scheme.quantizes(shapes.get(node.input[1], ()))]
 
 
 def quantized_onnx(model: onnx.ModelProto, quantization: Quantization) -> onnx.ModelProto:
-    """A float32 graph of ours with everything quantized that its target computes in integers."""
-    sites, writer = Sites(model, quantization.target), _Writer(model, quantization)
+    """A float32 graph of ours with everything quantized that its target computes in codes."""
+    sites, writer = Sites(model, quantization.scheme), _Writer(model, quantization)
     missing = set(sites.ranged) ^ set(quantization.ranges)
     if missing:
         raise ExportError(f"The quantization belongs to another graph: {', '.join(sorted(missing)[:3])} differ.")
@@ -109,7 +124,7 @@ class _Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._known = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        self._quantization, self._target = quantization, quantization.target
+        self._quantization, self._scheme = quantization, quantization.scheme
         self._codes: dict[str, str] = {}
         """By the name of a quantized value, that of the value which its codes are from."""
 
@@ -124,7 +139,7 @@ class _Writer:
         for index, name in enumerate(node.input):
             if name in self._codes and sites.reads_codes(node, index):
                 copy.input[index] = _dequantized(name)
-        if node.op_type in _WEIGHTED:
+        if sites.quantizes(node):
             copy.input[1:] = self._weights(node)
         else:
             for index, name in enumerate(node.input):
@@ -161,17 +176,17 @@ class _Writer:
     def _weights(self, node: onnx.NodeProto) -> list[str]:
         _, weight, bias = node.input
         activation = self._quantization.codes(self._codes[node.input[0]])
-        made = quantized_weights(self._known[weight], self._known[bias], activation, self._target)
-        names = [self._coded(weight, made.weight, made.scale, np.zeros(len(made.scale), np.int8), axis=0)]
+        made = quantized_weights(self._known[weight], self._known[bias], activation, self._scheme)
+        names = [self._coded(weight, made.weight, made.scale, np.zeros(len(made.scale), self._scheme.weights), axis=0)]
         if made.bias_scale is None:
             return [*names, self._weight(bias, made.bias)]
         return [*names, self._coded(bias, made.bias, made.bias_scale, np.zeros(len(made.scale), np.int32), axis=0)]
 
     def _constant(self, name: str, node: onnx.NodeProto) -> str:
         values = self._known[name]
-        if self._target == "tensorrt" or node.op_type == "Sub":
+        if not self._scheme.everywhere or node.op_type == "Sub":
             return self._weight(name, values)
-        codes, coded = constant_codes(values, self._target)
+        codes, coded = constant_codes(values, self._scheme)
         return self._coded(name, codes, np.asarray(coded.scale), np.asarray(coded.zero_point))
 
     def _coded(self, name: str, codes: Array, scale: Array, zero: Array, **attributes: Any) -> str:

@@ -89,7 +89,7 @@ def _candidate(candidate: Candidate, options: VerifyOptions) -> dict[str, Any]:
     if candidate.computed_precision is None:
         reasons["computed_precision"] = candidate.reason or "not reached"
     if outputs and outputs.noise_ratio is None:
-        reasons["noise_ratio"] = "int8 has no rounding error of its own to go by: see sqnr_db and top1_agreement"
+        reasons["noise_ratio"] = f"{candidate.precision} has no rounding error of its own to go by: see sqnr_db and top1_agreement"
     if decisions is None:
         reasons["decisions"] = candidate.reason or "not reached"
     if weights is None:

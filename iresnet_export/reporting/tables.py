@@ -39,7 +39,7 @@ def status(text: str) -> Text:
 
 
 def noise(outputs: OutputsReport) -> str:
-    """The error in noise floors, or of int8 the signal-to-noise ratio."""
+    """The error in noise floors, or of int8 and fp8 the signal-to-noise ratio."""
     if outputs.noise_ratio is not None:
         return f"{outputs.noise_ratio:.2f}"
     return "" if outputs.sqnr_db is None else f"{outputs.sqnr_db:.1f} dB"

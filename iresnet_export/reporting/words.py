@@ -109,7 +109,7 @@ def megabytes(size: float | None) -> str:
 
 
 def parity_figure(noise_ratio: float | None, sqnr_db: float | None) -> str:
-    """The error in noise floors, or of int8 the signal-to-noise ratio."""
+    """The error in noise floors, or of int8 and fp8 the signal-to-noise ratio."""
     if noise_ratio is not None:
         return f"{figures(noise_ratio)} noise floors"
     return "" if sqnr_db is None else f"{sqnr_db:.1f} dB"

@@ -1,8 +1,8 @@
 """What an artifact's outputs are held against, for each precision: nothing is guessed, all follows from the network itself.
 
 float32: the noise floor of the reference. float16 and bfloat16: the same, of PyTorch's own eager network with the same folded, cast
-weights. TF32: the same, of the folded network with the numbers of its products rounded. int8 has no rounding error to go by: there
-it is the signal-to-noise ratio and the decisions which calibration predicted.
+weights. TF32: the same, of the folded network with the numbers of its products rounded. int8 and fp8 have no rounding error to go
+by: there it is the signal-to-noise ratio and the decisions which calibration predicted.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import torch
 
 from iresnet_export.artifact import Artifact, Descent
+from iresnet_export.errors import ArtifactError
 from iresnet_export.layers import Array
 from iresnet_export.progress import Progress
 from iresnet_export.quantization.parameters import Quantization
+from iresnet_export.quantization.schemes import QUANTIZED
 from iresnet_export.verification.fold import deployed_network
 from iresnet_export.verification.reference import Reference, in_batches, rms
 from iresnet_export.verification.tf32 import with_tf32
@@ -25,7 +27,7 @@ NOISE_LIMIT = 2.5
 """Honest float32 backends stay within 1 noise floor at depths 18 to 404; TF32 begins at 158 (docs/parity.md)."""
 
 SQNR_MARGIN_DB = 3.0
-"""Held-out images may cost int8 this much more than those it was calibrated with."""
+"""Held-out images may cost codes this much more than those they were calibrated with."""
 
 CHANCE = 1e-4
 """Agreement below what calibration predicted fails where chance alone would give it more rarely than this."""
@@ -56,7 +58,7 @@ class Criterion:
     def complaint(self, noise_ratio: float | None, sqnr_db: float | None, top1_agreement: float) -> str | None:
         """Why outputs with these figures are unacceptable, if they are."""
         if self.quantization is not None:
-            return self._int8_complaint(self.quantization, sqnr_db, top1_agreement)
+            return self._quantized_complaint(self.quantization, sqnr_db, top1_agreement)
         if noise_ratio is not None and noise_ratio <= NOISE_LIMIT:
             return None
         return (
@@ -64,17 +66,17 @@ class Criterion:
             f"up to {NOISE_LIMIT} is rounding"
         )
 
-    def _int8_complaint(self, predicted: Quantization, sqnr_db: float | None, top1_agreement: float) -> str | None:
+    def _quantized_complaint(self, predicted: Quantization, sqnr_db: float | None, top1_agreement: float) -> str | None:
         if sqnr_db is not None and sqnr_db < predicted.predicted_sqnr_db - SQNR_MARGIN_DB:
             return (
-                f"int8 costs more than calibration predicted: signal to noise is {sqnr_db:.1f} dB, "
+                f"{self.precision} costs more than calibration predicted: signal to noise is {sqnr_db:.1f} dB, "
                 f"{predicted.predicted_sqnr_db:.1f} dB were predicted, and {SQNR_MARGIN_DB:g} dB less is allowed"
             )
         seen, foreseen = round(top1_agreement * self.images), round(predicted.predicted_agreement * predicted.compared)
         if _chance_of_fewer(seen, self.images, foreseen, predicted.compared) < CHANCE:
             return (
-                f"int8 decides otherwise than calibration predicted: the first class agrees for {seen} of {self.images} images, "
-                f"and it did for {foreseen} of {predicted.compared}"
+                f"{self.precision} decides otherwise than calibration predicted: the first class agrees for {seen} of "
+                f"{self.images} images, and it did for {foreseen} of {predicted.compared}"
             )
         return None
 
@@ -87,10 +89,16 @@ def _chance_of_fewer(seen: int, images: int, foreseen: int, compared: int) -> fl
 
 
 def quantization_of(descent: Descent | None) -> Quantization | None:
-    """What a descent says of an int8 artifact's quantization; None for other precisions."""
-    if descent is None or descent.precision != "int8":
+    """What a descent says of a quantized artifact's scales; None for floating-point ones. ArtifactError if it is another's."""
+    if descent is None or descent.precision not in QUANTIZED:
         return None
-    return Quantization.from_json(descent.details.get("quantization"))
+    found = Quantization.from_json(descent.details.get("quantization"))
+    if found.precision != descent.precision:
+        raise ArtifactError(
+            f"The descent says that the artifact is in {descent.precision}, and that it is quantized to {found.precision}. "
+            "Export it again."
+        )
+    return found
 
 
 def criterion_for(

@@ -29,6 +29,7 @@ from iresnet_export.observing import (
 from iresnet_export.onnx_evaluation import OnnxGraph
 from iresnet_export.progress import Progress
 from iresnet_export.quantization.qdq import quantized_onnx
+from iresnet_export.quantization.schemes import QUANTIZED
 from iresnet_export.verification.criteria import NOISE_LIMIT, quantization_of
 from iresnet_export.verification.fold import deployed_network
 from iresnet_export.verification.reference import Reference, filled, onednn_off
@@ -39,8 +40,8 @@ from iresnet_models.network import Network
 from iresnet_models.preprocessing import normalised
 
 _BATCH = 8
-_INT8_LIMIT = 1.5
-"""int8 backends differ from the evaluated graph by ties between codes alone, and these keep its error as large as it is."""
+_QUANTIZED_LIMIT = 1.5
+"""Quantized backends differ from the evaluated graph by ties between codes alone, and these keep its error as large as it is."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def localise(
         for place, values in zip(found, given, strict=True):
             sums[place].add(terms[place](values[: len(pixels)].double().cpu()), wanted[place])
     progress("Comparing block by block", 1.0)
-    limit = _INT8_LIMIT if precision == "int8" else NOISE_LIMIT
+    limit = _QUANTIZED_LIMIT if precision in QUANTIZED else NOISE_LIMIT
     errors = [sums[place].error(place_in_words(place, source.network)) for place in places]
     departing = (entry.place for entry in errors if entry.ratio is not None and not entry.ratio <= limit)
     return Localisation(tuple(errors), next(departing, None))

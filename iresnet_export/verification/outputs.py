@@ -21,9 +21,9 @@ from iresnet_export.verification.reference import Reference, in_batches, rms
 class OutputsReport:
     """How far outputs are from float64; the worst over the batch sizes.
 
-    `rms_error`: root-mean-square error over all images and logits; `noise_ratio`: the same in noise floors, None for int8.
-    `max_abs`: largest difference of a logit; `max_rel`: the same over the largest reference logit. `cosine`: smallest over the
-    images. `sqnr_db`: signal to error. `top1_agreement`: share of images with the same first class. `decisions`: what
+    `rms_error`: root-mean-square error over all images and logits; `noise_ratio`: the same in noise floors, None where codes have
+    none. `max_abs`: largest difference of a logit; `max_rel`: the same over the largest reference logit. `cosine`: smallest over
+    the images. `sqnr_db`: signal to error. `top1_agreement`: share of images with the same first class. `decisions`: what
     the difference means, None where the outputs are unusable. `reason` says why they are unacceptable, if they are.
     """
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iresnet_export.layers import Array, Layer
+from iresnet_export.quantization.schemes import E4M3
 
 _HALF_ULP = 0.5 * (1 + 1e-6)
 """A weight is the float64 value rounded once: at most half a unit in the last place away from it."""
@@ -77,9 +78,9 @@ def _tensor_difference(name: str, wanted: Array, got: Array | None) -> tuple[str
         return f"{name} is not in the artifact as a constant", 0.0
     if got.shape != wanted.shape:
         return f"{name} has the shape {got.shape} and not {wanted.shape}", 0.0
-    if got.dtype == wanted.dtype and np.array_equal(wanted, got):
+    if got.dtype == wanted.dtype and np.array_equal(_comparable(wanted), _comparable(got)):
         return None, 0.0
-    if np.issubdtype(got.dtype, np.integer) or np.issubdtype(wanted.dtype, np.integer):
+    if _are_codes(got) or _are_codes(wanted):
         return _code_difference(name, wanted, got)
     exact = wanted.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -90,11 +91,23 @@ def _tensor_difference(name: str, wanted: Array, got: Array | None) -> tuple[str
 
 
 def _code_difference(name: str, wanted: Array, got: Array) -> tuple[str | None, float]:
-    """Codes are whole numbers of one type: they are equal or wrong."""
+    """Codes of one type are equal or wrong. How far apart they are is counted in codes."""
     if got.dtype != wanted.dtype:
         return f"{name} is stored as {got.dtype} and not as {wanted.dtype}", float("inf")
-    wrong = wanted != got
-    return _described(name, wanted, got, wrong), float(np.abs(wanted.astype(np.int64) - got.astype(np.int64)).max())
+    numbers = _comparable(wanted), _comparable(got)
+    return _described(name, wanted, got, numbers[0] != numbers[1]), float(np.abs(numbers[0] - numbers[1]).max())
+
+
+def _are_codes(values: Array) -> bool:
+    return np.issubdtype(values.dtype, np.integer) or values.dtype == E4M3
+
+
+def _comparable(values: Array) -> Array:
+    """Codes as whole numbers in the order of what they mean; fp8's by their bits, so that -0 is not 0, and NaN is itself."""
+    if values.dtype == E4M3:
+        bits = values.view(np.uint8).astype(np.int64)
+        return np.where(bits < 128, bits, 127 - bits)
+    return values.astype(np.int64) if np.issubdtype(values.dtype, np.integer) else values
 
 
 def _described(name: str, wanted: Array, got: Array, wrong: npt.NDArray[np.bool_]) -> str:

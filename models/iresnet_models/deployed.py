@@ -14,7 +14,7 @@ from iresnet_models.folding import fold_by_plan
 from iresnet_models.folding_plan import FoldPlan
 from iresnet_models.network import Network
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -94,6 +94,18 @@ def test_the_int8_chain_runs_in_integers(tmp_path: Path) -> None:
             assert session.computed_precision == "int8"
 
 
+def test_the_product_in_fp8_is_that_of_its_codes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(32, 64, generator=generator).to(torch.float8_e4m3fn) for _ in range(2))
+    expected = left.double() @ right.double().t()
+    torch.testing.assert_close(limits.scaled_product(left, right).double(), expected, atol=1e-3, rtol=2**-8)
+
+
+@pytest.mark.usefixtures("small")
+def test_on_cpus_nothing_has_a_limit_in_fp8(tmp_path: Path) -> None:
+    assert measured_limits(["fp8"], 1, CPU, tmp_path, no_progress) == []
+
+
 def test_the_best_time_is_the_shortest() -> None:
     machine, times = Simulation(), iter([9.0, 5.0, 2.0, 3.0, 4.0, 6.0])
 
@@ -121,7 +133,8 @@ def test_bytes_of_a_network_counted_by_hand() -> None:
     assert work.activations == stem + stages + 512 + 1000
     assert work.moved_bytes(1, "fp32") == 4 * (work.weights + work.activations)
     assert work.moved_bytes(8, "int8") == work.weights + 8 * work.activations
-    assert work.moved_bytes(1, "fp8") is None
+    assert work.moved_bytes(8, "fp8") == work.moved_bytes(8, "int8")
+    assert work.moved_bytes(1, "fp4") is None
 
 
 @pytest.mark.parametrize(("arch", "depth"), [("iresnet", 50), ("resnet", 50), ("iresnet", 101)])

@@ -137,7 +137,11 @@ def test_weights_beyond_half_precision_are_refused() -> None:
     ("options", "message"),
     [
         ({"precision": "fp16", "fold": False}, "goes with the fold"),
-        ({"precision": "fp8"}, "--precision takes fp32, fp16, bf16 or int8, not 'fp8'"),
+        ({"precision": "fp4"}, "--precision takes fp32, fp16, bf16, int8 or fp8, not 'fp4'"),
+        ({"precision": "fp8"}, "fp8 is for TensorRT alone: nothing here computes it on a CPU. Take trt, or onnx --target tensorrt"),
+        ({"precision": "fp8", "target": "tensorrt", "fold": False}, "--precision fp8 goes with the fold"),
+        ({"precision": "fp8", "target": "tensorrt", "opset": 18}, "fp8 came with ONNX opset 19; 18 was asked for"),
+        ({"precision": "fp8", "target": "tensorrt", "calibrator": "entropy"}, "Take minmax or percentile"),
         ({"precision": "bf16", "opset": 20}, "opset 22"),
         ({"target": "gpu"}, "--target takes cpu or tensorrt"),
         ({"calibrator": "mean"}, "--calibrator takes minmax, percentile or entropy"),

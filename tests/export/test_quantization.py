@@ -31,6 +31,7 @@ from iresnet_export.progress import no_progress
 from iresnet_export.quantization.calibration import Observer, calibrated_ranges
 from iresnet_export.quantization.parameters import Codes, Quantization, codes_of, constant_codes, quantized_weights
 from iresnet_export.quantization.qdq import Sites, quantized_onnx
+from iresnet_export.quantization.schemes import SCHEMES, Scheme
 from iresnet_export.source import Source, untrained_source
 from iresnet_export.verification.verify import Candidate, VerifyOptions, verify
 from iresnet_models import FoldedNetwork, ModelSpec, Network
@@ -38,6 +39,8 @@ from iresnet_models.folding import fold, fold_by_plan
 from iresnet_models.folding_decisions import plan_fold
 from iresnet_models.network import Bottleneck
 from iresnet_models.preprocessing import noise_pixels, normalised
+
+U8S8, S8S8 = SCHEMES["int8", "cpu"], SCHEMES["int8", "tensorrt"]
 
 # Codes
 
@@ -47,22 +50,22 @@ from iresnet_models.preprocessing import noise_pixels, normalised
     [((0.0, 2.55), 0.01, 0), ((-1.0, 1.55), 0.01, 100), ((-2.55, -1.0), 0.01, 255), ((1.0, 2.55), 0.01, 0), ((0.0, 0.0), 1.0, 0)],
 )
 def test_unsigned_codes_cover_the_range_and_zero(limits: tuple[float, float], scale: float, zero: int) -> None:
-    codes = codes_of(limits, "cpu")
+    codes = codes_of(limits, U8S8)
     assert codes.zero_point.dtype == np.uint8
     assert int(codes.zero_point) == zero
     assert float(codes.scale) == pytest.approx(scale, rel=1e-6)
 
 
 def test_signed_codes_are_symmetric() -> None:
-    codes = codes_of((-0.5, 2.54), "tensorrt")
+    codes = codes_of((-0.5, 2.54), S8S8)
     assert codes.zero_point.dtype == np.int8
     assert (float(codes.scale), int(codes.zero_point)) == (pytest.approx(0.02, rel=1e-6), 0)
 
 
-@pytest.mark.parametrize("target", ["cpu", "tensorrt"])
-def test_signs_are_exact_as_codes(target: str) -> None:
+@pytest.mark.parametrize("scheme", [U8S8, S8S8, SCHEMES["fp8", "tensorrt"]], ids=lambda scheme: scheme.activations.name)
+def test_signs_are_exact_as_codes(scheme: Scheme) -> None:
     signs = np.array([1, -1, -1, 1], dtype=np.float32)
-    codes, coded = constant_codes(signs, target)
+    codes, coded = constant_codes(signs, scheme)
     np.testing.assert_array_equal((codes.astype(np.float32) - int(coded.zero_point)) * coded.scale, signs)
 
 
@@ -70,7 +73,7 @@ def test_weights_are_within_half_a_step_and_reach_the_end_of_their_channel() -> 
     generator = np.random.default_rng(0)
     weight = (generator.standard_normal((8, 4, 3, 3)) * 10.0 ** np.arange(-4, 4).reshape(-1, 1, 1, 1)).astype(np.float32)
     bias = generator.standard_normal(8).astype(np.float32)
-    made = quantized_weights(weight, bias, Codes(np.float32(0.02), np.uint8(7)), "cpu")
+    made = quantized_weights(weight, bias, Codes(np.float32(0.02), np.uint8(7)), U8S8)
     steps = made.scale.reshape(-1, 1, 1, 1)
     assert np.abs(made.weight * steps.astype(np.float64) - weight).max(axis=(1, 2, 3)) == pytest.approx(made.scale / 2, rel=0.2)
     assert (np.abs(made.weight * steps.astype(np.float64) - weight) <= steps / 2 * (1 + 1e-6)).all()
@@ -83,14 +86,14 @@ def test_weights_are_within_half_a_step_and_reach_the_end_of_their_channel() -> 
 def test_a_channel_of_tiny_weights_keeps_its_bias() -> None:
     weight, bias = np.full((2, 1, 1, 1), 1e-12, dtype=np.float32), np.array([3.0, -5.0], dtype=np.float32)
     weight[1] = 0
-    made = quantized_weights(weight, bias, Codes(np.float32(0.01), np.uint8(0)), "cpu")
+    made = quantized_weights(weight, bias, Codes(np.float32(0.01), np.uint8(0)), U8S8)
     assert made.bias_scale is not None
     np.testing.assert_allclose(made.bias * made.bias_scale.astype(np.float64), bias, rtol=1e-6)
 
 
 def test_for_tensorrt_the_bias_stays_as_it_is() -> None:
     bias = np.array([0.123], dtype=np.float32)
-    made = quantized_weights(np.ones((1, 1, 1, 1), np.float32), bias, Codes(np.float32(1), np.int8(0)), "tensorrt")
+    made = quantized_weights(np.ones((1, 1, 1, 1), np.float32), bias, Codes(np.float32(1), np.int8(0)), S8S8)
     assert made.bias is bias
     assert made.bias_scale is None
 
@@ -143,7 +146,7 @@ def test_minmax_is_what_was_seen(small_source: Source) -> None:
     folded = fold(small_source.network, sample=torch.randn(4, 3, 32, 32))
     model = onnx_from_network(folded)
     batches = [torch.randn(n, 3, 32, 32) for n in (3, 5)]
-    names = Sites(model, "cpu").ranged
+    names = Sites(model, U8S8).ranged
     ranges = calibrated_ranges(OnnxGraph(model), names, batches, 2, "minmax", no_progress)
     watched = copy.deepcopy(model)
     for name in names[1:]:

@@ -53,6 +53,7 @@ def export(tmp_path_factory: pytest.TempPathFactory, gpu_source: Source) -> Call
     def artifact(backend: str, **options: Any) -> Artifact:
         if backend == "tensorrt":
             require_builder()
+            require_fp8(options.get("precision"))
         if backend == "aotinductor":
             require_compiler()
             options = {"device": str(PRETENDED or "cuda"), **options}
@@ -93,3 +94,12 @@ def require_builder() -> None:
     target = "SM{}{}".format(*here.capability)
     if flavour.builds_without_gpu and target not in flavour.module.ComputeCapability.__members__:
         pytest.skip(f"{flavour.name} does not build for {here.name}; install tensorrt")
+
+
+def require_fp8(precision: object) -> None:
+    """Skips what is in fp8 where the GPU has none."""
+    from iresnet_export import nvidia
+
+    here = nvidia.gpu()
+    if precision == "fp8" and here is not None and not here.has_fp8:
+        pytest.skip(f"{here.name} has compute capability {here.capability[0]}.{here.capability[1]}, and fp8 needs 8.9")

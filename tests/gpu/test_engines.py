@@ -27,7 +27,7 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed)).cuda()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "fp8"])
 def test_a_cuda_graph_gives_what_a_plain_run_gives(precision: str, export: Callable[..., Artifact], device: torch.device) -> None:
     artifact = export("tensorrt", precision=precision, target="tensorrt")
     with loaded(artifact, device) as graphs, loaded(artifact, device, cuda_graphs=False) as plain:
@@ -136,7 +136,7 @@ def test_an_engine_for_another_gpu(export: Callable[..., Artifact], device: torc
         TensorRT().load(artifact, device)
 
 
-def test_the_engine_s_own_word_on_its_precision(export: Callable[..., Artifact], device: torch.device) -> None:
-    for precision in ("fp32", "fp16", "bf16", "int8"):
-        with loaded(export("tensorrt", precision=precision, target="tensorrt"), device) as session:
-            assert session.computed_precision == precision
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "fp8"])
+def test_the_engine_s_own_word_on_its_precision(precision: str, export: Callable[..., Artifact], device: torch.device) -> None:
+    with loaded(export("tensorrt", precision=precision, target="tensorrt"), device) as session:
+        assert session.computed_precision == precision

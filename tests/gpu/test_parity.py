@@ -28,7 +28,7 @@ CASES = [
     *(("aotinductor", precision) for precision in FLOATING),
     ("onnxruntime", "fp32"),
     ("onnxruntime", "fp16"),
-    *(("tensorrt", precision) for precision in (*FLOATING, "int8")),
+    *(("tensorrt", precision) for precision in (*FLOATING, "int8", "fp8")),
 ]
 
 
