@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,26 @@ def test_the_command_runs_under_torchrun(tmp_path: Path) -> None:
     assert finished.stdout.count("Best: ") == 1
     assert finished.stderr.count("Epoch 1/1") == 1
     assert (tmp_path / "run" / "best.pt").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_passes_sigusr1_on_where_it_is_told_to(tmp_path: Path) -> None:
+    """By the option that the documents name: else it dies of the signal, and training goes on without it."""
+    folder = tmp_path / "run"
+    told = ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *told, "-m", "iresnet_train"]
+    arguments = ["--data", "digits", "--device", "cpu", "--checkpoint-every", "2", "--result-path", str(folder)]
+    local = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+    with (
+        (tmp_path / "log.txt").open("wb") as log,
+        subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env=local) as torchrun,
+    ):
+        while torchrun.poll() is None and not list(folder.glob("states/*.pt")):
+            time.sleep(0.2)
+        torchrun.send_signal(signal.SIGUSR1)
+        assert torchrun.wait(120) == 1
+    assert "Training was stopped by SIGUSR1" in (tmp_path / "log.txt").read_text()
+    assert json.loads((folder / "train.json").read_text())["status"] == "preempted"
 
 
 def test_synchronised_batchnorm_needs_gpus(tiny_config: MakeConfig) -> None:
