@@ -193,9 +193,15 @@ def test_unreadable_images_are_known_again_where_data_have_moved(damaged: Path, 
     assert train(tiny_config(data=f"{moved}/", max_corrupt=3, resume="yes")).epochs == 2
 
 
-def test_images_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
-    config = TrainConfig(f"{tmp_path}/a/{{0..1}}.tar", val_data=f"{tmp_path}/b/{{0..1}}.tar", max_corrupt=3)
-    images = UnreadableImages(config, World(0, 1, torch.device("cpu")))
-    for folder in "aab":
-        images.note(f"The image {tmp_path}/{folder}/0.tar/1.png cannot be read.")
-    assert len(images.known) == 2
+@pytest.mark.parametrize("name", ["{0..1}.tar", "s-{0..1}.tar", "{0..1}/s.tar", "s.tar"])
+def test_images_in_shards_are_known_by_shard_and_part(name: str, tmp_path: Path) -> None:
+    """Wherever both parts lie; images of one name in two of them are two."""
+    known = []
+    for root in (tmp_path, tmp_path / "moved"):
+        config = TrainConfig(f"{root}/a/{name}", val_data=f"{root}/b/{name}", max_corrupt=3)
+        images = UnreadableImages(config, World(0, 1, torch.device("cpu")))
+        for folder in "aab":
+            images.note(f"The image {root}/{folder}/{name.replace('{0..1}', '0')}/1.png cannot be read.")
+        known.append(images.known)
+    assert len(known[0]) == 2
+    assert known[0] == known[1]

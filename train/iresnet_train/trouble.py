@@ -57,7 +57,7 @@ def _folders(config: TrainConfig) -> list[tuple[str, str]]:
     found = []
     for data, short in ((config.data, ""), (config.val_data, "held out: ")):
         if data is not None:
-            folder = Path(data.partition("{")[0]).parent if is_pattern(data) else Path(data)
+            folder = Path(data.partition("{")[0] + "0").parent if is_pattern(data) else Path(data)
             found.append((f"{folder}{os.sep}", short))
     return sorted(found, key=lambda pair: -len(pair[0]))
 
