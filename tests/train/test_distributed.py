@@ -56,13 +56,14 @@ def test_gradients_agree_within_rounding(values: dict[str, Any], job: Job, tiny_
 def test_two_processes_train_evaluate_exactly_and_are_resumed_by_one(
     job: Job, tiny_values: dict[str, Any], tmp_path: Path, tiny_config: MakeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    values = tiny_values | {"result_path": str(tmp_path / "run"), "batch_size": 10, "ema_decay": 0.5, "export_ema": True}
+    values = tiny_values | {"result_path": str(tmp_path / "run"), "batch_size": 10, "ema_decay": 0.5}
     assert job("train", processes=2, config=values) == [0, 0]
     report = json.loads((tmp_path / "run" / "train.json").read_text())
     assert [epoch["epoch"] for epoch in report["epochs"]] == [1, 2]
     checkpoint = load_checkpoint(tmp_path / "run" / "last.pt")
     alone = evaluate(checkpoint.model, Loader(evaluation_set(values["data"], checkpoint.spec), 24))
-    assert report["epochs"][-1]["ema_val_acc1"] == alone.top1
+    assert report["epochs"][-1]["val_acc1"] == alone.top1
+    assert report["epochs"][-1]["val_loss"] == pytest.approx(alone.loss, rel=1e-6)
     assert alone.images == 24
     assert (tmp_path / "run" / "evaluated.txt").read_text().splitlines() == [
         "24 24",
