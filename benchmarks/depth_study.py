@@ -4,9 +4,10 @@ Run: python benchmarks/depth_study.py --json benchmarks/results/depth_study.json
      python benchmarks/depth_study.py --smoke                                                                    (a minute)
 
 Both families are trained on the embedded digits by one recipe (the digits preset with an epoch of warm-up, not tuned for either),
-at each depth from the same seeds; training loss and held-out accuracy are kept for every epoch. Runs go seed by seed: a budget
-of minutes that ends early leaves whole seeds; what it left out is listed. A handful of seeds on 500 held-out images shows large
-differences alone: the table gives every seed, and the paired differences as they are.
+at each depth from the same seeds; training loss and held-out accuracy are kept for every epoch. Runs go seed by seed;
+those that would probably end after the budget of minutes are left out and listed, so that deep networks may have fewer seeds than
+shallow ones. A handful of seeds on 500 held-out images shows large differences alone: the table gives every seed, and the paired
+differences as they are.
 """
 
 from __future__ import annotations

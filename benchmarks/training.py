@@ -33,7 +33,7 @@ from iresnet_models.files import write_json
 from iresnet_models.operations import multiply_accumulates
 from iresnet_train import TrainConfig, spec_for, training_set
 from iresnet_train.augmentation import augmented
-from iresnet_train.distributed import World
+from iresnet_train.distributed import World, processors
 from iresnet_train.learner import Learner
 from iresnet_train.loader import TrainingLoader
 
@@ -79,9 +79,7 @@ def main() -> None:
         chosen.compile,
     )
     if not on_gpu:
-        print(
-            "No GPU here: these are the figures of a CPU. The promised 3,079 images/s are an H200's, and not measured by this run."
-        )
+        print("No GPU here: these are the figures of a CPU.")
     precisions = (chosen.precisions or ("bf16,fp16,fp32" if on_gpu else "fp32,bf16")).split(",")
     rows = [row for precision in precisions for row in measured(settings, precision)]
     loading = loading_rows(settings, 32 if chosen.smoke else 256)
@@ -235,7 +233,7 @@ def loading_rows(settings: Settings, count: int) -> list[dict[str, Any]]:
         spec = spec_for(folder, "iresnet", 50)
         data = training_set(folder, spec, augmented("crop-flip", spec, 224))
         for workers in (0, 1, 2, 4, 8, 16):
-            if workers > (len_affinity() or 1):
+            if workers > processors():
                 break
             loader = TrainingLoader(data, 32, World(0, 1, torch.device("cpu")), workers=workers)
             list(loader.epoch(0))
@@ -243,12 +241,6 @@ def loading_rows(settings: Settings, count: int) -> list[dict[str, Any]]:
             list(loader.epoch(1))
             rows.append({"workers": workers, "images_per_second": count / (time.perf_counter() - before)})
     return rows
-
-
-def len_affinity() -> int:
-    import psutil
-
-    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process(), "cpu_affinity") else psutil.cpu_count()
 
 
 def fastest_product(settings: Settings, precision: str) -> float:

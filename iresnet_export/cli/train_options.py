@@ -25,7 +25,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         "--workers",
-        help="Processes that load images. Default: one a core, up to 8; none for digits.",
+        help="Processes that load images, for each that trains. Default: its share of the cores, up to 8; none for digits.",
         rich_help_panel=DATA,
         show_default=False,
     ),

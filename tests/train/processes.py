@@ -20,7 +20,7 @@ from iresnet_models.errors import IResNetError
 from iresnet_train import Progress, TrainConfig, loop, train
 from iresnet_train.distributed import joined_world
 from iresnet_train.learner import Learner
-from iresnet_train.metrics import Evaluation, evaluate
+from iresnet_train.metrics import Evaluation, evaluate_each
 
 
 def train_job(job: dict[str, Any]) -> None:
@@ -38,14 +38,14 @@ def train_job(job: dict[str, Any]) -> None:
             else:
                 os.kill(os.getpid(), number)
 
-    def counting(*arguments: Any) -> Evaluation:
-        found = evaluate(*arguments)
+    def counting(*arguments: Any) -> list[Evaluation]:
+        found = evaluate_each(*arguments)
         if os.environ.get("RANK", "0") == "0":
             with Path(config["result_path"], "evaluated.txt").open("a") as file:
-                file.write(f"{found.images}\n")
+                file.write(" ".join(str(evaluation.images) for evaluation in found) + "\n")
         return found
 
-    loop.evaluate = counting  # type: ignore[attr-defined]
+    loop.evaluate_each = counting  # type: ignore[attr-defined]
     paths = {key: Path(config[key]) for key in ("result_path",) if config.get(key)}
     train(TrainConfig(**(config | paths | {"lr_steps": tuple(config["lr_steps"])})), progress)
 
@@ -75,6 +75,24 @@ def gradients_job(job: dict[str, Any]) -> None:
             )
 
 
+def averages_job(job: dict[str, Any]) -> None:
+    """Two steps on images of this process's own; saves its average of the weights, before and after statistics are aligned."""
+    config = TrainConfig(**(job["config"] | {"lr_steps": tuple(job["config"]["lr_steps"])}))
+    with joined_world("cpu") as world:
+        torch.manual_seed(0)
+        from iresnet_models import ModelSpec
+
+        learner = Learner(config, ModelSpec("iresnet", 18, num_classes=3, image_size=32, resize=32), world)
+        generator = torch.Generator().manual_seed(world.rank)
+        for step in range(2):
+            learner.backward(torch.randn(4, 3, 32, 32, generator=generator), torch.arange(4) % 3, step=step, planned=8)
+            learner.update(0.1, step)
+        assert learner.average is not None
+        found = {"before": {name: value.clone() for name, value in learner.average.values.items()}}
+        learner.align_statistics()
+        torch.save(found | {"after": learner.average.values}, f"{job['output']}-{world.rank}.pt")
+
+
 def main() -> None:
     torch.set_num_threads(1)
     for line in sys.stdin:
@@ -97,7 +115,7 @@ def forked(job: dict[str, Any], rank: int, size: int) -> int:
     status = 4
     signal.alarm(300)  # a process that waits for ever fails its test
     try:
-        {"train": train_job, "gradients": gradients_job}[job["kind"]](job)
+        {"train": train_job, "gradients": gradients_job, "averages": averages_job}[job["kind"]](job)
         status = 0
     except IResNetError as error:
         status = error.exit_status

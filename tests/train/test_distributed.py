@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from iresnet_models import load_checkpoint
 from iresnet_models.errors import UnavailableError
 from iresnet_train import Loader, TrainConfig, evaluate, evaluation_set, train
-from iresnet_train.distributed import World, joined_world
+from iresnet_train.distributed import World, joined_world, processors
 
 Job = Callable[..., list[int]]
 MakeConfig = Callable[..., TrainConfig]
@@ -54,7 +56,7 @@ def test_gradients_agree_within_rounding(values: dict[str, Any], job: Job, tiny_
 def test_two_processes_train_evaluate_exactly_and_are_resumed_by_one(
     job: Job, tiny_values: dict[str, Any], tmp_path: Path, tiny_config: MakeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    values = tiny_values | {"result_path": str(tmp_path / "run"), "batch_size": 10}
+    values = tiny_values | {"result_path": str(tmp_path / "run"), "batch_size": 10, "ema_decay": 0.5}
     assert job("train", processes=2, config=values) == [0, 0]
     report = json.loads((tmp_path / "run" / "train.json").read_text())
     assert [epoch["epoch"] for epoch in report["epochs"]] == [1, 2]
@@ -63,15 +65,38 @@ def test_two_processes_train_evaluate_exactly_and_are_resumed_by_one(
     assert report["epochs"][-1]["val_acc1"] == alone.top1
     assert report["epochs"][-1]["val_loss"] == pytest.approx(alone.loss, rel=1e-6)
     assert alone.images == 24
-    assert (tmp_path / "run" / "evaluated.txt").read_text().split() == ["24", "24"]  # none counted twice
+    assert (tmp_path / "run" / "evaluated.txt").read_text().splitlines() == [
+        "24 24",
+        "24 24",
+    ]  # none counted twice, weights and average in one pass
 
     # Both again, stopped by a signal that one of them gets, and by that one resumed alone.
     stopped = values | {"result_path": str(tmp_path / "stopped")}
     assert job("train", processes=2, config=stopped, kill_after=3, signal="SIGTERM") == [75, 75]
     with caplog.at_level("INFO", "iresnet_train"):
         result = train(tiny_config(**(stopped | {"result_path": tmp_path / "stopped", "lr_steps": (1,), "resume": "yes"})))
-    assert "after step 4 of epoch 1, with 1 process(es) in place of 2" in caplog.text
+    assert "after step 4 of epoch 1, with processes 1 (was 2)" in caplog.text
     assert result.epochs == 2
+
+
+def test_processes_have_the_average_that_the_first_one_saves(job: Job, tiny_values: dict[str, Any], tmp_path: Path) -> None:
+    """BatchNorm's statistics in it are of each process's own images until they are aligned; weights are the same all the time."""
+    job("averages", processes=2, config=tiny_values | {"ema_decay": 0.5}, output=str(tmp_path / "average"))
+    first, second = (torch.load(tmp_path / f"average-{rank}.pt", weights_only=True) for rank in range(2))
+    differing = {name for name, value in first["before"].items() if not torch.equal(value, second["before"][name])}
+    assert differing == {name for name in first["before"] if "running_" in name}
+    for name, value in first["before"].items():
+        assert torch.equal(first["after"][name], value), name
+        assert torch.equal(second["after"][name], value), name
+
+
+def test_processors_are_divided_among_torchruns_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert processors() == 16
+    for size, share in (("8", 2), ("3", 5), ("64", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", size)
+        assert processors() == share
 
 
 def test_two_processes_resume_exactly(job: Job, tiny_values: dict[str, Any], tmp_path: Path) -> None:
@@ -106,6 +131,26 @@ def test_the_command_runs_under_torchrun(tmp_path: Path) -> None:
     assert finished.stdout.count("Best: ") == 1
     assert finished.stderr.count("Epoch 1/1") == 1
     assert (tmp_path / "run" / "best.pt").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_passes_sigusr1_on_where_it_is_told_to(tmp_path: Path) -> None:
+    """By the option that the documents name: else it dies of the signal, and training goes on without it."""
+    folder = tmp_path / "run"
+    told = ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *told, "-m", "iresnet_train"]
+    arguments = ["--data", "digits", "--device", "cpu", "--checkpoint-every", "2", "--result-path", str(folder)]
+    local = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+    with (
+        (tmp_path / "log.txt").open("wb") as log,
+        subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env=local) as torchrun,
+    ):
+        while torchrun.poll() is None and not list(folder.glob("states/*.pt")):
+            time.sleep(0.2)
+        torchrun.send_signal(signal.SIGUSR1)
+        assert torchrun.wait(120) == 1
+    assert "Training was stopped by SIGUSR1" in (tmp_path / "log.txt").read_text()
+    assert json.loads((folder / "train.json").read_text())["status"] == "preempted"
 
 
 def test_synchronised_batchnorm_needs_gpus(tiny_config: MakeConfig) -> None:

@@ -9,7 +9,11 @@ from torch import Tensor
 
 from iresnet_models.errors import InputError
 from iresnet_train import evaluate
-from iresnet_train.metrics import Evaluation, count
+from iresnet_train.metrics import Evaluation, evaluate_each, tally
+
+
+def count(logits: Tensor, labels: Tensor) -> Evaluation:
+    return Evaluation.of(tally(logits, labels).tolist())
 
 
 def random_logits(images: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -78,3 +82,21 @@ def test_logits_that_do_not_fit_the_labels_are_refused(shape: tuple[int, ...]) -
 def test_no_images_are_no_evaluation() -> None:
     with pytest.raises(InputError, match="no images"):
         evaluate(lambda images: images, [])
+
+
+def test_several_predictions_share_one_pass() -> None:
+    logits, labels = random_logits(103, 10)
+    batches = zip(logits.split(10), labels.split(10), strict=True)  # can be gone through once
+    summed: list[tuple[int, ...]] = []
+
+    def combined(tallies: Tensor) -> Tensor:
+        summed.append(tuple(tallies.shape))
+        return 2 * tallies
+
+    found = evaluate_each([lambda images: images, lambda images: -images], batches, combined)
+    assert summed == [(2, 4)]
+    for evaluation, own in zip(found, (logits, -logits), strict=True):
+        expected = count(own, labels)
+        assert (evaluation.images, evaluation.top1_correct) == (206, 2 * expected.top1_correct)
+        assert evaluation.loss == pytest.approx(expected.loss, rel=1e-12)
+    assert found[0].top5_correct != found[1].top5_correct

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import os
 import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
 from iresnet_models.errors import InputError, PreemptedError
-from iresnet_train import Progress, TrainConfig, train
+from iresnet_train import Progress, TrainConfig, state, train
+from iresnet_train.determinism import computation, exactness
+from iresnet_train.distributed import World
 
 MakeConfig = Callable[..., TrainConfig]
 Job = Callable[..., list[int]]
@@ -96,16 +99,18 @@ def test_a_signal_ends_a_run_after_its_step_with_status_75(
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_signal_to_all_processes_of_a_job_stops_it_as_well(tiny_config: MakeConfig) -> None:
     """As batch systems send it: to those that load images too."""
+    workers: list[int] = []
 
     def stop(now: Progress) -> None:
         if now.step == 2:
-            for worker in psutil.Process().children():
-                if "python" in worker.name():
-                    worker.send_signal(signal.SIGTERM)
+            workers.extend(worker.pid for worker in multiprocessing.active_children() if worker.pid is not None)
+            for worker in workers:
+                os.kill(worker, signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(PreemptedError, match="after step 3 of epoch 1"):
         train(tiny_config(workers=1), stop)
+    assert len(workers) == 1
 
 
 def test_the_message_says_how_to_go_on(tiny_config: MakeConfig, tmp_path: Path) -> None:
@@ -128,9 +133,11 @@ def test_the_message_says_how_to_go_on(tiny_config: MakeConfig, tmp_path: Path) 
     assert [(now.epoch, now.step) for now in told][:2] == [(1, 3), (1, 4)]
 
 
-def test_a_finished_run_is_found_finished(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    first = train(tiny_config(epochs=1, lr_steps=()))
-    again = train(tiny_config(epochs=1, lr_steps=(), resume="auto"), lambda now: pytest.fail("a step was taken"))
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_finished_run_is_found_finished(seed: int, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    values = {"epochs": 1, "lr_steps": (), "seed": seed, "checkpoint_every": "4"}  # the last state is of the last step
+    first = train(tiny_config(**values))
+    again = train(tiny_config(**values, resume="auto"), lambda now: pytest.fail("a step was taken"))
     assert first == again
     assert sum(path.stat().st_size for path in (tmp_path / "run" / "states").iterdir()) < 100_000
 
@@ -163,3 +170,83 @@ def test_force_begins_anew(tiny_config: MakeConfig, tmp_path: Path) -> None:
     told: list[Progress] = []
     train(tiny_config(overwrite=True, epochs=1, lr_steps=()), told.append)
     assert told[0].step == 1
+
+
+@pytest.mark.parametrize("lost", ["damaged", "another version", "removed"])
+def test_a_run_whose_states_are_lost_is_not_begun_again_unasked(
+    lost: str, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"epochs": 1, "lr_steps": ()}
+    best = train(tiny_config(**values)).best.read_bytes()
+    for path in (tmp_path / "run" / "states").iterdir():
+        if lost == "damaged":
+            path.write_bytes(path.read_bytes()[:-1])
+        elif lost == "removed":
+            path.unlink()
+    with monkeypatch.context() as patched:
+        if lost == "another version":
+            patched.setattr(state, "FORMAT", "iresnet-export/state/next")
+        for _ in range(2):
+            with pytest.raises(InputError, match=r"holds a run \(best\.pt, last\.pt.*no state.*--force"):
+                train(tiny_config(**values, resume="auto"), lambda now: pytest.fail("a step was taken"))
+    assert (tmp_path / "run" / "best.pt").read_bytes() == best
+    train(tiny_config(**values, overwrite=True))
+    assert [path.suffix for path in (tmp_path / "run" / "states").iterdir()] == [".pt"]
+
+
+def test_no_checkpoint_is_without_a_state_to_go_on_from(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    """A run killed soon after its first epoch goes on, and one killed before begins again."""
+
+    class KilledError(BaseException):
+        pass
+
+    told: list[Progress] = []
+
+    def kill(at: tuple[int, int]) -> Callable[[Progress], None]:
+        def progress(now: Progress) -> None:
+            told.append(now)
+            if (now.epoch, now.step) == at:
+                raise KilledError
+
+        return progress
+
+    for at in ((1, 3), (2, 2)):
+        with pytest.raises(KilledError):
+            train(tiny_config(resume="auto"), kill(at))
+    train(tiny_config(resume="auto"), told.append)
+    steps = [(1, step) for step in (1, 2, 3)] + [(1, step) for step in (1, 2, 3, 4)] + [(2, 1), (2, 2)]
+    assert [(now.epoch, now.step) for now in told] == steps + [(2, step) for step in (1, 2, 3, 4)]
+
+
+def test_exactness_is_claimed_only_where_sums_add_up_alike(tiny_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
+    def stop(now: Progress) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    threads = torch.get_num_threads()
+    with caplog.at_level("INFO", "iresnet_train"):
+        with pytest.raises(PreemptedError):
+            train(tiny_config(), stop)
+        with pytest.raises(PreemptedError):
+            train(tiny_config(resume="yes"), stop)
+        torch.set_num_threads(threads + 1)
+        try:
+            train(tiny_config(resume="yes"))
+        finally:
+            torch.set_num_threads(threads)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert said[0] == "Resumed after step 2 of epoch 1, exactly as if it had not been interrupted."
+    assert said[1].startswith(
+        f"Resumed after step 4 of epoch 1, with threads {threads + 1} (was {threads}). Everything is restored"
+    )
+    assert "bits may differ" in said[1]
+
+
+def test_what_bits_depend_on() -> None:
+    now = computation(World(0, 2, torch.device("cpu")), "fp32")
+    assert now["processes"] == 2
+    assert exactness(now, dict(now), fixed=True) == "exactly as if it had not been interrupted"
+    assert "without --deterministic" in exactness(now, dict(now), fixed=False)
+    for name in now:
+        assert f"with {name} {now[name]} (was other). Every" in exactness(now, now | {name: "other"}, fixed=True)
+    assert set(now) == {"processes", "threads", "device", "precision", "PyTorch"}

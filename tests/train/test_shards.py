@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -117,6 +118,75 @@ def test_bad_shards_are_named(tmp_path: Path) -> None:
         Shards(str(tmp_path), "train")
     with pytest.raises(InputError, match="no shards named val"):
         Shards(str(tmp_path), "val")
+
+
+@pytest.mark.parametrize("damage", ["header", "cut at a header", "cut in a header", "cut in an image", "end", "joined"])
+def test_a_shard_that_breaks_off_is_refused_and_loses_no_images(damage: str, shards: Path) -> None:
+    path = shards / "train-00.tar"
+    content = path.read_bytes()
+    with tarfile.open(path) as archive:
+        members = archive.getmembers()
+    third, last = members[2].offset, members[-1]
+    end = last.offset_data + 512  # of the last file, which is a class
+    path.write_bytes(
+        {
+            "header": content[: third + 20] + b"x" + content[third + 21 :],
+            "cut at a header": content[:third],
+            "cut in a header": content[: third + 100],
+            "cut in an image": content[: members[2].offset_data + 10],
+            "end": content[:end],
+            "joined": content + content,
+        }[damage]
+    )
+    with pytest.raises(InputError, match=r"train-00.tar is damaged \((its list|unexpected end).*Remove it"):
+        Shards(str(shards), "train")
+
+
+@pytest.mark.parametrize("zeros", [512, 1024, 3 << 20])
+def test_a_shard_may_end_in_any_number_of_zeros(zeros: int, shards: Path) -> None:
+    path = shards / "train-00.tar"
+    expected = Shards(str(shards), "train").labels
+    with tarfile.open(path) as archive:
+        end = archive.getmembers()[-1].offset_data + 512
+    path.write_bytes(path.read_bytes()[:end] + bytes(zeros))
+    assert Shards(str(shards), "train").labels == expected
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_download_that_breaks_off_is_not_kept(chunked: bool, shards: Path) -> None:
+    whole = (shards / "val-00.tar").read_bytes()
+    sent = len(whole) // 2
+
+    class Server(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            if chunked:
+                self.send_header("Transfer-Encoding", "chunked")
+            else:
+                self.send_header("Content-Length", str(len(whole)))
+            self.end_headers()
+            self.wfile.write((f"{len(whole):x}\r\n".encode() if chunked else b"") + whole[:sent])
+            if chunked and sent == len(whole):
+                self.wfile.write(b"\r\n0\r\n\r\n")
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/val-00.tar"
+        with pytest.raises(UnavailableError, match=r"val-00.tar cannot be fetched \(.*(bytes came|bytes read)"):
+            Shards(address, "val")
+        sent = len(whole)
+        assert len(Shards(address, "val").images) == 12  # fetched again, not the half of it
+        server.shutdown()
+
+
+def test_a_tar_beside_a_folder_is_no_shard(digit_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(digit_folder, tmp_path / "data")
+    (tmp_path / "data" / "train.tar").write_bytes(b"what the folder was unpacked from")
+    spec = spec_for(str(tmp_path / "data"), "iresnet", 18, **SMALL)
+    assert len(training_set(str(tmp_path / "data"), spec)) == 72
 
 
 def test_networks_of_fewer_classes_are_refused(shards: Path) -> None:

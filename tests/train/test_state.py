@@ -84,3 +84,23 @@ def test_a_full_disk_pauses_saving_and_keeps_the_old_one(
     states.save(3, {"step": 3})
     states.wait()
     assert states.error is None
+
+
+def test_of_states_of_one_step_the_last_one_is_the_newest(tmp_path: Path) -> None:
+    """Whatever their hashes, which a name ends with, and also after a run that counted more steps."""
+    states = StateFolder(tmp_path)
+    for content in range(12):
+        states.save(7 if content < 10 else 3, {"content": content})
+        states.wait()
+        newest = states.newest()
+        assert newest is not None
+        assert newest["content"] == content
+        assert len(list(tmp_path.iterdir())) == min(content + 1, 2)
+
+
+def test_nothing_is_left_of_a_run_that_is_replaced(tmp_path: Path) -> None:
+    states = saved(tmp_path, 1, 2)
+    sorted(tmp_path.iterdir())[0].rename(tmp_path / "state-000000001-0.damaged")
+    assert [path.suffix for path in states.leavings()] == [".damaged", ".pt"]
+    states.clear()
+    assert not list(tmp_path.iterdir())

@@ -89,7 +89,7 @@ class TrainConfig:
     deterministic: bool = False
 
     seed: int = 0
-    workers: int | None = None  # None: one for each processor, up to eight
+    workers: int | None = None  # of each process; None: its share of the processors, up to eight
     device: Device = "auto"
     max_corrupt: int = 0  # images that may be unreadable
     on_nan: OnNan = "stop"

@@ -64,6 +64,12 @@ class World:
         return items
 
 
+def processors() -> int:
+    """Processors for this process alone: those it may use, divided among torchrun's processes of this machine; at least 1."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 @contextmanager
 def joined_world(device: Device) -> Iterator[World]:
     """Joins the processes that torchrun started, by NCCL on GPUs and Gloo on CPUs, and leaves them at the end."""

@@ -143,8 +143,13 @@ class Learner:
         return logits
 
     def align_statistics(self) -> None:
-        """Gives every process the first one's BatchNorm statistics, which are those that are saved."""
+        """Gives every process the first one's BatchNorm statistics, and its average of them: those that are saved.
+
+        The weights are the same everywhere. Statistics are not: after a step they hold what each process saw of it.
+        """
         self._world.align(list(self.model.buffers()))
+        if self.average is not None:
+            self._world.align([self.average.values[name] for name, _ in self.model.named_buffers()])
 
     def statistics(self) -> list[Tensor]:
         """Copies of the BatchNorm statistics, for `restore_statistics`: a bad batch reaches them before its loss is known."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,16 +16,16 @@ from iresnet_models.spec import ModelSpec
 from iresnet_train.augmentation import augmented
 from iresnet_train.config import TrainConfig
 from iresnet_train.data import evaluation_set, spec_for, training_set
-from iresnet_train.determinism import algorithms
-from iresnet_train.distributed import World, joined_world
+from iresnet_train.determinism import algorithms, computation, exactness
+from iresnet_train.distributed import World, joined_world, processors
 from iresnet_train.learner import Learner, StepOutcome
 from iresnet_train.loader import Loader, TrainingLoader
-from iresnet_train.metrics import Evaluation, evaluate
+from iresnet_train.metrics import evaluate_each
 from iresnet_train.preemption import StopRequest, stop_requests
 from iresnet_train.records import EpochRecord, Position, Progress, TrainingResult
 from iresnet_train.run_folder import RunFolder
 from iresnet_train.stopwatch import Stopwatch, advice
-from iresnet_train.trouble import UnreadableImages, not_finite, preempted
+from iresnet_train.trouble import UnreadableImages, diverged, not_finite, preempted
 
 _MOST_WORKERS = 8
 _MOST_SKIPPED = 100
@@ -66,8 +65,8 @@ class Training:
         self, config: TrainConfig, spec: ModelSpec, world: World, run: RunFolder, progress: Callable[[Progress], None]
     ) -> None:
         self._config, self._world, self._run, self._progress = config, world, run, progress
-        self._unreadable = UnreadableImages(config.max_corrupt, world)
-        self._workers = min(_MOST_WORKERS, _processors()) if config.workers is None else config.workers
+        self._unreadable = UnreadableImages(config, world)
+        self._workers = min(_MOST_WORKERS, processors()) if config.workers is None else config.workers
         self._images, self._held_out = self._loaders(spec)
         self._learner = Learner(config, spec, world)
         self.at = Position()
@@ -93,11 +92,17 @@ class Training:
     def begin(self) -> None:
         """At the beginning, or where the newest saved state leaves off."""
         config, run = self._config, self._run
-        state = self._world.from_first(run.states.newest() if self._world.is_first and config.resume != "no" else None)
+        found = (run.states.newest(), run.leavings()) if self._world.is_first and config.resume != "no" else (None, [])
+        state, leavings = self._world.from_first(found)
         if state is None:
             if config.resume == "yes":
                 raise InputError(
                     f"{config.folder} holds no saved state to go on from. Leave out --resume, or name another --result-path."
+                )
+            if leavings:
+                raise InputError(
+                    f"{config.folder} holds a run ({', '.join(leavings)}), but no state that this program can go on from. Say "
+                    "--force to replace it, or name another --result-path."
                 )
             run.begin(self.at, [])
             return
@@ -110,8 +115,10 @@ class Training:
             self._learner.restore(state["learner"])
         self._unreadable.known = list(state["unreadable"])
         self.at = Position.from_json(state["position"])
-        run.begin(self.at, [EpochRecord(**values) for values in state["records"]])
-        self._say_how_exact(state["world_size"])
+        run.begin(self.at, [EpochRecord(**values) for values in state["records"]], state["unsaved"])
+        exact = exactness(self._computation(), state["computation"], fixed=self._world.device.type == "cpu" or config.deterministic)
+        if self._world.is_first:
+            _log.info("Resumed after step %d of epoch %d, %s.", self.at.step, self.at.epoch + 1, exact)
 
     def train_epoch(self, epoch: int, stop: StopRequest) -> None:
         """Takes the steps of an epoch that are left."""
@@ -123,19 +130,19 @@ class Training:
             if batch.images is None or batch.labels is None:
                 raise InputError(f"None of a step's images can be read; mend the data. The last: {batch.unreadable[-1]}")
             step, planned = self._steps_done, self._images.planned(at.step)
-            lr = config.learning_rate(epoch + (at.step + 0.5) / steps)
+            lr = self._learning_rate(at.step)
             statistics = learner.statistics() if config.on_nan == "skip" else None
             outcome = learner.backward(batch.images, batch.labels, step=step, planned=planned, stop=stop.name is not None)
             if math.isfinite(outcome.loss) and learner.update(lr, step, restart_average=epoch < config.warmup_epochs):
                 at.counted += outcome.counted
             else:
-                self._skip_or_raise(outcome.loss, f"at step {at.step + 1} of {steps} of epoch {epoch + 1}", lr, statistics)
+                self._skip_or_raise(f"{not_finite(outcome.loss)} at step {at.step + 1} of {steps} of epoch {epoch + 1}", statistics)
             at.step += 1
             watch.lap()
             self._progress(self._described(outcome, lr))
             if outcome.stop:
                 self._save_state()
-                self._run.finish()
+                self._run.require_state()
                 self._world.gather(None)  # torchrun ends all processes when the first of them does: let the one that saves finish
                 raise preempted(stop.name, epoch + 1, at.step, self._run)
             if self._run.due(self._steps_done, epoch_ends=at.step == steps):
@@ -144,19 +151,22 @@ class Training:
 
     def evaluate_epoch(self, epoch: int) -> None:
         """Finds what an epoch was worth, and saves the network."""
-        config, learner, at = self._config, self._learner, self.at
+        learner, at = self._learner, self.at
         if not at.counted.images:
             raise CheckFailedError(f"No step of epoch {epoch + 1} had a finite loss. Use a lower learning rate.")
         speed, share = at.counted.images / at.seconds, at.data_seconds / at.seconds
-        if self._world.is_first and (remark := advice(at, self._workers, _processors())) is not None:
+        if self._world.is_first and (remark := advice(at, self._workers, processors())) is not None:
             _log.warning(remark)
-        watch = Stopwatch(at)
-        lr = config.learning_rate(epoch + (self._images.steps - 0.5) / self._images.steps)
+        watch, lr = Stopwatch(at), self._learning_rate(at.step - 1)
         learner.align_statistics()
-        validated = self._evaluated(learner.predict)
+        predictions = [learner.predict] if learner.average is None else [learner.predict, learner.predict_by_average]
+        validated, *averages = evaluate_each(
+            predictions, self._held_out, lambda found: self._world.sum(found.to(self._world.device))
+        )
+        averaged = averages[0] if averages else None
         if not math.isfinite(validated.loss):
-            self._skip_or_raise(validated.loss, f"on the held-out images after epoch {epoch + 1}", lr, None)
-        averaged = None if learner.average is None else self._evaluated(learner.predict_by_average)
+            what = f"The loss on the held-out images became {validated.loss} after epoch {epoch + 1}"
+            raise self._diverged(what, lr, spoiled=True)
         self._unreadable.share()
         watch.lap()
         record = EpochRecord(
@@ -178,9 +188,10 @@ class Training:
         self.at = Position(epoch + 1)
 
     def finish(self) -> None:
-        """Notes that the run is finished, in place of the states to go on from."""
+        """Notes that the run is finished, in place of the states to go on from; these stay where a file could not be written."""
+        self._run.require_files()
         self._run.save_state(self._steps_done, self.at, {"learner": None} | self._extra())
-        self._run.finish()
+        self._run.require_state()
         self._run.states.prune(1)
 
     def result(self) -> TrainingResult:
@@ -204,43 +215,34 @@ class Training:
         """Of the whole run."""
         return self.at.epoch * self._images.steps + self.at.step
 
-    def _evaluated(self, predict: Callable[[Tensor], Tensor]) -> Evaluation:
-        """Over the held-out images, each counted once, in the one process whose share it is in."""
-        return evaluate(predict, self._held_out, lambda tally: self._world.sum(tally.to(self._world.device)))
+    def _learning_rate(self, step: int) -> float:
+        """Of a step of this epoch, from 0."""
+        return self._config.learning_rate(self.at.epoch + (step + 0.5) / self._images.steps)
 
     def _save_state(self) -> None:
         if not self._learner.is_finite():
-            raise self._not_finite(math.nan, "in the weights, when they were about to be saved", self._config.lr)
+            what = f"Weights or statistics were no longer finite after step {self.at.step} of epoch {self.at.epoch + 1}"
+            raise self._diverged(what, self._learning_rate(self.at.step - 1), spoiled=True)
         self._run.save_state(self._steps_done, self.at, {"learner": self._learner.state()} | self._extra())
 
     def _extra(self) -> dict[str, Any]:
-        return {"unreadable": self._unreadable.known, "world_size": self._world.size}
+        return {"unreadable": self._unreadable.known, "computation": self._computation()}
 
-    def _skip_or_raise(self, loss: float, where: str, lr: float, statistics: list[Tensor] | None) -> None:
+    def _computation(self) -> dict[str, Any]:
+        return computation(self._world, self._learner.precision)
+
+    def _skip_or_raise(self, what: str, statistics: list[Tensor] | None) -> None:
         """Leaves a step out, or stops."""
+        lr = self._learning_rate(self.at.step)
         if statistics is None or self.at.skipped >= _MOST_SKIPPED:
-            raise self._not_finite(loss, where, lr)
+            raise self._diverged(what, lr, spoiled=False)
         self._learner.restore_statistics(statistics)
         self.at.skipped += 1
         if self._world.is_first:
-            _log.warning("The loss was %s %s, at a learning rate of %.3g: this step is left out.", loss, where, lr)
+            _log.warning("%s, at a learning rate of %.3g: this step is left out.", what, lr)
 
-    def _not_finite(self, loss: float, where: str, lr: float) -> CheckFailedError:
-        return not_finite(loss, where, lr, self._config, self._learner.precision, self._run)
-
-    def _say_how_exact(self, earlier_size: int) -> None:
-        if not self._world.is_first:
-            return
-        at, size = self.at, self._world.size
-        exact = "exactly as if it had not been interrupted"
-        if size != earlier_size:
-            exact = (
-                f"with {size} process(es) in place of {earlier_size}. Everything is restored, but sums add up in another order, so "
-                "that the weights will not be bit for bit those of an uninterrupted run"
-            )
-        elif self._world.device.type == "cuda" and not self._config.deterministic:
-            exact = "with everything restored; bits may differ, for without --deterministic a GPU does not add in a fixed order"
-        _log.info("Resumed after step %d of epoch %d, %s.", at.step, at.epoch + 1, exact)
+    def _diverged(self, what: str, lr: float, *, spoiled: bool) -> CheckFailedError:
+        return diverged(what, lr, self._config, self._learner.precision, self._run, spoiled=spoiled)
 
     def _described(self, outcome: StepOutcome, lr: float) -> Progress:
         config, at, steps, records = self._config, self.at, self._images.steps, self._run.records
@@ -259,8 +261,3 @@ class Training:
             data_wait_share=at.data_seconds / at.seconds,
             gpu_memory_gb=memory,
         )
-
-
-def _processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

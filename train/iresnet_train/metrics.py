@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,20 +63,25 @@ def evaluate(
 
     `combined` adds what other processes counted over their images.
     """
+    return evaluate_each([predict], loader, combined)[0]
+
+
+def evaluate_each(
+    predictions: Sequence[Callable[[Tensor], Tensor]],
+    loader: Iterable[tuple[Tensor, Tensor]],
+    combined: Callable[[Tensor], Tensor] = lambda tallies: tallies,
+) -> list[Evaluation]:
+    """`evaluate` for each of `predictions`, with one pass over `loader` and one sum over the processes."""
     total = None
     with torch.no_grad():
         for images, labels in loader:
-            counted = tally(predict(images), labels)
+            counted = torch.stack([tally(predict(images), labels) for predict in predictions])
             total = counted if total is None else total + counted
-    found = Evaluation.of(combined(torch.zeros(4, dtype=torch.float64) if total is None else total).tolist())
-    if not found.images:
+    total = torch.zeros(len(predictions), 4, dtype=torch.float64) if total is None else total
+    found = [Evaluation.of(row) for row in combined(total).tolist()]
+    if not all(evaluation.images for evaluation in found):
         raise InputError("There are no images to evaluate on.")
     return found
-
-
-def count(logits: Tensor, labels: Tensor) -> Evaluation:
-    """Counts of one batch."""
-    return Evaluation.of(tally(logits, labels).tolist())
 
 
 def tally(logits: Tensor, labels: Tensor) -> Tensor:

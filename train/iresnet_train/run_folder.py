@@ -6,12 +6,13 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iresnet_models.checkpoint import save_checkpoint
-from iresnet_models.errors import InputError, IResNetError, PreemptedError
+from iresnet_models.errors import InputError, IResNetError, PreemptedError, UnavailableError
 from iresnet_models.files import write_bytes, write_json
 from iresnet_models.network import Network
 from iresnet_models.spec import ModelSpec
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "iresnet-export/train/1"
 _EPOCH_END_AFTER = 60.0
-"""Seconds after a saved state from which the end of an epoch is worth another one."""
+"""Seconds after a saved state from which the end of an epoch is worth another one. The first end is in any case."""
 
 _log = logging.getLogger("iresnet_train")
 
@@ -42,7 +43,8 @@ class RunFolder:
         self.records: list[EpochRecord] = []
         self._spec: ModelSpec | None = None
         self._saved_at, self._saved_step = time.monotonic(), 0
-        self._error: IResNetError | None = None
+        self._has_state = False
+        self._errors: dict[Path, IResNetError] = {}  # why a file is not as it should be; until it is written
         self._board: Board | None = None
         there = [path for path in (self.log, self.last_checkpoint, self.best_checkpoint, self.states.folder) if path.exists()]
         if writes and there and not config.overwrite and config.resume == "no":
@@ -73,7 +75,7 @@ class RunFolder:
                 self.states.close()
                 if self._board is not None:
                     self._board.close()
-                self._attempt(lambda: self._write_report(status))
+                self._attempt(self.report, lambda: self._write_report(status))
 
     @contextmanager
     def _claimed(self) -> Iterator[None]:
@@ -95,18 +97,26 @@ class RunFolder:
             lock.release()  # `with` has acquired it a second time
             yield
 
-    def begin(self, position: Position, records: list[EpochRecord]) -> None:
-        """A run begins, or goes on at `position` after `records`."""
+    def begin(self, position: Position, records: list[EpochRecord], unsaved: dict[str, str] | None = None) -> None:
+        """A run begins, or, with what its state knows of files that are not as they should be, goes on at `position`."""
         self.records = records
+        self._has_state = unsaved is not None
         if not self._writes:
             return
-        if not records and not position.step:
-            self.states.prune(0)
+        if unsaved is None:
+            self.states.clear()
+        else:
+            self._errors = {self._config.folder / name: UnavailableError(reason) for name, reason in unsaved.items()}
         if self._config.tensorboard:
             from iresnet_train.tensorboard import Board
 
             self._board = Board(self._config.folder / "tensorboard", position.epoch)
         self._write_report("running")
+
+    def leavings(self) -> list[str]:
+        """Names of what took work to make: checkpoints and states, damaged ones too."""
+        checkpoints = [path for path in (self.best_checkpoint, self.last_checkpoint) if path.exists()]
+        return [path.name for path in (*checkpoints, *self.states.leavings())]
 
     @property
     def best(self) -> EpochRecord | None:
@@ -119,19 +129,20 @@ class RunFolder:
         return average if self._config.export_ema and average is not None else record.val_acc1
 
     def due(self, step: int, *, epoch_ends: bool) -> bool:
-        """Whether a state is to be saved after `step` steps of the run."""
+        """Whether a state is to be saved after `step` steps of the run: always before its first checkpoint."""
         steps, seconds = self._config.save_every
         passed = time.monotonic() - self._saved_at
-        if epoch_ends and passed >= _EPOCH_END_AFTER:
+        if epoch_ends and (passed >= _EPOCH_END_AFTER or not self._has_state):
             return True
         return step - self._saved_step >= steps if steps is not None else passed >= (seconds or 0)
 
     def save_state(self, step: int, position: Position, state: dict[str, Any]) -> None:
         """Saves what the run needs to go on after `step` steps. A failure is logged, and `states.error`."""
-        self._saved_at, self._saved_step = time.monotonic(), step
+        self._saved_at, self._saved_step, self._has_state = time.monotonic(), step, True
         if self._writes:
             known = {"config": self._config.to_json(), "records": [dataclasses.asdict(record) for record in self.records]}
-            self.states.save(step, known | {"position": position.to_json()} | state)
+            unsaved = {path.name: str(error) for path, error in self._errors.items()}
+            self.states.save(step, known | {"unsaved": unsaved, "position": position.to_json()} | state)
 
     def save_epoch(self, network: Network, record: EpochRecord) -> None:
         """Saves the network after an epoch, and adds the epoch to the logs. What a full disk keeps from being saved is logged."""
@@ -139,26 +150,37 @@ class RunFolder:
         if not self._writes:
             return
         details = {"epoch": record.epoch, "val_acc1": self.accuracy(record), "config": self._config.to_json()}
-        self._error = None
+        self.states.wait()
         if self.best is record:
-            self._attempt(lambda: save_checkpoint(self.best_checkpoint, network, **details))
-        self._attempt(lambda: save_checkpoint(self.last_checkpoint, network, **details))
-        self._attempt(lambda: write_bytes(self.log, csv_of(self.records).encode()))
-        self._attempt(lambda: self._write_report("running"))
+            self._attempt(self.best_checkpoint, lambda: save_checkpoint(self.best_checkpoint, network, **details))
+        self._attempt(self.last_checkpoint, lambda: save_checkpoint(self.last_checkpoint, network, **details))
+        self._attempt(self.log, lambda: write_bytes(self.log, csv_of(self.records).encode()))
+        self._attempt(self.report, lambda: self._write_report("running"))
         if self._board is not None:
             self._board.add(record)
 
-    def finish(self) -> None:
-        """Raises what kept the last state or checkpoint from being written."""
+    def require_state(self) -> None:
+        """Raises what kept the last state from being written."""
         self.states.wait()
-        if (error := self.states.error or self._error) is not None:
+        if self.states.error is not None:
+            raise self.states.error
+
+    def require_files(self) -> None:
+        """Raises what keeps a file from being as the report says: the last checkpoint, or the best one, of whatever epoch."""
+        for path, error in self._errors.items():
+            if path == self.best_checkpoint and self.best is not None:
+                raise UnavailableError(
+                    f"{path} is not the network of epoch {self.best.epoch}, the best one, which could not be saved: {error} If "
+                    f"this comes again with --resume, that network is lost; {self.last_checkpoint} holds the last one."
+                )
             raise error
 
-    def _attempt(self, write: Any) -> None:
+    def _attempt(self, path: Path, write: Callable[[], object]) -> None:
         try:
             write()
+            self._errors.pop(path, None)
         except IResNetError as error:
-            self._error = error
+            self._errors[path] = error
             _log.error("%s", error)
 
     def _write_report(self, status: str) -> None:

@@ -7,6 +7,7 @@ a run is shuffled, divided among processes and resumed exactly, as with single f
 from __future__ import annotations
 
 import hashlib
+import http.client
 import re
 import subprocess
 import tarfile
@@ -55,7 +56,7 @@ def is_pattern(data: str) -> bool:
 
 
 def has_shards(data: str) -> bool:
-    """Whether `data` is such a pattern, or a folder of shards whose names begin with train or val."""
+    """Whether `data` is such a pattern, or a folder of shards named train-*.tar or val-*.tar."""
     return is_pattern(data) or bool(_in_folder(data, "train") or _in_folder(data, "val"))
 
 
@@ -113,7 +114,7 @@ def expanded(pattern: str) -> list[str]:
 
 
 def _in_folder(data: str, part: str) -> list[Path]:
-    return sorted(Path(data).glob(f"{part}*.tar")) if not is_pattern(data) and Path(data).is_dir() else []
+    return sorted(Path(data).glob(f"{part}-*.tar")) if not is_pattern(data) and Path(data).is_dir() else []
 
 
 def _local(address: str) -> Path:
@@ -142,7 +143,10 @@ def _fetch(address: str, path: Path) -> None:
         try:
             with urllib.request.urlopen(address, timeout=60) as response:
                 copyfileobj(response, file)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+                length = response.headers.get("Content-Length")
+                if length is not None and int(length) != file.tell():  # a connection that breaks off looks like the end
+                    raise ConnectionError(f"{file.tell()} of {length} bytes came")
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             raise UnavailableError(f"The shard {address} cannot be fetched ({error}). Check address and network.") from error
 
 
@@ -175,13 +179,27 @@ def _scanned(path: Path) -> list[tuple[str, int, int, int]]:
                     images[key] = member.name, member.offset_data, member.size
                 elif ending == "cls":
                     labels[key] = int(_content(archive.extractfile(member)))
+            _require_end(path, archive.offset)
     except (tarfile.TarError, ValueError, EOFError) as error:
-        raise InputError(f"The shard {path} is damaged ({error}). Get it again.") from error
+        raise InputError(f"The shard {path} is damaged ({error}). Remove it, and get it again.") from error
     lonely = sorted(images.keys() ^ labels.keys())
     if lonely or not images:
         found = f"{len(lonely)} names have only one of the two, such as {lonely[0]}" if lonely else "there is none"
         raise InputError(f"The shard {path} should hold an image and its .cls under each name, but {found}.")
     return [(name, offset, size, labels[key]) for key, (name, offset, size) in images.items()]
+
+
+def _require_end(path: Path, offset: int) -> None:
+    """Raises ReadError if the archive does not end where `tarfile` stopped: it takes a bad or a missing header for the end."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        rest = file.read(tarfile.BLOCKSIZE)
+        whole = len(rest) == tarfile.BLOCKSIZE
+        while rest and whole:
+            whole = not rest.strip(b"\0")
+            rest = file.read(1 << 20)
+    if not whole:
+        raise tarfile.ReadError(f"its list of files breaks off at byte {offset} of {path.stat().st_size}")
 
 
 def _content(file: Any) -> bytes:

@@ -1,6 +1,8 @@
 """Saved states of a run, from which it goes on exactly: whole, hashed, and never the only one.
 
-A file's name holds the step and the beginning of the SHA-256 of its content, so that one rename makes both appear.
+A file's name holds a number, by which they are in order, and the beginning of the SHA-256 of its content, so that one rename
+makes both appear. The number is the step, or one more than the newest file's: several states may be of one step, and a run that
+goes on with another number of processes may count fewer steps.
 """
 
 from __future__ import annotations
@@ -69,16 +71,26 @@ class StateFolder:
         self.wait()
         self._writer.shutdown()
 
+    def leavings(self) -> list[Path]:
+        """All that is here: states, whole or not."""
+        return sorted(self.folder.glob("state-*"))
+
+    def clear(self) -> None:
+        """Removes all that is here."""
+        for path in self.leavings():
+            path.unlink()
+
     def _files(self) -> list[Path]:
         """The newest first."""
-        return sorted(self.folder.glob("state-*-*.pt"), reverse=True)
+        return sorted(self.folder.glob("state-*-*.pt"), key=lambda path: (_number(path), path.name), reverse=True)
 
     def _write(self, step: int, state: dict[str, Any]) -> None:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
-        path = self.folder / f"state-{step:09}-{hashlib.sha256(content).hexdigest()[:_DIGITS]}.pt"
         try:
+            number = max(step, 1 + max(map(_number, self._files()), default=-1))
+            path = self.folder / f"state-{number:09}-{hashlib.sha256(content).hexdigest()[:_DIGITS]}.pt"
             write_bytes(path, content)
             self.prune(_KEPT)
             self.error = None
@@ -87,6 +99,11 @@ class StateFolder:
             _log.error("Saving is paused, and training goes on: %s The next state will be tried again.", error)
         except OSError as error:
             _log.warning("An old state could not be removed (%s).", error)
+
+
+def _number(path: Path) -> int:
+    number = path.stem.split("-")[1]
+    return int(number) if number.isdecimal() else -1
 
 
 def _copied(value: Any) -> Any:

@@ -24,9 +24,9 @@ class Stopwatch:
         while True:
             before = time.perf_counter()
             batch = next(batches, None)
-            self._at.data_seconds += time.perf_counter() - before
-            if batch is None:
+            if batch is None:  # nor does a lap follow that would count this time
                 return
+            self._at.data_seconds += time.perf_counter() - before
             yield batch
 
     def lap(self) -> None:

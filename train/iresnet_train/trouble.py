@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import os
+from pathlib import Path
 
 from iresnet_models.errors import CheckFailedError, InputError, PreemptedError
 from iresnet_train.config import TrainConfig
 from iresnet_train.distributed import World
 from iresnet_train.run_folder import RunFolder
+from iresnet_train.shards import is_pattern
 
 log = logging.getLogger("iresnet_train")
 
@@ -16,17 +20,21 @@ log = logging.getLogger("iresnet_train")
 class UnreadableImages:
     """Images that could not be read, by the message that names them; each counts once, and `most` are skipped.
 
-    `known`: hashes of the messages, which name places and are not written to a state.
+    `known`: hashes of the messages, without the folders of the data: these may move, and are not written to a state.
     """
 
-    def __init__(self, most: int, world: World) -> None:
-        self._most, self._world = most, world
+    def __init__(self, config: TrainConfig, world: World) -> None:
+        self._most, self._world = config.max_corrupt, world
+        self._folders = _folders(config)
         self._found: list[str] = []
         self.known: list[str] = []
 
     def note(self, reason: str) -> None:
         """Logs an image that was not known yet; one too many raises InputError."""
-        digest = hashlib.sha256(reason.encode()).hexdigest()[:16]
+        place = reason
+        for folder, short in self._folders:
+            place = place.replace(folder, short)
+        digest = hashlib.sha256(place.encode()).hexdigest()[:16]
         if digest in self.known:
             return
         self.known.append(digest)
@@ -44,24 +52,40 @@ class UnreadableImages:
             self.note(reason)
 
 
-def not_finite(loss: float, where: str, lr: float, config: TrainConfig, precision: str, run: RunFolder) -> CheckFailedError:
-    """The error of a loss, or of a gradient whose loss was finite, that is not a number."""
-    what = "The gradient was no longer finite" if loss - loss == 0 else f"The loss became {loss}"
+def _folders(config: TrainConfig) -> list[tuple[str, str]]:
+    """Where the data lie, as images' messages begin their paths, and what stands for it; of nested folders the inner one first."""
+    found = []
+    for data, short in ((config.data, ""), (config.val_data, "held out: ")):
+        if data is not None:
+            folder = Path(data.partition("{")[0] + "0").parent if is_pattern(data) else Path(data)
+            found.append((f"{folder}{os.sep}", short))
+    return sorted(found, key=lambda pair: -len(pair[0]))
+
+
+def not_finite(loss: float) -> str:
+    """What became of a step that cannot be taken: its loss is no number, or, if that is finite, its gradient."""
+    return "The gradient was no longer finite" if math.isfinite(loss) else f"The loss became {loss}"
+
+
+def diverged(what: str, lr: float, config: TrainConfig, precision: str, run: RunFolder, *, spoiled: bool) -> CheckFailedError:
+    """The error of a run in which `what`, at a learning rate of `lr`. `spoiled`: it reached the weights."""
+    end = (
+        "The weights of now are of no use and were not saved; training was stopped"
+        if spoiled
+        else "Training was stopped before it reached the weights"
+    )
     saved = (
         f"{run.last_checkpoint} and {run.best_checkpoint} stay as they were after epoch {run.records[-1].epoch}"
         if run.records
-        else "no epoch was finished, so that nothing was saved"
+        else "no epoch was finished, so that there is no checkpoint"
     )
-    if precision == "fp16":
+    if precision == "fp16" and not spoiled:
         cause = "float16 reaches only to 65,504: say --precision bf16, or leave out such steps with --on-nan skip"
     elif config.pretrained is not None:
         cause = "the weights that training started from may be damaged, or the learning rate too high for them: try a third of it"
     else:
         cause = "mostly the learning rate is too high for the network and the batch size: try a third of it, or --warmup-epochs"
-    return CheckFailedError(
-        f"{what} {where}, at a learning rate of {lr:.3g}. Training was stopped before it reached the weights, and {saved}. "
-        f"The cause: {cause}."
-    )
+    return CheckFailedError(f"{what}, at a learning rate of {lr:.3g}. {end}, and {saved}. The cause: {cause}.")
 
 
 def preempted(signal_name: str | None, epoch: int, step: int, run: RunFolder) -> PreemptedError:
