@@ -157,6 +157,7 @@ class _Turns:
 
     def warm_up(self, seconds: float) -> None:
         """Runs at least three times and for `seconds`; the shortest run says how many make a turn."""
+        self._clock.settle()
         shortest, start, runs = float("inf"), self._clock.now(), 0
         while runs < 3 or self._clock.now() - start < seconds:
             shortest = min(shortest, self._one())

@@ -122,7 +122,8 @@ def test_a_session_in_tf32_does_not_call_itself_float32(artifacts: dict[str, Art
     monkeypatch.setattr("iresnet_export.backends.onnxruntime.providers", here)
     monkeypatch.setattr("iresnet_export.backends.onnxruntime_observing.providers", here)
     monkeypatch.setattr("iresnet_export.backends.onnxruntime.require_gpu", lambda _device: None)
-    monkeypatch.setattr("iresnet_export.backends.onnxruntime.require_on_gpu", lambda _session, _name: [])
+    for module in ("onnxruntime", "onnxruntime_observing"):
+        monkeypatch.setattr(f"iresnet_export.backends.{module}.require_on_gpu", lambda _session, _name: [])
     monkeypatch.setattr(nvidia, "gpu", lambda index=0: nvidia.Gpu("Pretended GPU", (9, 0), 2**33))
     cases = ((CudaSettings(tf32=True, cuda_graph=True), "tf32"), (CudaSettings(nhwc=True), "fp32"), (None, "fp32"))
     for settings, computed in cases:

@@ -94,7 +94,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
             return statuses
 
         yield run
-        server.stdin.close()
+        # Not by the end of its input, which loading processes that another test left behind may hold open too.
+        server.terminate()
 
 
 @pytest.fixture

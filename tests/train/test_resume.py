@@ -100,10 +100,12 @@ def test_a_signal_ends_a_run_after_its_step_with_status_75(
 def test_a_signal_to_all_processes_of_a_job_stops_it_as_well(tiny_config: MakeConfig) -> None:
     """As batch systems send it: to those that load images too."""
     workers: list[int] = []
+    others = {child.pid for child in multiprocessing.active_children()}  # of whatever else this process has done
 
     def stop(now: Progress) -> None:
         if now.step == 2:
-            workers.extend(worker.pid for worker in multiprocessing.active_children() if worker.pid is not None)
+            children = {child.pid for child in multiprocessing.active_children()}
+            workers.extend(child for child in children - others if child is not None)
             for worker in workers:
                 os.kill(worker, signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
