@@ -18,13 +18,13 @@ from iresnet_export.backends.exported import load_program
 from iresnet_export.backends.onnxruntime import OnnxSession
 from iresnet_export.backends.onnxruntime_cuda import CudaSettings
 from iresnet_export.backends.tensorrt_options import EngineOptions
-from iresnet_export.exporting import export_artifact
+from iresnet_export.exporting import SUFFIX, export_artifact
 from iresnet_export.source import Source
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`last_start`: seconds after which nothing new is begun, so that the whole stays under `minutes`."""
+    """`last_start`: seconds after which nothing new is begun, so that the whole stays under eight minutes."""
 
     device: torch.device
     depth: int = 50
@@ -85,9 +85,8 @@ def candidates(source: Source, plan: Plan, folder: Path) -> Iterator[Candidate]:
                 device=str(plan.device),
                 **options,
             )
-            suffix = {"torchscript": ".ts", "exported": ".pt2", "onnxruntime": ".onnx", "tensorrt": ".engine"}
-            suffix |= {"aotinductor": ".aoti.pt2"}
-            made[key] = export_artifact(backend, source, chosen, output=folder / f"{len(made)}{suffix[backend]}")
+            suffix = SUFFIX[backend_named(backend).format]
+            made[key] = export_artifact(backend, source, chosen, output=folder / f"{len(made)}{suffix}")
         return made[key]
 
     def program(precision: str, compiled: bool) -> Session:

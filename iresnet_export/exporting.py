@@ -44,6 +44,7 @@ def default_output(backend: Backend, source: Source, options: ExportOptions, fol
         parts.append(f"int8-{options.target}" if options.precision == "int8" else options.precision)
     parts += ["nofold"] if not options.fold else []
     parts += ["pre"] if options.takes_pixels else []
+    parts += [options.device] if backend.format == "aoti" and options.device != "cpu" else []
     return folder / f"{'-'.join(parts)}{SUFFIX[backend.format]}"
 
 

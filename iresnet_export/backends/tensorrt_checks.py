@@ -7,7 +7,7 @@ import torch
 from iresnet_export import nvidia
 from iresnet_export.artifact import Artifact
 from iresnet_export.backends.tensorrt_flavours import Flavour, flavour_named
-from iresnet_export.backends.tensorrt_plan import Plan, in_words, read_plan
+from iresnet_export.backends.tensorrt_plan import RTX_CAPABILITIES, Plan, in_words, read_plan
 from iresnet_export.errors import ArtifactError, UnavailableError
 
 _AMPERE = (8, 0)
@@ -83,9 +83,13 @@ def _require_gpu(artifact: Artifact, plan: Plan, here: nvidia.Gpu) -> None:
         return
     raise UnavailableError(
         f"{artifact.path} is for GPUs of compute capability {in_words(plan.capabilities)}, and {here.name} has "
-        f"{own[0]}.{own[1]}. {_mend(plan.flavour)}"
+        f"{own[0]}.{own[1]}. {_mend(plan.flavour, own)}"
     )
 
 
-def _mend(flavour: str) -> str:
+def _mend(flavour: str, own: tuple[int, int] | None = None) -> str:
+    if flavour == "tensorrt_rtx" and own is not None and own not in RTX_CAPABILITIES:
+        return (
+            "TensorRT-RTX builds none for it: pip install 'iresnet-export[tensorrt]', then: iresnet-export trt --flavour tensorrt"
+        )
     return f"Build it on this machine: iresnet-export trt --flavour {flavour}"

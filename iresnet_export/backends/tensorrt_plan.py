@@ -14,7 +14,7 @@ from iresnet_export.errors import ArtifactError
 
 _MAGIC = {b"vtrt": "tensorrt_rtx", b"ftrt": "tensorrt"}
 _HEADER_BYTES = 64
-_CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1))
+RTX_CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1))
 """Bit 0 of the header's mask and on. Bits above them are for GPUs that cannot be named to this version."""
 
 
@@ -48,7 +48,7 @@ def read_plan(artifact: Artifact) -> Plan:
     details = {} if artifact.descent is None else artifact.descent.details
     if flavour == "tensorrt_rtx":
         mask = int.from_bytes(head[32:36], "little")
-        targets = tuple(capability for bit, capability in enumerate(_CAPABILITIES) if mask >> bit & 1)
+        targets = tuple(capability for bit, capability in enumerate(RTX_CAPABILITIES) if mask >> bit & 1)
         return Plan(flavour, ".".join(str(part) for part in head[24:28]), targets)
     built_on = details.get("gpu") or {}
     major, _, minor = str(built_on.get("compute_capability", "")).partition(".")

@@ -99,8 +99,11 @@ def test_another_gpu_and_the_right_one(engine: Artifact, on_a_gpu: Callable[[int
     assert require_runnable(engine, CUDA).name == "tensorrt_rtx"
     on_a_gpu(9, 0)
     with pytest.raises(
-        UnavailableError, match=r"compute capability 8\.6, 8\.9, and Pretended GPU has 9\.0\. Build it on this machine"
+        UnavailableError, match=r"compute capability 8\.6, 8\.9, and Pretended GPU has 9\.0\. TensorRT-RTX builds none for it"
     ):
+        require_runnable(engine, CUDA)
+    on_a_gpu(8, 0)
+    with pytest.raises(UnavailableError, match=r"has 8\.0\. Build it on this machine: iresnet-export trt --flavour tensorrt_rtx"):
         require_runnable(engine, CUDA)
     with pytest.raises(UnavailableError, match="no GPU number 3"):
         require_runnable(engine, torch.device("cuda:3"))

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from iresnet_export.artifact import Artifact
+from iresnet_export.backends import backend_named
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.exporting import export_artifact
+from iresnet_export.exporting import SUFFIX, export_artifact
 from iresnet_export.source import Source, untrained_source
 from iresnet_models import ModelSpec
 
@@ -48,7 +49,6 @@ def gpu_source() -> Source:
 def export(tmp_path_factory: pytest.TempPathFactory, gpu_source: Source) -> Callable[..., Artifact]:
     """Exports once for each backend and set of options."""
     folder, made = tmp_path_factory.mktemp("gpu"), dict[str, Artifact]()
-    suffixes = {"torchscript": ".ts", "exported": ".pt2", "aotinductor": ".aoti.pt2", "onnxruntime": ".onnx", "tensorrt": ".engine"}
 
     def artifact(backend: str, **options: Any) -> Artifact:
         if backend == "tensorrt":
@@ -60,7 +60,9 @@ def export(tmp_path_factory: pytest.TempPathFactory, gpu_source: Source) -> Call
         key = f"{backend}-{abs(hash(repr(sorted(options.items()))))}"
         if key not in made:
             chosen = ExportOptions(**{"calibration_images": 64, "max_batch": 16, **options})
-            made[key] = export_artifact(backend, gpu_source, chosen, output=folder / f"{key}{suffixes[backend]}")
+            made[key] = export_artifact(
+                backend, gpu_source, chosen, output=folder / f"{key}{SUFFIX[backend_named(backend).format]}"
+            )
         return made[key]
 
     return artifact
