@@ -264,7 +264,9 @@ def test_a_quickstart_that_is_stopped_speaks_of_no_option_that_it_has_not(run: R
 
 
 @pytest.mark.slow
-def test_quickstart(run: Run) -> None:
+def test_quickstart(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("clock", "measuring"):  # however busy the machine is: its page shows speeds then
+        monkeypatch.setattr(f"iresnet_export.benchmark.{module}.halves_agree", lambda _rounds: True)
     outcome = run("quickstart", "--epochs", "2", "--seconds", "0.05")
     assert outcome.status == 0, outcome.err + outcome.out
     for text in ("best.pt", "iresnet18.onnx", "iresnet18.ts", "reference", "pass", "baseline", "Fastest on this machine", "int8"):
