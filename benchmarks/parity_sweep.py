@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from simulated import with_tf32, with_winograd
+from simulated import with_winograd
 from sweep_plot import plot, summary
 from torch import Tensor, nn
 
@@ -52,6 +52,7 @@ from iresnet_export.verification.criteria import Criterion
 from iresnet_export.verification.outputs import compare_outputs
 from iresnet_export.verification.reference import Reference, onednn_off
 from iresnet_export.verification.reference_cache import cached_reference
+from iresnet_export.verification.tf32 import with_tf32
 from iresnet_export.verification.verify import VerifyOptions, pixels_for, verify
 from iresnet_models import ModelSpec, list_models
 from iresnet_models.files import write_json
@@ -181,7 +182,7 @@ def simulations(source: Source) -> Iterator[dict[str, Any]]:
     """Winograd's convolutions, and those of TF32."""
     reference = _reference(source, BATCHES)
     yield _held("Winograd", "eager", with_winograd(source.network), reference, (32,))
-    yield _held("TF32", "eager", with_tf32(source.network), reference, (32,))
+    yield _held("TF32", "eager", with_tf32(source.network, kinds=(nn.Conv2d,)), reference, (32,))
 
 
 def _reference(source: Source, batch_sizes: tuple[int, ...]) -> Reference:
