@@ -148,7 +148,7 @@ def test_what_is_not_in_order_or_not_aligned_is_copied_first(package: Package, d
 @pytest.mark.parametrize(
     ("batch", "says"),
     [
-        (torch.zeros(13, 3, 32, 32), "takes 1 to 12 of images"),
+        (torch.zeros(13, 3, 32, 32), "takes 1 to 12 images"),
         (torch.zeros(2, 3, 32, 31), r"not \(2, 3, 32, 31\)"),
         (torch.zeros(2, 3, 32, 32, dtype=torch.float16), r"torch\.float32; not .* torch\.float16"),
         (torch.zeros(2, 3, 32, 32, device="meta"), "runs on cpu, and the batch lies on meta"),

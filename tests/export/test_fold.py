@@ -110,7 +110,8 @@ def test_negative_scales_leave_one_multiplication_in_front_of_their_relu(name: s
     assert verdict(output).status == "pass"
 
 
-@pytest.mark.parametrize("name", [pytest.param("torchscript", marks=pytest.mark.slow), "onnxruntime"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torchscript", "onnxruntime"])
 def test_kept_affines_are_exported_and_read_back(name: str, tmp_path: Path) -> None:
     source = source_with(channels_that_never_switch, tmp_path / "c.pt", depth=34)
     output = tmp_path / ("x.onnx" if name == "onnxruntime" else "x.ts")
@@ -184,6 +185,7 @@ def test_a_fold_that_is_wrong_is_refused_and_its_block_named(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bounds_that_were_measured_over_noise_are_said(run: Callable[..., Outcome], tmp_path: Path) -> None:
     def dead_channel(network: Network) -> None:
         network.layer3[3].bn0.weight[2] = 0.0

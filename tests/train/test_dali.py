@@ -16,6 +16,7 @@ from iresnet_models.errors import InputError, UnavailableError
 from iresnet_models.spec import ModelSpec
 from iresnet_train import TrainConfig, spec_for, train, training_set
 from iresnet_train.augmentation import augmented
+from iresnet_train.determinism import computation, exactness
 from iresnet_train.distributed import World
 from iresnet_train.loader import Batch, TrainingLoader
 
@@ -210,6 +211,13 @@ def test_a_run_ends_in_the_same_weights_resumed_or_not(photographs: Path, tmp_pa
     parts = train(config("parts", checkpoint_every="1", resume="yes"))
     one, other = (torch.load(result.last, weights_only=True)["state_dict"] for result in (whole, parts))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@needs_dali
+def test_a_run_that_goes_on_with_the_other_loader_says_so() -> None:
+    world = World(0, 1, torch.device("cpu"))
+    before, now = computation(world, "fp32"), computation(world, "fp32", "dali")
+    assert "with decoder DALI" in exactness(now, before, fixed=True)
 
 
 @pytest.mark.parametrize(

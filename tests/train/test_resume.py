@@ -251,4 +251,4 @@ def test_what_bits_depend_on() -> None:
     assert "without --deterministic" in exactness(now, dict(now), fixed=False)
     for name in now:
         assert f"with {name} {now[name]} (was other). Every" in exactness(now, now | {name: "other"}, fixed=True)
-    assert set(now) == {"processes", "threads", "device", "precision", "PyTorch"}
+    assert set(now) == {"processes", "threads", "device", "precision", "PyTorch", "decoder"}

@@ -173,7 +173,7 @@ def file_content(image: Source) -> tuple[str, bytes]:
 
 def _opened(image: Source) -> Image.Image:
     if isinstance(image, ShardMember):
-        return load_image(Path(image.place), image.content())
+        return image.opened()
     return image if isinstance(image, Image.Image) else load_image(Path(image))
 
 

@@ -21,10 +21,12 @@ from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock
+from PIL import Image
 
 from iresnet_models.errors import InputError, UnavailableError
 from iresnet_models.files import read_json, replacing, write_json
 from iresnet_models.official import cache_folder
+from iresnet_models.preprocessing import load_image
 from iresnet_models.spec import ModelSpec
 
 _WINDOW = 8
@@ -50,6 +52,9 @@ class ShardMember(NamedTuple):
         with Path(self.shard).open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
+
+    def opened(self) -> Image.Image:
+        return load_image(Path(self.place), self.content())
 
 
 def is_pattern(data: str) -> bool:
