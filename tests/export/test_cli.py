@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from iresnet_models.errors import PreemptedError
 from iresnet_models.initialization import untrained_network
 
 Run = Callable[..., Outcome]
-COMMANDS = tuple("quickstart train eval torchscript pt2 onnx trt verify bench report predict models inspect".split())  # noqa: SIM905
+COMMANDS = tuple("quickstart train eval torchscript pt2 onnx trt verify bench report predict models inspect doctor".split())  # noqa: SIM905
 HEAVY = (
     *("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "torchvision", "sklearn", "numpy", "scipy", "gdown", "PIL"),
     *("matplotlib", "jinja2"),
@@ -45,6 +46,29 @@ def test_no_arguments_show_the_help(run: Run) -> None:
     outcome = run()
     assert "Usage: iresnet-export" in outcome.out + outcome.err
     assert all(command in outcome.out + outcome.err for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("command", "own", "given"),
+    [
+        ("models", {}, "10000"),
+        ("models", {"GOMP_SPINCOUNT": "7"}, "7"),
+        ("models", {"OMP_WAIT_POLICY": "ACTIVE"}, None),
+        ("bench", {}, None),
+    ],
+)
+def test_idle_threads_spin_shortly_but_where_latency_is_measured(
+    command: str, own: dict[str, str], given: str | None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sleeping at once would make the baseline of `quickstart` half as fast, and every speed-up twice as large."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that what the command sets is undone
+        monkeypatch.delenv(name)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    run(command, "--help")
+    assert os.environ.get("GOMP_SPINCOUNT") == given
+    assert os.environ.get("OMP_WAIT_POLICY") == own.get("OMP_WAIT_POLICY")
 
 
 def test_version(run: Run) -> None:
