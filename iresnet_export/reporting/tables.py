@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from iresnet_export.verification.accuracy import Accuracy
-from iresnet_export.verification.localisation import Localisation
-from iresnet_export.verification.outputs import OutputsReport
-from iresnet_export.verification.verify import Candidate, Verification
+if TYPE_CHECKING:
+    from iresnet_export.verification.accuracy import Accuracy
+    from iresnet_export.verification.localisation import Localisation
+    from iresnet_export.verification.outputs import OutputsReport
+    from iresnet_export.verification.verify import Candidate, Verification
 
 Cell = str | Text
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from iresnet_models.network import Network
 from iresnet_models.spec import ModelSpec
@@ -25,28 +24,48 @@ def multiply_accumulates(spec: ModelSpec) -> int:
 
 def layer_multiply_accumulates(spec: ModelSpec) -> dict[str, int]:
     """The same for each convolution and the classifier, by name, in execution order."""
-    network, found = _skeleton(spec).eval(), dict[str, int]()
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, nn.Identity())  # which multiplies nothing here, and takes most of the time
-
-    def counter(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def count(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
-            weight = module.weight
-            assert isinstance(weight, Tensor)
-            found[name] = output.numel() * math.prod(weight.shape[1:])
-
-        return count
-
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(counter(name))
-    with torch.no_grad():
-        network(torch.empty(1, 3, spec.image_size, spec.image_size, device="meta"))
-    return found
+    network = _skeleton(spec)
+    found = {name: pixels**2 * conv.weight.numel() for name, conv, pixels in _convolutions(network)}
+    return found | {"fc": network.fc.weight.numel()}
 
 
+def _convolutions(network: Network) -> Iterator[tuple[str, nn.Conv2d, int]]:
+    """Each with its name and the pixels of a side of what it gives, in execution order."""
+    pixels = _pixels(network.spec.image_size, network.conv1)
+    yield "conv1", network.conv1, pixels
+    if network.maxpool is not None:
+        pixels = _pixels(pixels, network.maxpool)
+    for stage, blocks in enumerate(network.stages, start=1):
+        for index, block in enumerate(blocks):
+            name, entering = f"layer{stage}.{index}", pixels
+            # The shortcut comes first; it ends at the size at which the branch ends.
+            if isinstance(block.downsample, nn.Sequential):
+                yield from _chain(f"{name}.downsample", block.downsample, entering)
+            for found in _chain(name, block, entering):
+                yield found
+                pixels = found[2]
+
+
+def _chain(name: str, layers: nn.Module, pixels: int) -> Iterator[tuple[str, nn.Conv2d, int]]:
+    """The convolutions among layers that follow one another."""
+    for child, module in layers.named_children():
+        if child == "downsample":
+            continue
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+            pixels = _pixels(pixels, module)
+        if isinstance(module, nn.Conv2d):
+            yield f"{name}.{child}", module, pixels
+
+
+def _pixels(entering: int, layer: nn.Conv2d | nn.MaxPool2d) -> int:
+    """Of a side of what a square layer gives."""
+    sides = (layer.kernel_size, layer.stride, layer.padding)
+    kernel, stride, padding = (int(side[0] if isinstance(side, tuple) else side) for side in sides)
+    return (entering + 2 * padding - kernel) // stride + 1
+
+
+@lru_cache(maxsize=1)
 def _skeleton(spec: ModelSpec) -> Network:
+    """The network without weights; not to be changed."""
     with torch.device("meta"):
         return Network(spec)

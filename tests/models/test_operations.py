@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import math
+from typing import Any
 
-from iresnet_models import ModelSpec
-from iresnet_models.operations import multiply_accumulates, parameter_count
+import pytest
+import torch
+from torch import Tensor, nn
+
+from iresnet_models import ModelSpec, build_model, list_models
+from iresnet_models.operations import layer_multiply_accumulates, multiply_accumulates, parameter_count
 
 PUBLISHED = {
     ("iresnet", 18): 1.814,
@@ -33,3 +38,24 @@ def test_work_grows_with_the_image_and_size_with_the_classes() -> None:
     spec = ModelSpec("iresnet", 50)
     assert multiply_accumulates(spec.with_image_size(448)) == pytest.approx(4 * multiply_accumulates(spec), rel=1e-3)
     assert parameter_count(spec) - parameter_count(ModelSpec("iresnet", 50, num_classes=10)) == 990 * 2049
+
+
+@pytest.mark.parametrize("size", [33, 64])
+@pytest.mark.parametrize("arch", sorted({arch for arch, _ in list_models()}))
+def test_what_is_counted_is_what_a_run_computes(arch: str, size: int) -> None:
+    """Layer by layer, in the order of a run, also where halves of a side are rounded."""
+    network, found = build_model(arch, 50).eval(), dict[str, int]()
+
+    def counter(name: str) -> Any:
+        def count(module: Any, _inputs: Any, output: Tensor) -> None:
+            found[name] = output.numel() * math.prod(module.weight.shape[1:])
+
+        return count
+
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(counter(name))
+    with torch.inference_mode():
+        network(torch.zeros(1, 3, size, size))
+    counted = layer_multiply_accumulates(ModelSpec(arch, 50, image_size=size, resize=size))
+    assert list(counted.items()) == list(found.items())
