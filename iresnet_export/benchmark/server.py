@@ -19,6 +19,12 @@ BACKLOG = 2.0
 """A queue that is not served within this many times the arrivals' duration is given up: it would only grow."""
 
 PROBES, STEP, MOST_TRIALS = 200, 0.05, 8
+LEAST_UTILISATION = 0.01
+"""The search goes no lower: hardly any request waits there for another, so that a lower rate would hardly shorten a response."""
+
+_CHANCE = 1e-3
+"""A limit counts as out of reach where the inferences alone break it, and would by chance so often more rarely than this."""
+
 _NOT_MEASURED = ("latency_ms", "gflops", "peak_fraction", "speedup", "memory_mb", "device_ms", "copy_ms")
 
 
@@ -70,7 +76,9 @@ def highest_rate(run: Callable[[], object], limit_ms: float, seconds: float, see
     The search steps by 5 %. Each trial has the thousand requests that a p99 needs, or more if `seconds` allow.
     """
     service = _service_times(run, clock)
-    rate = predicted_rate(service, limit_ms / 1e3, seed)
+    capacity, hopeless = 1 / float(np.mean(service)), _out_of_reach(service, limit_ms)
+    least = LEAST_UTILISATION * capacity
+    rate = capacity / 2 if hopeless else max(least, predicted_rate(service, limit_ms / 1e3, seed))
     best: ServerRun | None = None
     trials: list[Trial] = []
     while len(trials) < MOST_TRIALS:
@@ -84,14 +92,22 @@ def highest_rate(run: Callable[[], object], limit_ms: float, seconds: float, see
                 break
             rate *= 1 + STEP
         else:
-            if best is not None or min(service) * 1e3 > limit_ms:
+            if best is not None or hopeless or rate == least:
                 break
-            rate *= 1 - STEP * (1 if len(trials) < 3 else 3)
+            rate = max(least, rate * (1 - STEP * (1 if len(trials) < 3 else 3)))
     shown = best or found
     return ServerRun(
         shown.rate_per_s, shown.offered, shown.completed, shown.utilisation, shown.responses, shown.seconds,
         0.0 if best is None else best.rate_per_s, limit_ms, tuple(trials),
     )  # fmt: skip
+
+
+def _out_of_reach(service: Sequence[float], limit_ms: float) -> bool:
+    """Whether more than 1 % of the inferences (seconds) take longer than the limit by themselves, so that no rate holds it."""
+    from scipy.stats import binom
+
+    late = sum(seconds * 1e3 > limit_ms for seconds in service)
+    return bool(binom.sf(late - 1, len(service), 0.01) < _CHANCE)
 
 
 def predicted_rate(service: Sequence[float], limit: float, seed: int, requests: int = 20_000) -> float:
@@ -105,7 +121,7 @@ def predicted_rate(service: Sequence[float], limit: float, seed: int, requests: 
             low = middle
         else:
             high = middle
-    return max(low, 0.02 * high)
+    return low
 
 
 def _response_times(times: Array, gaps: Array) -> Array:

@@ -12,7 +12,15 @@ from simulated_clock import Simulation
 
 from iresnet_export.benchmark.candidates import Candidate
 from iresnet_export.benchmark.results import ServerRun
-from iresnet_export.benchmark.server import _result, highest_rate, predicted_rate, queue, response_percentile
+from iresnet_export.benchmark.server import (
+    LEAST_UTILISATION,
+    MOST_TRIALS,
+    _result,
+    highest_rate,
+    predicted_rate,
+    queue,
+    response_percentile,
+)
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
@@ -103,6 +111,24 @@ def test_a_limit_below_the_service_time_is_held_by_no_rate() -> None:
     assert [trial.held for trial in found.trials] == [False]
     told = _result(cast("Candidate", SimpleNamespace(subject=SimpleNamespace(parity=None))), found)
     assert (told.status, told.reason) == ("unstable", "no rate that was tried keeps p99 within 15 ms")
+
+
+def test_a_limit_that_inferences_break_by_themselves_is_given_up_at_once() -> None:
+    """Every twentieth takes too long: no rate helps, and to try low ones would take hours."""
+    machine = Simulation(spikes=0.05)
+    found = highest_rate(machine.candidate(0.004), 5.0, 0.5, seed=0, clock=machine.clock)
+    assert found.highest_rate_per_s == 0
+    assert len(found.trials) == 1
+    assert machine.time < 10
+
+
+def test_the_search_goes_no_lower_than_where_requests_hardly_wait_for_each_other() -> None:
+    """Some two of a hundred are late by themselves: too few for two hundred probes to show."""
+    machine = Simulation(seed=1, spikes=0.02)
+    found = highest_rate(machine.candidate(0.004), 5.0, 0.5, seed=0, clock=machine.clock)
+    assert found.highest_rate_per_s == 0
+    assert found.trials[-1].rate_per_s == pytest.approx(LEAST_UTILISATION / 0.004, rel=0.1)
+    assert len(found.trials) < MOST_TRIALS
 
 
 def test_the_prediction_knows_the_queue() -> None:

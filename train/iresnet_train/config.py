@@ -134,13 +134,14 @@ class TrainConfig:
             raise InputError("compile plans by itself what to compute again; leave out activation_checkpointing, or compile.")
         if self.val_data is None and (self.data.endswith(".tar") or self.data.startswith("pipe:")):
             raise InputError(f"{self.data} names the shards of the training part alone; name those held out with --val-data.")
-        if self.loader == "dali" and (self.augmentation != "crop-flip" or self.random_erasing):
-            raise InputError(
-                f"DALI crops and flips, and no more: it goes with the augmentation crop-flip and without random erasing, not with "
-                f"{self.augmentation} and {self.random_erasing:g}. Leave out --loader dali, or change these."
-            )
         if self.loader == "dali" and self.data.partition(":")[0] in EMBEDDED:
             raise InputError(f"DALI decodes files, and the images of {self.data} are none; leave out --loader dali.")
+        if self.loader == "dali" and (self.augmentation != "crop-flip" or self.random_erasing):
+            raise InputError(
+                "DALI crops and flips, and no more: it goes with the augmentation crop-flip and without random erasing, not with "
+                f"{self.augmentation} and {self.random_erasing:g}. Leave out --loader dali, or say --augmentation crop-flip "
+                "--random-erasing 0."
+            )
         if self.overwrite and self.resume != "no":
             raise InputError("A run is either resumed or replaced; leave out --force, or --resume and --auto-resume.")
         if self.batch_size < 2 * self.accumulate:
