@@ -188,9 +188,9 @@ def test_a_run_whose_states_are_lost_is_not_begun_again_unasked(
     with monkeypatch.context() as patched:
         if lost == "another version":
             patched.setattr(state, "FORMAT", "iresnet-export/state/next")
-        for _ in range(2):
+        for resume in ("auto", "yes"):
             with pytest.raises(InputError, match=r"holds a run \(best\.pt, last\.pt.*no state.*--force"):
-                train(tiny_config(**values, resume="auto"), lambda now: pytest.fail("a step was taken"))
+                train(tiny_config(**values, resume=resume), lambda now: pytest.fail("a step was taken"))
     assert (tmp_path / "run" / "best.pt").read_bytes() == best
     train(tiny_config(**values, overwrite=True))
     assert [path.suffix for path in (tmp_path / "run" / "states").iterdir()] == [".pt"]

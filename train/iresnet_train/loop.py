@@ -103,14 +103,14 @@ class Training:
         found = (run.states.newest(), run.leavings()) if self._world.is_first and config.resume != "no" else (None, [])
         state, leavings = self._world.from_first(found)
         if state is None:
-            if config.resume == "yes":
-                raise InputError(
-                    f"{config.folder} holds no saved state to go on from. Leave out --resume, or name another --result-path."
-                )
             if leavings:
                 raise InputError(
                     f"{config.folder} holds a run ({', '.join(leavings)}), but no state that this program can go on from. Say "
                     "--force to replace it, or name another --result-path."
+                )
+            if config.resume == "yes":
+                raise InputError(
+                    f"{config.folder} holds no saved state to go on from. Leave out --resume, or name another --result-path."
                 )
             run.begin(self.at, [])
             return
