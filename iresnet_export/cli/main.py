@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _spin_shortly() -> None:
-    """Has threads spin at OpenMP's barriers for some ten microseconds and then sleep, unless the user has said how to wait.
+    """Has threads spin at OpenMP's barriers for a fraction of a millisecond and then sleep, unless the user has said how to wait.
 
     As it comes, PyTorch's library lets them spin for long: where other programs hold the cores, they keep the one that they wait
     for from running (training took twice to five times as long). Sleeping at once (OMP_WAIT_POLICY=PASSIVE) makes small networks

@@ -25,7 +25,8 @@ Workers = Annotated[
     int | None,
     typer.Option(
         "--workers",
-        help="Processes that load images, for each that trains. Default: its share of the cores, up to 8; none for digits.",
+        help="Processes (for DALI threads) that load images, for each that trains. Default: its share of the cores, up to 8; "
+        "none for digits.",
         rich_help_panel=DATA,
         show_default=False,
     ),

@@ -96,7 +96,7 @@ def proved_fold(
     ratio = _error_ratio(in_batches(folded, sample.images, size).numpy(), sample.own, sample.exact)
     if not ratio <= FOLD_LIMIT:
         where = _first_departure(source, folded, sample.images[:size])
-        raise ExportError(_refused(sample, ratio, f"it departs in {where}"))
+        raise ExportError(_refused(sample, ratio, where))
     half = None
     if precision in ("fp16", "bf16"):
         progress(f"Proving the fold in {precision}", 0.7)
@@ -152,10 +152,10 @@ def _error_ratio(found: Array, own: Array, exact: Array) -> float:
 
 
 def _first_departure(source: Source, folded: FoldedNetwork, images: Tensor) -> str:
-    """The first place whose value, in the original's terms, errs more than the limit."""
+    """Says at which place the value, in the original's terms, errs more than the limit for the first time."""
     exact = at_places(NetworkObserver(copy.deepcopy(source.network).double()), images.double())
     own, found = at_places(NetworkObserver(source.network), images), at_places(NetworkObserver(folded), images)
     for place, original in original_terms(folded).items():
         if not _error_ratio(original(found[place].double()).numpy(), own[place].numpy(), exact[place].numpy()) <= FOLD_LIMIT:
-            return place_in_words(place, source.network)
-    return "none of its places alone"
+            return f"it departs in {place_in_words(place, source.network)}"
+    return f"over the first {len(images)} of them no place errs more than that by itself"

@@ -167,20 +167,22 @@ def test_a_descent_without_its_plan_is_no_proof(small_source: Source, tmp_path: 
     assert descent_path(output).exists()
 
 
-def test_a_fold_that_is_wrong_is_refused_and_its_block_named(
-    small_source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("layer", "place"),
+    [("conv1", "stem"), ("layer3.1.conv2", r"stage 3 block 1 \(end\)"), ("fc", "classifier")],
+)
+def test_a_fold_that_is_wrong_is_refused_and_its_place_named(
+    layer: str, place: str, small_source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real = fold_module.fold_by_plan
 
     def wrong(*arguments: Any) -> FoldedNetwork:
         made = real(*arguments)
-        bias = made.layer3[1].conv2.bias
-        assert bias is not None
-        bias.add_(1e-3)
+        made.get_parameter(f"{layer}.bias").data.add_(1e-3)
         return made
 
     monkeypatch.setattr(fold_module, "fold_by_plan", wrong)
-    with pytest.raises(ExportError, match=r"refused: .* it departs in stage 3 block 1 \(end\).*--no-fold"):
+    with pytest.raises(ExportError, match=rf"refused: .* it departs in {place}.*--no-fold"):
         export_artifact("onnxruntime", small_source, ExportOptions(), output=tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -66,11 +66,14 @@ MakeLoader = Callable[..., TrainingLoader]
 def loader(photographs: Path) -> MakeLoader:
     """Of the photographs in batches of 6, by DALI or by the default."""
 
-    def make(dali: bool = True, rank: int = 0, size: int = 1, threads: int = 2, seed: int = 3) -> TrainingLoader:
+    def make(
+        dali: bool = True, rank: int = 0, size: int = 1, threads: int = 2, seed: int = 3, batch: int = 6, images: int = 20
+    ) -> TrainingLoader:
         spec = spec_for(str(photographs), "iresnet", 18, image_size=SIZE, resize=SIZE)
         world = World(rank, size, torch.device("cpu"))
-        images = training_set(str(photographs), spec, augmented("crop-flip", spec, SIZE))
-        return TrainingLoader(images, 6, world, seed=seed, batches=_dali(spec, seed, threads) if dali else None)
+        found = training_set(str(photographs), spec, augmented("crop-flip", spec, SIZE))
+        found.images, found.labels = [(list(all_of) * 2)[:images] for all_of in (found.images, found.labels)]
+        return TrainingLoader(found, batch, world, seed=seed, batches=_dali(spec, seed, threads) if dali else None)
 
     return make
 
@@ -116,6 +119,25 @@ def test_an_epoch_is_the_same_for_any_number_of_threads_and_processes(loader: Ma
 
 
 @needs_dali
+def test_a_process_may_have_more_images_of_the_last_batch_than_of_a_full_one(loader: MakeLoader) -> None:
+    """The third of five has 2 of 13, and 3 of the 12 that are left of 25."""
+    sizes = [[len(batch.labels) for batch in loader(dali, 2, 5, batch=13, images=25).epoch(0)] for dali in (True, False)]  # type: ignore[arg-type]
+    assert sizes == [[2, 3], [2, 3]]
+
+
+@needs_dali
+def test_running_out_of_memory_is_no_damaged_file(loader: MakeLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    from iresnet_train.dali import DaliBatches
+
+    def full(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(DaliBatches, "_tensor", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(loader().epoch(0))
+
+
+@needs_dali
 def test_an_epoch_begins_at_any_step_and_may_be_left(loader: MakeLoader) -> None:
     made = loader()
     whole = list(made.epoch(0))
@@ -126,7 +148,7 @@ def test_an_epoch_begins_at_any_step_and_may_be_left(loader: MakeLoader) -> None
 
 
 @needs_dali
-def test_damaged_files_are_named_and_left_out_wherever_they_break(loader: MakeLoader, photographs: Path) -> None:
+def test_files_that_cannot_be_decoded_are_named_and_left_out(loader: MakeLoader, photographs: Path) -> None:
     """One that is cut off, one that is no image, and two whose tables are broken, so that only decoding shows it."""
     folder = photographs / "train"
     cut = (folder / "0/1.jpg").read_bytes()
@@ -142,6 +164,19 @@ def test_damaged_files_are_named_and_left_out_wherever_they_break(loader: MakeLo
         assert sorted(batch.unreadable) == sorted(other.unreadable)
         assert torch.equal(batch.labels, other.labels)  # type: ignore[arg-type]
         assert levels(batch, other).max() < LIMIT
+
+
+@needs_dali
+def test_the_neighbours_of_a_damaged_file_are_still_decoded_by_dali(
+    loader: MakeLoader, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from iresnet_train import dali
+
+    path, decoded, real = photographs / "train/0/4.jpg", list[tuple[int, int]](), dali._as_ppm
+    path.write_bytes(path.read_bytes().replace(b"\xff\xc4\x00\x1f\x00", b"\xff\xc4\x00\x1f\xff"))
+    monkeypatch.setattr(dali, "_as_ppm", lambda image: decoded.append(image.size) or real(image))  # type: ignore[func-returns-value]
+    assert sum(len(batch.unreadable) for batch in loader().epoch(0)) == 1
+    assert set(decoded) == {(80, 60), (60, 80)}, "those that are no plain JPEGs"
 
 
 @needs_dali

@@ -3,7 +3,8 @@
 Crops and flips are those of the default loader, image by image, because they are drawn here, from the same seeds; pixels differ
 from its by a third of a level of 256 on average, as another resampling rounds. So a run depends on no number of processes or
 threads, and is resumed exactly. What DALI would read otherwise than `load_image` (turned or transparent images, four colours, 16
-bits, files that are cut off) is decoded by that, and reaches DALI as plain pixels.
+bits, files that are cut off) is decoded by that, and reaches DALI as plain pixels. Damage inside a JPEG's pixels, which Pillow may
+refuse, DALI may pass over.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import IntEnum
 from importlib import import_module
 from io import BytesIO
 from itertools import chain
@@ -40,6 +42,16 @@ _INPUTS = {"encoded": ("UINT8", 1), "start": ("INT32", 1), "shape": ("INT32", 1)
 """What DALI is given of each image: type and number of dimensions."""
 
 
+class Care(IntEnum):
+    """What a step's files take: nothing, or, once DALI has failed over one of them, a look by Pillow, or all of its work."""
+
+    NONE, CHECKED, DECODED = range(3)
+
+
+class _DecodingError(Exception):
+    """DALI ended in an error, which does not say by which file."""
+
+
 @dataclass(frozen=True)
 class _File:
     """A JPEG or PPM, whole, with its size in pixels."""
@@ -51,10 +63,10 @@ class _File:
 
 @dataclass(frozen=True)
 class _Reading:
-    """The files of a step, while they are read. `again`: DALI could not decode one of them, so `load_image` does it for all."""
+    """The files of a step, while they are read."""
 
     keys: Keys
-    again: bool
+    care: Care
     files: list[Future[_File | InputError]]
 
 
@@ -63,7 +75,7 @@ class _Step:
     """The images of a step as DALI takes them."""
 
     keys: Keys
-    again: bool
+    care: Care
     given: dict[str, list[NDArray[Any]]]
     labels: list[int]
     unreadable: list[str]
@@ -84,7 +96,7 @@ class DaliBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         plan = iter(self._plan)
-        todo: Iterator[tuple[Keys, bool]] = ((keys, False) for keys in plan)
+        todo: Iterator[tuple[Keys, Care]] = ((keys, Care.NONE) for keys in plan)
         with ThreadPoolExecutor(self._threads) as readers:
             while True:
                 self._ahead.clear()
@@ -93,13 +105,14 @@ class DaliBatches:
                 try:
                     yield from self._decoded()
                     return
-                except RuntimeError as error:
-                    if not self._waiting or self._waiting[0].again:
-                        raise UnavailableError(f"DALI cannot go on: {_reason(error)} Leave out --loader dali.") from error
+                except _DecodingError as error:
+                    if not self._waiting or self._waiting[0].care is Care.DECODED:
+                        raise UnavailableError(f"DALI cannot go on: {error} Leave out --loader dali.") from error
                 # A file that only decoding shows to be damaged ends the pipeline: another one begins at its step.
-                undone = [(step.keys, step.again) for step in self._waiting]
-                undone += [(reading.keys, reading.again) for reading in self._ahead]
-                todo = chain([(undone[0][0], True)], undone[1:], todo)
+                undone = [(step.keys, step.care) for step in self._waiting]
+                undone += [(reading.keys, reading.care) for reading in self._ahead]
+                keys, care = undone[0]
+                todo = chain([(keys, Care(care + 1))], undone[1:], todo)
 
     def _decoded(self) -> Iterator[Batch]:
         """By one pipeline, which prepares the next steps meanwhile."""
@@ -109,6 +122,8 @@ class DaliBatches:
                 (found,) = pipeline.run()
             except StopIteration:
                 return
+            except RuntimeError as error:
+                raise _DecodingError(_reason(error)) from error
             step, images = self._waiting[0], self._tensor(found)
             self._waiting.popleft()
             if not step.labels:
@@ -162,24 +177,28 @@ class DaliBatches:
         self._dali.plugin.pytorch.feed_ndarray(found.as_tensor(), images, cuda_stream=stream)
         return images
 
-    def _steps(self, todo: Iterator[tuple[Keys, bool]], readers: ThreadPoolExecutor) -> Iterator[_Step]:
+    def _steps(self, todo: Iterator[tuple[Keys, Care]], readers: ThreadPoolExecutor) -> Iterator[_Step]:
         """Files are read ahead; what is random is drawn in order, by this thread, whose generator it is."""
-        for keys, again in todo:
-            self._ahead.append(_Reading(keys, again, [readers.submit(self._read, index, again) for _, index in keys]))
+        for keys, care in todo:
+            self._ahead.append(_Reading(keys, care, [readers.submit(self._read, index, care) for _, index in keys]))
             if len(self._ahead) > _READ_AHEAD:
                 yield self._drawn(self._ahead.popleft())
         while self._ahead:
             yield self._drawn(self._ahead.popleft())
 
-    def _read(self, index: int, again: bool) -> _File | InputError:
+    def _read(self, index: int, care: Care) -> _File | InputError:
         try:
             name, content = file_content(self._images.images[index])
-            return (None if again else _plain_jpeg(content)) or _as_ppm(load_image(Path(name), content))
+            plain = _plain_jpeg(content)
+            if plain is not None and care is Care.NONE:
+                return plain
+            image = load_image(Path(name), content)
+            return plain if plain is not None and care is Care.CHECKED else _as_ppm(image)
         except InputError as error:
             return error
 
     def _drawn(self, reading: _Reading) -> _Step:
-        step = _Step(reading.keys, reading.again, {name: [] for name in _INPUTS}, [], [])
+        step = _Step(reading.keys, reading.care, {name: [] for name in _INPUTS}, [], [])
         for (epoch, index), future in zip(reading.keys, reading.files, strict=True):
             file = future.result()
             if isinstance(file, InputError):

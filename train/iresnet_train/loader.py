@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from iresnet_models.errors import InputError
 from iresnet_train.data import LabelledImages
 from iresnet_train.distributed import World
-from iresnet_train.preemption import end_with_this_process, leave_stopping_to_the_trainer
+from iresnet_train.preemption import leave_stopping_to_the_trainer, loading_processes
 from iresnet_train.randomness import order_generator, seed_image
 
 Keys = list[tuple[int, int]]
@@ -108,8 +108,8 @@ class Plan:
 
     @property
     def most(self) -> int:
-        """Images of this process in a step."""
-        return len(self._world.share(range(self._batch_size)))
+        """No process has more images in a step; of a last, smaller batch one may have more than of the others."""
+        return -(-self._batch_size // self._world.size)
 
     def __len__(self) -> int:
         return self._steps - self.first
@@ -150,8 +150,6 @@ class _Keyed(Dataset[Any]):
 
 
 def _loader(dataset: Dataset[Any], workers: int, pin_memory: bool, **what: Any) -> DataLoader[Any]:
-    if workers:
-        end_with_this_process()
     return DataLoader(
         dataset,
         num_workers=workers,
@@ -159,6 +157,7 @@ def _loader(dataset: Dataset[Any], workers: int, pin_memory: bool, **what: Any) 
         pin_memory=pin_memory,
         collate_fn=_collated,
         worker_init_fn=leave_stopping_to_the_trainer,
+        multiprocessing_context=loading_processes() if workers else None,
         **what,
     )
 

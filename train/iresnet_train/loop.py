@@ -68,6 +68,8 @@ class Training:
         self._config, self._world, self._run, self._progress = config, world, run, progress
         self._unreadable = UnreadableImages(config, world)
         self._workers = min(_MOST_WORKERS, processors()) if config.workers is None else config.workers
+        # DALI has threads in place of processes, and at least one.
+        self._threads = self._workers or processors() if config.loader == "dali" else self._workers
         self._images, self._held_out = self._loaders(spec)
         self._learner = Learner(config, spec, world)
         self.at = Position()
@@ -84,9 +86,7 @@ class Training:
         if config.loader == "dali":
             from iresnet_train.dali import DaliBatches
 
-            batches = partial(
-                DaliBatches, spec=spec, size=size, seed=config.seed, device=world.device, threads=self._workers or processors()
-            )
+            batches = partial(DaliBatches, spec=spec, size=size, seed=config.seed, device=world.device, threads=self._threads)
         training = TrainingLoader(images, config.batch_size, world, seed=config.seed, least=least, batches=batches, **common)
         if not training.steps or config.batch_size < least * world.size:
             raise InputError(
@@ -163,7 +163,7 @@ class Training:
         if not at.counted.images:
             raise CheckFailedError(f"No step of epoch {epoch + 1} had a finite loss. Use a lower learning rate.")
         speed, share = at.counted.images / at.seconds, at.data_seconds / at.seconds
-        if self._world.is_first and (remark := advice(at, self._workers, processors())) is not None:
+        if self._world.is_first and (remark := advice(at, self._threads, processors())) is not None:
             _log.warning(remark)
         watch, lr = Stopwatch(at), self._learning_rate(at.step - 1)
         learner.align_statistics()

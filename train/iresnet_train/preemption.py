@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
+from multiprocessing.context import BaseContext
 from types import FrameType
 
 _SIGNALS = ("SIGTERM", "SIGUSR1")  # Windows has the first alone
+_LOADING = "image-loading"
 
 
 class StopRequest:
@@ -28,14 +31,22 @@ def leave_stopping_to_the_trainer(worker: int) -> None:
 
 
 @cache
-def end_with_this_process() -> None:
-    """Ends loading processes when this one ends, in an error too: Python itself would send them SIGTERM, and wait for ever."""
-    atexit.register(_kill_children)
+def loading_processes() -> BaseContext:
+    """How processes that load images are made. They end when this one ends, in an error too.
+
+    Python would send them SIGTERM, which they do not hear, and wait for their end for ever.
+    """
+    context = copy.copy(multiprocessing.get_context())
+    vars(context)["Process"] = partial(context.Process, name=_LOADING)
+    atexit.register(_kill_loading)
+    return context
 
 
-def _kill_children() -> None:
+def _kill_loading() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise an error of its own for each
     for child in multiprocessing.active_children():
-        if child.daemon:
+        if child.name == _LOADING:
             child.kill()
 
 

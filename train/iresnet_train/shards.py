@@ -49,9 +49,13 @@ class ShardMember(NamedTuple):
         return str(Path(self.shard) / self.name)
 
     def content(self) -> bytes:
-        with Path(self.shard).open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+        """InputError where the shard is there no more, or cannot be read."""
+        try:
+            with Path(self.shard).open("rb") as file:
+                file.seek(self.offset)
+                return file.read(self.size)
+        except OSError as error:
+            raise InputError(f"The shard {self.shard} cannot be read any more ({error.strerror}). Put it back.") from error
 
     def opened(self) -> Image.Image:
         return load_image(Path(self.place), self.content())
