@@ -31,7 +31,7 @@ from torch import Tensor
 
 from iresnet_export import nvidia
 from iresnet_export.backends.base import Session
-from iresnet_export.backends.eager import torch_threads
+from iresnet_export.backends.eager import without_tf32
 from iresnet_export.benchmark.clock import Timed, measure
 from iresnet_export.benchmark.limits import scaled_product
 from iresnet_export.benchmark.statistics import latency_of
@@ -182,7 +182,7 @@ def trained(arch: str, depth: int, precision: str, plan: Plan) -> dict[str, Any]
         loss.backward()
         optimizer.step()
 
-    with torch_threads(None):  # and without TF32
+    with without_tf32():
         seconds = seconds_per_run(step, plan)
     rate = plan.training_batch / seconds
     return {"network": spec.name, "precision": precision, "batch": plan.training_batch, "images_per_second": rate}

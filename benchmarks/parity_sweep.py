@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from simulated import with_tf32, with_winograd
+from simulated import with_winograd
 from sweep_plot import plot, summary
 from torch import Tensor, nn
 
@@ -181,7 +181,7 @@ def simulations(source: Source) -> Iterator[dict[str, Any]]:
     """Winograd's convolutions, and those of TF32."""
     reference = _reference(source, BATCHES)
     yield _held("Winograd", "eager", with_winograd(source.network), reference, (32,))
-    yield _held("TF32", "eager", with_tf32(source.network), reference, (32,))
+    yield _held("TF32", "eager", with_tf32(source.network, kinds=(nn.Conv2d,)), reference, (32,))
 
 
 def _reference(source: Source, batch_sizes: tuple[int, ...]) -> Reference:

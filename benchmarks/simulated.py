@@ -1,15 +1,11 @@
-"""Other arithmetics, simulated in eager PyTorch: Winograd's convolution in float32, and TF32."""
+"""Winograd's convolution in float32, simulated in eager PyTorch."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from iresnet_export.verification.tf32 import rounded as tf32
 
 _INPUT = (
     (4, 0, -5, 0, 1, 0),
@@ -57,17 +53,3 @@ def with_winograd(network: nn.Module) -> nn.Module:
             parent, _, own = name.rpartition(".")
             setattr(network.get_submodule(parent), own, WinogradConv(module))
     return network
-
-
-def with_tf32(network: nn.Module) -> nn.Module:
-    """A copy whose convolutions get inputs and weights of TF32: 10 bits of mantissa."""
-    network = copy.deepcopy(network).eval()
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.data = tf32(module.weight.data)
-            module.register_forward_pre_hook(_tf32_input)
-    return network
-
-
-def _tf32_input(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (tf32(inputs[0]),)

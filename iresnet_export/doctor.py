@@ -269,7 +269,7 @@ def _engines(folder: Path | None) -> Sequence[EngineFile]:
 def _engine(path: Path) -> EngineFile:
     from iresnet_export.backends.base import require_trusted
     from iresnet_export.backends.tensorrt_checks import require_runnable
-    from iresnet_export.backends.tensorrt_plan import in_words, read_plan
+    from iresnet_export.backends.tensorrt_plan import read_plan
 
     try:
         artifact = open_artifact(path)
@@ -279,5 +279,5 @@ def _engine(path: Path) -> EngineFile:
     except IResNetError as error:
         return EngineFile(path.name, "no", str(error).replace(str(path), path.name))
     made = f"{plan.flavour} {plan.version or '(version unknown)'}"
-    targets = "" if plan.capabilities is None else f", compute capability {in_words(plan.capabilities)}"
+    targets = "" if plan.capabilities is None else f", compute capability {nvidia.capability_text(*plan.capabilities)}"
     return EngineFile(path.name, "untried", f"made by {made}{targets}: version and GPU fit, so it should run here")

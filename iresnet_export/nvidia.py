@@ -70,6 +70,11 @@ def gpu(index: int = 0) -> Gpu | None:
     return Gpu(found.name, (found.major, found.minor), found.total_memory)
 
 
+def capability_text(*capabilities: tuple[int, int]) -> str:
+    """Compute capabilities as NVIDIA writes them: `8.6, 8.9`."""
+    return ", ".join(f"{major}.{minor}" for major, minor in capabilities)
+
+
 def absence() -> Absence | None:
     """Why torch can use no GPU here; None if it can."""
     import torch

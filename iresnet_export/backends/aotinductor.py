@@ -21,8 +21,8 @@ from iresnet_export.backends.aotinductor_cuda import configuration, cuda_build, 
 from iresnet_export.backends.aotinductor_session import CudaPackageSession, PackageSession
 from iresnet_export.backends.aotinductor_target import gpu_at, require_same_machine, settings_of, target
 from iresnet_export.backends.base import Backend, ExportJob, ExportOptions, require_trusted
-from iresnet_export.backends.eager import torch_threads
-from iresnet_export.backends.exported import layers_of_program, load_program, precisions_of_layers, quiet
+from iresnet_export.backends.eager import without_tf32
+from iresnet_export.backends.exported import layer_precisions, load_program, quiet
 from iresnet_export.backends.torchscript import METADATA_FILE
 from iresnet_export.errors import ExportError, UnavailableError
 from iresnet_models.deployed import Precision
@@ -60,7 +60,7 @@ class AOTInductor(Backend):
         compiler, program, options = cpp_compiler(), load_program(job.parent.path), job.options
         device = torch.device(options.device)
         device = device if device.type == "cpu" else torch.device(device.type, device.index or 0)
-        made = {**target(device), "compiler": Path(compiler[0]).name, "layer_precisions": _layer_precisions(program)}
+        made = {**target(device), "compiler": Path(compiler[0]).name, "layer_precisions": layer_precisions(program)}
         job.progress("Compiling", 0.1)
         with tempfile.TemporaryDirectory(prefix="iresnet-export-") as name:
             folder = Path(name).resolve()
@@ -111,7 +111,7 @@ def _compiled(
         home = cuda_home()
         settings |= configuration(precision)
         more, places = linker_options(folder), [*places, home]
-        needed = [cuda_build(home), torch.cuda.device(device), torch_threads(None)]  # float32 that is no TF32
+        needed = [cuda_build(home), torch.cuda.device(device), without_tf32()]  # float32 that is no TF32
     script = _pathless(compiler, folder, places, more)
     try:
         with ExitStack() as stack:
@@ -149,6 +149,3 @@ def _copy_without_sources(package: Path, path: Path, identity: dict[str, Any]) -
                 writer.write_bytes(name, reader.read_bytes(name))
         writer.write_string(f"extra/{METADATA_FILE}", json.dumps(identity))
 
-
-def _layer_precisions(program: Program) -> list[str]:
-    return precisions_of_layers(layers_of_program(program))

@@ -13,10 +13,8 @@ from torch import Tensor
 from iresnet_export.artifact import Artifact
 from iresnet_export.backends.base import Session
 from iresnet_export.backends.cuda_graphs import Capturing, on_stream, readable
-from iresnet_export.backends.eager import torch_threads
+from iresnet_export.backends.eager import torch_threads, without_tf32
 from iresnet_export.errors import ArtifactError, UnavailableError
-from iresnet_models.preprocessing import normalised
-from iresnet_models.spec import ModelSpec
 
 
 class PackageSession(Session):
@@ -45,7 +43,7 @@ class PackageSession(Session):
             ) from error
 
     def run(self, batch: Tensor) -> Tensor:
-        self._require_fitting(batch)
+        self.require_fitting(batch, self._image, self._type)
         with torch.inference_mode(), torch_threads(self._threads):
             return self._logits(batch.contiguous())
 
@@ -55,17 +53,6 @@ class PackageSession(Session):
     def _logits(self, batch: Tensor) -> Tensor:
         found: Tensor | tuple[Tensor, Tensor] = self._package(batch)
         return found if isinstance(found, Tensor) else found[0]
-
-    def _require_fitting(self, batch: Tensor) -> None:
-        smallest, largest = self.batch or (1, max(1, len(batch)))
-        image, kind = self._image or tuple(batch.shape[1:]), self._type or batch.dtype
-        if not smallest <= len(batch) <= largest or tuple(batch.shape[1:]) != image or batch.dtype != kind:
-            images = "any number" if self.batch is None else f"{smallest} to {largest}"
-            raise ArtifactError(
-                f"The package takes {images} of images of shape {image}, {kind}; not {tuple(batch.shape)}, {batch.dtype}."
-            )
-        if batch.device != self.device:
-            raise ArtifactError(f"The package runs on {self.device}, and the batch lies on {batch.device}; move it there first.")
 
 
 @dataclass
@@ -91,11 +78,11 @@ class CudaPackageSession(PackageSession):
 
     def run(self, batch: Tensor) -> Tensor:
         """Logits that are the caller's own: the next run leaves them as they are."""
-        self._require_fitting(batch)
+        self.require_fitting(batch, self._image, self._type)
         with (
             self._lock,
             torch.inference_mode(),
-            torch_threads(None),  # cuDNN's TF32 is chosen when its kernels start, and so when they are captured
+            without_tf32(),  # cuDNN's TF32 is chosen when its kernels start, and so when they are captured
             torch.cuda.device(self.device),
             on_stream(self._stream, batch) as found,
         ):
@@ -109,11 +96,6 @@ class CudaPackageSession(PackageSession):
                 slot.graph.replay()
                 found.append(slot.logits.clone())
         return found[0]
-
-    def batch_of(self, pixels: Tensor, spec: ModelSpec) -> Tensor:
-        """Through pinned memory, so that the copy needs no other one in between."""
-        host = pixels if self.takes_pixels else normalised(pixels, spec)
-        return host.pin_memory().to(self.device, non_blocking=True)
 
     def close(self) -> None:
         torch.cuda.synchronize(self.device)

@@ -46,11 +46,7 @@ def target(device: torch.device) -> dict[str, Any]:
 
 
 def settings_of(gpu: nvidia.Gpu) -> dict[str, Any]:
-    return {"compute_capability": in_words(gpu.capability)}
-
-
-def in_words(capability: tuple[int, int]) -> str:
-    return f"{capability[0]}.{capability[1]}"
+    return {"compute_capability": nvidia.capability_text(gpu.capability)}
 
 
 def told_target(made: dict[str, Any]) -> str:
@@ -70,8 +66,8 @@ def require_same_machine(artifact: Artifact, device: torch.device) -> None:
     wrong = []
     if device.type == "cuda":
         gpu, built = gpu_at(device), made.get("compute_capability")
-        if built is not None and built != in_words(gpu.capability):
-            wrong.append(f"{told_target(made)}, and {gpu.name} here has {in_words(gpu.capability)}")
+        if built is not None and built != nvidia.capability_text(gpu.capability):
+            wrong.append(f"{told_target(made)}, and {gpu.name} here has {nvidia.capability_text(gpu.capability)}")
         if "cuda" in made and made["cuda"] != torch.version.cuda:
             wrong.append(f"torch with CUDA {made['cuda']}, and here it is {torch.version.cuda}")
     here = processor()

@@ -146,7 +146,25 @@ class Session(ABC):
 
     def batch_of(self, pixels: Tensor, spec: ModelSpec) -> Tensor:
         """Pixels (n, h, w, 3), uint8, in host memory as what `run` takes, on the session's device."""
-        return (pixels if self.takes_pixels else normalised(pixels, spec)).to(self.device)
+        host = pixels if self.takes_pixels else normalised(pixels, spec)
+        if self.device.type == "cuda":
+            host = host.pin_memory()  # else the driver copies it to such memory itself, and waits for each copy
+        return host.to(self.device, non_blocking=True)
+
+    def require_fitting(self, batch: Tensor, image: tuple[int, ...] | None, kind: torch.dtype | None) -> None:
+        """ArtifactError for images of another number, shape, type or device; for sessions that read them by their address.
+
+        None for a shape or type that nothing is known of.
+        """
+        smallest, largest = self.batch or (1, max(1, len(batch)))
+        image, kind = image or tuple(batch.shape[1:]), kind or batch.dtype
+        if not smallest <= len(batch) <= largest or tuple(batch.shape[1:]) != image or batch.dtype != kind:
+            images = "any number of" if self.batch is None else f"{smallest} to {largest}"
+            raise ArtifactError(
+                f"The artifact takes {images} images of shape {image}, {kind}; not {tuple(batch.shape)}, {batch.dtype}."
+            )
+        if batch.device != self.device:
+            raise ArtifactError(f"The artifact runs on {self.device}, and the batch lies on {batch.device}; move it there first.")
 
     def close(self) -> None:  # noqa: B027 - most sessions hold nothing that Python does not free
         """Frees memory, device and threads."""

@@ -18,25 +18,6 @@ _BATCH_SIZES = 64
 """Each is compiled when it first comes; torch's own limit of 8 would go back to eager PyTorch without an error."""
 
 
-class Compiled(Backend):
-    name: ClassVar[str] = "compiled"
-    format: ClassVar[Format] = "pt2"
-    native: ClassVar[bool] = True
-
-    def is_installed(self) -> bool:
-        return torch.cuda.is_available()
-
-    def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> CompiledSession:
-        require_trusted(artifact, trust)
-        missing = nvidia.absence()
-        if device.type != "cuda" or missing is not None:
-            why = f" ({missing.sentence})" if missing is not None else ""
-            raise UnavailableError(
-                f"torch.compile is used on NVIDIA GPUs{why}; for CPUs compile a package once: iresnet-export pt2 --compile"
-            )
-        return CompiledSession(load_program(artifact.path), device, threads)
-
-
 class ChannelsLast(Backend):
     """Eager PyTorch in the layout of tensor cores. It runs on CPUs too, where it is measured only by its name."""
 
@@ -50,6 +31,22 @@ class ChannelsLast(Backend):
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> CompiledSession:
         require_trusted(artifact, trust)
         return CompiledSession(load_program(artifact.path), device, threads, compiled=False)
+
+
+class Compiled(ChannelsLast):
+    """The same, compiled by torch.compile. On GPUs alone: for a CPU a package is compiled once."""
+
+    name: ClassVar[str] = "compiled"
+
+    def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> CompiledSession:
+        require_trusted(artifact, trust)
+        missing = nvidia.absence()
+        if device.type != "cuda" or missing is not None:
+            why = f" ({missing.sentence})" if missing is not None else ""
+            raise UnavailableError(
+                f"torch.compile is used on NVIDIA GPUs{why}; for CPUs compile a package once: iresnet-export pt2 --compile"
+            )
+        return CompiledSession(load_program(artifact.path), device, threads)
 
 
 class CompiledSession(ProgramSession):

@@ -112,7 +112,7 @@ class ProgramSession(Session):
         size = example.shape[0]
         self.batch = (size, size) if isinstance(size, int) else None
         self.takes_pixels = example.dtype is torch.uint8
-        self.computed_precision = widest(precisions_of_layers(layers_of_program(program)))
+        self.computed_precision = widest(layer_precisions(program))
         self._module = module_on(program, device)
 
     def run(self, batch: Tensor) -> Tensor:
@@ -142,9 +142,10 @@ def load_program(path: Path) -> Program:
         ) from error
 
 
-def precisions_of_layers(layers: list[Layer]) -> list[str]:
+def layer_precisions(program: Program) -> list[str]:
     """Of every convolution and linear layer, as its weights are stored."""
-    return [precision_of(layer.tensors["weight"].dtype) for layer in layers if layer.kind in ("conv", "linear")]
+    weighted = (layer for layer in layers_of_program(program) if layer.kind in ("conv", "linear"))
+    return [precision_of(layer.tensors["weight"].dtype) for layer in weighted]
 
 
 def layers_of_program(program: Program) -> list[Layer]:

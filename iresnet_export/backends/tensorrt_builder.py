@@ -87,10 +87,10 @@ def require_options(flavour: Flavour, options: ExportOptions) -> None:
 
 def _require_fp8(flavour: Flavour, options: ExportOptions) -> None:
     """The GPUs that are named, or the one that is built on, must compute in fp8: TensorRT says so only after minutes, or never."""
-    least = ".".join(map(str, nvidia.MINIMUM_FP8))
+    least = nvidia.capability_text(nvidia.MINIMUM_FP8)
     older = [name for name in options.compute_capabilities if (0, 0) < _capability(name) < nvidia.MINIMUM_FP8]
     if older:
-        able = ", ".join(_named(number) for number in _targets(flavour) if number >= nvidia.MINIMUM_FP8)
+        able = nvidia.capability_text(*(number for number in _targets(flavour) if number >= nvidia.MINIMUM_FP8))
         raise InputError(
             f"--precision fp8 needs GPUs of compute capability {least} or more, and --compute-capability asks for "
             f"{', '.join(older)}. Build for {able}, or take --precision int8, which every GPU from Ampere on computes."
@@ -98,7 +98,7 @@ def _require_fp8(flavour: Flavour, options: ExportOptions) -> None:
     here = nvidia.gpu()
     if not flavour.builds_without_gpu and here is not None and not here.has_fp8:
         raise UnavailableError(
-            f"TensorRT builds for the GPU at hand, and {here.name} has compute capability {_named(here.capability)}: fp8 needs "
+            f"TensorRT builds for the GPU at hand, and {here.name} has compute capability {nvidia.capability_text(here.capability)}: fp8 needs "
             f"{least} or more. Build on such a GPU, or with --flavour tensorrt_rtx for one, or take --precision int8."
         )
 
@@ -112,10 +112,6 @@ def _capability(text: str) -> tuple[int, int]:
     """8.6, or 86 as TensorRT names it, as two numbers; zeros for anything else."""
     digits = text.replace(".", "")
     return (int(digits[:-1]), int(digits[-1])) if digits.isdecimal() and len(digits) > 1 else (0, 0)
-
-
-def _named(capability: tuple[int, int]) -> str:
-    return ".".join(map(str, capability))
 
 
 def profiles_of(options: ExportOptions) -> tuple[Profile, ...]:
@@ -169,14 +165,14 @@ def _set_targets(flavour: Flavour, config: Any, options: ExportOptions) -> dict[
         }[options.engine.hardware_compatibility]
         built_on = {
             "name": here.name,
-            "compute_capability": _named(here.capability),
+            "compute_capability": nvidia.capability_text(here.capability),
             "driver": driver.version if driver else None,
         }
         return {"gpus": f"{here.name} and {kind}", "gpu": built_on}
     wanted = options.compute_capabilities
     if not wanted and options.precision == "fp8":
         # Else the plan's header would name GPUs from Ampere on, and TensorRT-RTX refuses to build fp8 for those one by one.
-        wanted = tuple(_named(number) for number in _targets(flavour) if number >= nvidia.MINIMUM_FP8)
+        wanted = tuple(nvidia.capability_text(number) for number in _targets(flavour) if number >= nvidia.MINIMUM_FP8)
     if not wanted:
         return {"gpus": "NVIDIA RTX GPUs from Ampere on"}
     members = flavour.module.ComputeCapability.__members__
@@ -184,7 +180,7 @@ def _set_targets(flavour: Flavour, config: Any, options: ExportOptions) -> dict[
     for index, capability in enumerate(wanted):
         member = members.get(f"SM{capability.replace('.', '')}")
         if member is None or not config.set_compute_capability(member, index):
-            known = ", ".join(map(_named, _targets(flavour)))
+            known = nvidia.capability_text(*_targets(flavour))
             raise InputError(f"TensorRT-RTX cannot build for compute capability {capability}; it can for {known}.")
     return {"gpus": f"GPUs of compute capability {', '.join(wanted)}"}
 

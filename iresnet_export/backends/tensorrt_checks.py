@@ -7,7 +7,7 @@ import torch
 from iresnet_export import nvidia
 from iresnet_export.artifact import Artifact
 from iresnet_export.backends.tensorrt_flavours import Flavour, flavour_named
-from iresnet_export.backends.tensorrt_plan import RTX_CAPABILITIES, Plan, in_words, read_plan
+from iresnet_export.backends.tensorrt_plan import RTX_CAPABILITIES, Plan, read_plan
 from iresnet_export.errors import ArtifactError, UnavailableError
 
 _AMPERE = (8, 0)
@@ -82,7 +82,7 @@ def _require_gpu(artifact: Artifact, plan: Plan, here: nvidia.Gpu) -> None:
     if able:
         return
     raise UnavailableError(
-        f"{artifact.path} is for GPUs of compute capability {in_words(plan.capabilities)}, and {here.name} has "
+        f"{artifact.path} is for GPUs of compute capability {nvidia.capability_text(*plan.capabilities)}, and {here.name} has "
         f"{own[0]}.{own[1]}. {_mend(plan.flavour, own)}"
     )
 

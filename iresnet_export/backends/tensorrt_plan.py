@@ -69,8 +69,3 @@ def _what_it_is(head: bytes, size: int) -> str:
     if b"onnx" in head or b"iresnet-export" in head or head[:1] == b"\x08":
         return "it is an ONNX file"
     return f"it begins with {head[:4].hex(' ')}"
-
-
-def in_words(capabilities: tuple[tuple[int, int], ...]) -> str:
-    """Such as `8.6, 8.9`."""
-    return ", ".join(f"{major}.{minor}" for major, minor in capabilities)

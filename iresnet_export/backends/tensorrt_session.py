@@ -18,8 +18,6 @@ from iresnet_export.backends.tensorrt_checks import explained_validity
 from iresnet_export.backends.tensorrt_flavours import Flavour
 from iresnet_export.errors import ArtifactError, UnavailableError
 from iresnet_export.precision import widest
-from iresnet_models.preprocessing import normalised
-from iresnet_models.spec import ModelSpec
 
 _MULTIPLYING = ("Convolution", "FullyConnected", "Gemm", "MatrixMultiply")
 _TYPES = {"Float": "fp32", "Half": "fp16", "BFloat16": "bf16", "BF16": "bf16", "Int8": "int8", "FP8": "fp8"}
@@ -92,36 +90,17 @@ class EngineSession(Session):
 
     def run_all(self, batch: Tensor) -> dict[str, Tensor]:
         """Every output by its name. The results are the caller's own: the next run leaves them as they are."""
-        self._require_fitting(batch)
+        self.require_fitting(batch, self._image, self._types[self._input])
         with self._lock, torch.cuda.device(self.device), on_stream(self._stream, batch) as found:
             slot = self._slot(len(batch))
             found += self._enqueue_plain(batch) if slot is None else self._enqueue_slot(slot, batch)
         return dict(zip(self.outputs, found, strict=True))
-
-    def batch_of(self, pixels: Tensor, spec: ModelSpec) -> Tensor:
-        """Through pinned memory, so that the copy needs no other one in between."""
-        host = pixels if self.takes_pixels else normalised(pixels, spec)
-        return host.pin_memory().to(self.device, non_blocking=True)
 
     def close(self) -> None:
         torch.cuda.synchronize(self.device)
         self._slots.clear()
         self._contexts.clear()
         self._engine = self._runtime = None
-
-    def _require_fitting(self, batch: Tensor) -> None:
-        smallest, largest = self.batch or (1, len(batch))
-        if (
-            not smallest <= len(batch) <= largest
-            or tuple(batch.shape[1:]) != self._image
-            or batch.dtype != self._types[self._input]
-        ):
-            raise ArtifactError(
-                f"The engine takes {smallest} to {largest} images of shape {self._image}, {self._types[self._input]}; not "
-                f"{tuple(batch.shape)}, {batch.dtype}."
-            )
-        if batch.device != self.device:
-            raise ArtifactError(f"The engine runs on {self.device}, and the batch lies on {batch.device}; move it there first.")
 
     def _slot(self, count: int) -> _Slot | None:
         """The graph of a batch size; None where it is new, where there are too many, or where capturing failed."""

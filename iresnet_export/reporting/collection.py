@@ -91,7 +91,11 @@ class Collection:
 
     @property
     def evaluations(self) -> list[Evaluated]:
-        return [result for file in self.files if isinstance(file.report, EvalReport) for result in file.report.results]
+        return [result for _, report in self.evaluation_reports for result in report.results]
+
+    @property
+    def evaluation_reports(self) -> list[tuple[ReportFile, EvalReport]]:
+        return [(file, file.report) for file in self.files if isinstance(file.report, EvalReport)]
 
     @property
     def candidates(self) -> list[VerifyCandidate]:

@@ -44,7 +44,9 @@ def _rows(collection: Collection, comparison: Comparison | None) -> list[dict[st
     for file, report in collection.verifications:
         rows += [_verified(one) | {"file": file.name} for one in report.candidates if (one.artifact, one.backend) not in known]
         known |= {(one.artifact, one.backend) for one in report.candidates}
-    return rows + [_evaluated(one) for one in collection.evaluations if (one.artifact, one.backend) not in known]
+    for file, evaluation in collection.evaluation_reports:
+        rows += [_evaluated(one) | {"file": file.name} for one in evaluation.results if (one.artifact, one.backend) not in known]
+    return rows
 
 
 def _measured(measured: Measured) -> dict[str, Any]:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from iresnet_export.artifact import Descent
 from iresnet_export.errors import ArtifactError, ExportError
 from iresnet_export.layers import Array
-from iresnet_export.observing import place_in_words
+from iresnet_export.observing import NetworkObserver, place_in_words
 from iresnet_export.progress import Progress
 from iresnet_export.source import Source
+from iresnet_export.verification.places import at_places, original_terms
 from iresnet_export.verification.reference import in_batches, rms
 from iresnet_models.deployed import DTYPES, Deployable, Precision, deployed
-from iresnet_models.folded import FoldedBlock, FoldedNetwork
+from iresnet_models.folded import FoldedNetwork
 from iresnet_models.folding import fold_by_plan
 from iresnet_models.folding_decisions import GivenScales, plan_fold
 from iresnet_models.folding_plan import FoldPlan
@@ -152,31 +152,10 @@ def _error_ratio(found: Array, own: Array, exact: Array) -> float:
 
 
 def _first_departure(source: Source, folded: FoldedNetwork, images: Tensor) -> str:
-    """The first block whose output, in the original's terms, errs more than the limit."""
-    exact = _block_outputs(copy.deepcopy(source.network).double(), images.double())
-    own, found = _block_outputs(source.network, images), _block_outputs(folded, images)
-    for stage, blocks in enumerate(source.network.stages, start=1):
-        for index in range(len(blocks)):
-            name = f"layer{stage}.{index}"
-            if not _error_ratio(found[name], own[name], exact[name]) <= FOLD_LIMIT:
-                return place_in_words(name, source.network)
-    return "the classifier"
-
-
-def _block_outputs(network: Deployable, images: Tensor) -> dict[str, Array]:
-    outputs: dict[str, Array] = {}
-
-    def recorder(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def record(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
-            values = output.double()
-            outputs[name] = (module.original_output(values) if isinstance(module, FoldedBlock) else values).numpy()
-
-        return record
-
-    blocks = [(name, module) for name, module in network.named_modules() if name.startswith("layer") and name.count(".") == 1]
-    handles = [block.register_forward_hook(recorder(name)) for name, block in blocks]
-    with torch.inference_mode():
-        network(images)
-    for handle in handles:
-        handle.remove()
-    return outputs
+    """The first place whose value, in the original's terms, errs more than the limit."""
+    exact = at_places(NetworkObserver(copy.deepcopy(source.network).double()), images.double())
+    own, found = at_places(NetworkObserver(source.network), images), at_places(NetworkObserver(folded), images)
+    for place, original in original_terms(folded).items():
+        if not _error_ratio(original(found[place].double()).numpy(), own[place].numpy(), exact[place].numpy()) <= FOLD_LIMIT:
+            return place_in_words(place, source.network)
+    return "none of its places alone"

@@ -11,31 +11,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from iresnet_export.artifact import Artifact
 from iresnet_export.backends.base import Backend
 from iresnet_export.backends.eager import without_tf32
 from iresnet_export.backends.onnx_graph import onnx_from_network
 from iresnet_export.backends.onnx_observing import operations_of_onnx, with_outputs
-from iresnet_export.observing import (
-    POOL,
-    STEM,
-    NetworkObserver,
-    aligned,
-    operations_of_network,
-    place_in_words,
-)
+from iresnet_export.observing import NetworkObserver, aligned, operations_of_network, place_in_words
 from iresnet_export.onnx_evaluation import OnnxGraph
 from iresnet_export.progress import Progress
 from iresnet_export.quantization.qdq import quantized_onnx
 from iresnet_export.quantization.schemes import QUANTIZED
 from iresnet_export.verification.criteria import NOISE_LIMIT, quantization_of
 from iresnet_export.verification.fold import deployed_network
+from iresnet_export.verification.places import at_places, original_terms
 from iresnet_export.verification.reference import Reference, filled, onednn_off
 from iresnet_export.verification.tf32 import with_tf32
-from iresnet_models.deployed import Deployable, DeployedNetwork
-from iresnet_models.folded import FoldedNetwork, Reading
+from iresnet_models.deployed import Deployable
 from iresnet_models.network import Network
 from iresnet_models.preprocessing import normalised
 
@@ -84,7 +77,7 @@ def localise(
     honest = list(_honest(artifact, network, source.network, precision))
     expected, places = operations_of_network(network)
     found = aligned(expected, observer.operations, places)
-    terms = _original_terms(network)
+    terms = original_terms(network)
     count = min(len(reference.pixels), 32 if source.spec.image_size <= 64 else 16)
     smallest, largest = batch or (1, _BATCH)
     size = max(smallest, min(_BATCH, largest))
@@ -134,21 +127,17 @@ def _honest(artifact: Artifact, network: Deployable, original: Network, precisio
         return
     if precision != "fp32":
         own = NetworkObserver(with_tf32(network) if precision == "tf32" else network)
-        yield lambda pixels, inputs: _at_places(own, pixels if takes_pixels else inputs), True
+        yield lambda pixels, inputs: at_places(own, pixels if takes_pixels else inputs), True
         return
     plain, other = NetworkObserver(original), NetworkObserver(copy.deepcopy(original).to(memory_format=torch.channels_last))
-    yield lambda _pixels, inputs: _at_places(plain, inputs), False
-    yield lambda _pixels, inputs: _at_places(other, inputs.to(memory_format=torch.channels_last)), False
+    yield lambda _pixels, inputs: at_places(plain, inputs), False
+    yield lambda _pixels, inputs: at_places(other, inputs.to(memory_format=torch.channels_last)), False
 
     def without_onednn(_pixels: Tensor, inputs: Tensor) -> dict[str, Tensor]:
         with onednn_off():
-            return _at_places(plain, inputs)
+            return at_places(plain, inputs)
 
     yield without_onednn, False
-
-
-def _at_places(observer: NetworkObserver, batch: Tensor) -> dict[str, Tensor]:
-    return dict(zip(observer.places, observer.values(batch, list(observer.places.values())), strict=True))
 
 
 class _Sums:
@@ -181,18 +170,3 @@ def _squares(values: Tensor) -> float:
 
 def _decibels(signal: float, error: float) -> float | None:
     return 10 * math.log10(signal / error) if signal > 0 and 0 < error < math.inf else None
-
-
-def _original_terms(network: Deployable) -> dict[str, Callable[[Tensor], Tensor]]:
-    """How the original's value is read from the network's, at every place."""
-    inner: nn.Module = network.network if isinstance(network, DeployedNetwork) else network
-    _, places = operations_of_network(network)
-    terms: dict[str, Callable[[Tensor], Tensor]] = dict.fromkeys(places, lambda values: values)
-    if isinstance(inner, FoldedNetwork):
-        for stage, blocks in enumerate(inner.stages, start=1):
-            terms |= {f"layer{stage}.{index}": block.original_output for index, block in enumerate(blocks)}
-        terms[POOL] = inner.stages[-1][-1].original_output
-        first = inner.stages[0][0]
-        if not isinstance(first.downsample, nn.Sequential):  # the stem brings the stage its scale
-            terms[STEM] = Reading(1 / first.scale, torch.zeros_like(first.scale)).of
-    return terms

@@ -19,11 +19,11 @@ def rounded(values: Tensor, bits: int = _BITS) -> Tensor:
     return ((values.contiguous().view(torch.int32) + last // 2) & ~(last - 1)).view(torch.float32)
 
 
-def with_tf32(network: Module, bits: int = _BITS) -> Module:
-    """A copy whose convolutions and linear layers get rounded inputs and weights, and add up in float32."""
+def with_tf32(network: Module, bits: int = _BITS, kinds: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)) -> Module:
+    """A copy whose layers of those kinds get rounded inputs and weights, and add up in float32."""
     network = copy.deepcopy(network).eval()
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, kinds):
             module.weight.data = rounded(module.weight.data, bits)
             module.register_forward_pre_hook(lambda _module, inputs: (rounded(inputs[0], bits),))
     return network

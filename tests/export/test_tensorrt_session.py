@@ -44,11 +44,11 @@ def test_the_narrowest_profile_takes_a_batch(session: EngineSession) -> None:
 def test_batches_that_the_engine_would_read_wrongly(batch: torch.Tensor, says: str, session: EngineSession) -> None:
     """It is given an address: it cannot see a shape, a type or a device that is not its own."""
     with pytest.raises(ArtifactError, match=says):
-        session._require_fitting(batch)
+        session.run(batch)
 
 
 def test_a_batch_that_fits(session: EngineSession) -> None:
-    session._require_fitting(torch.zeros(7, 3, 8, 8))
+    session.require_fitting(torch.zeros(7, 3, 8, 8), (3, 8, 8), torch.float32)
 
 
 def test_precisions_that_an_inspector_tells_of() -> None:

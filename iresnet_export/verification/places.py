@@ -1,0 +1,32 @@
+"""What a network gives at the places of its architecture: stem, `layer1.0` and so on, pool and classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from iresnet_export.observing import POOL, STEM, NetworkObserver, operations_of_network
+from iresnet_models.deployed import Deployable, DeployedNetwork
+from iresnet_models.folded import FoldedNetwork, Reading
+
+
+def at_places(observer: NetworkObserver, batch: Tensor) -> dict[str, Tensor]:
+    """The values at every place, in execution order, in the network's own terms."""
+    return dict(zip(observer.places, observer.values(batch, list(observer.places.values())), strict=True))
+
+
+def original_terms(network: Deployable) -> dict[str, Callable[[Tensor], Tensor]]:
+    """How the value of the unfolded network is read from this one's, at every place: scale and shift of the stream undone."""
+    inner: nn.Module = network.network if isinstance(network, DeployedNetwork) else network
+    _, places = operations_of_network(network)
+    terms: dict[str, Callable[[Tensor], Tensor]] = dict.fromkeys(places, lambda values: values)
+    if isinstance(inner, FoldedNetwork):
+        for stage, blocks in enumerate(inner.stages, start=1):
+            terms |= {f"layer{stage}.{index}": block.original_output for index, block in enumerate(blocks)}
+        terms[POOL] = inner.stages[-1][-1].original_output
+        first = inner.stages[0][0]
+        if not isinstance(first.downsample, nn.Sequential):  # the stem brings the stage its scale
+            terms[STEM] = Reading(1 / first.scale, torch.zeros_like(first.scale)).of
+    return terms
