@@ -3,9 +3,9 @@
     python benchmarks/bench_repeats.py --json benchmarks/results/bench_repeats.json --markdown benchmarks/results/bench_repeats.md
 
 For each candidate: how many of the runs have an interval of the speed-up that overlaps that of the middle run (19 of 20 are
-promised), and how far a run's median is from the median of all of them (3 % on a quiet machine are promised). A run in which `bench`
-itself warned that the machine was loaded says nothing about that: it is kept, counted apart, and another one is made, up to half as
-many again. Some fifteen minutes; `--smoke` takes three runs of a small network.
+promised), and how far a run's median is from the median of all of them (3 % on a quiet machine are promised). A run in which
+`bench` itself warned that the machine was loaded says nothing about that: it is counted apart, and another one is made, up to half
+as many again. Some fifteen minutes; `--smoke` takes three runs of a small network.
 """
 
 from __future__ import annotations
@@ -144,9 +144,9 @@ def markdown(document: dict[str, Any]) -> str:
     lines = [
         "# The benchmark, repeated",
         "",
-        f"{document['quiet_runs']} runs of `iresnet-export bench`, iResNet-{settings['depth']}, {settings['image_size']} pixels, batch "
-        f"1, {settings['seconds']:g} s for each candidate, {cpu['model']} ({cpu['usable_cores']} cores), {document['date']}: "
-        f"{verdict}. {len(document['runs']) - document['quiet_runs']} more are left out, since `bench` warned of other load.",
+        f"{document['quiet_runs']} runs of `iresnet-export bench`, iResNet-{settings['depth']}, {settings['image_size']} pixels, "
+        f"batch 1, {settings['seconds']:g} s for each candidate, {cpu['model']} ({cpu['usable_cores']} cores), {document['date']}: "
+        f"{verdict}. Left out, since `bench` warned of other load: {len(document['runs']) - document['quiet_runs']}.",
         *(f"\n{warning}" for warning in document["environment"]["warnings"]),
         "",
         "| artifact | backend | median | farthest median | speed-ups | overlap the middle run | pairs overlapping | verdicts |",

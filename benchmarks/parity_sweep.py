@@ -52,6 +52,7 @@ from iresnet_export.verification.criteria import Criterion
 from iresnet_export.verification.outputs import compare_outputs
 from iresnet_export.verification.reference import Reference, onednn_off
 from iresnet_export.verification.reference_cache import cached_reference
+from iresnet_export.verification.tf32 import with_tf32
 from iresnet_export.verification.verify import VerifyOptions, pixels_for, verify
 from iresnet_models import ModelSpec, list_models
 from iresnet_models.files import write_json

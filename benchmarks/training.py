@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +248,17 @@ def loading_rows(settings: Settings, count: int) -> list[dict[str, Any]]:
             list(loader.epoch(0))
             before = time.perf_counter()
             list(loader.epoch(1))
-            rows.append({"workers": workers, "images_per_second": count / (time.perf_counter() - before)})
+            rows.append({"loader": "torch", "workers": workers, "images_per_second": count / (time.perf_counter() - before)})
+        if find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None:
+            from iresnet_train.dali import DaliBatches
+
+            threads = min(16, processors())
+            decoded = partial(DaliBatches, spec=spec, size=224, seed=0, device=settings.device, threads=threads)
+            loader = TrainingLoader(data, 32, World(0, 1, settings.device), batches=decoded)
+            list(loader.epoch(0))
+            before = time.perf_counter()
+            list(loader.epoch(1))
+            rows.append({"loader": "dali", "workers": threads, "images_per_second": count / (time.perf_counter() - before)})
     return rows
 
 
@@ -288,7 +300,7 @@ def show(rows: list[dict[str, Any]], loading: list[dict[str, Any]]) -> None:
             f"| {row['speedup']['p50']:.3f} ({low:.3f} to {high:.3f}) | {row['fraction_of_limit']:.0%} | {parts} |"
         )
     for row in loading:
-        print(f"JPEG files by {row['workers']} workers: {row['images_per_second']:.0f} images/s")
+        print(f"JPEG files by {row['loader']}, {row['workers']} workers: {row['images_per_second']:.0f} images/s")
 
 
 if __name__ == "__main__":

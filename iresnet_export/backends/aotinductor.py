@@ -148,4 +148,3 @@ def _copy_without_sources(package: Path, path: Path, identity: dict[str, Any]) -
             if name.startswith("data/") and not name.endswith(".cpp"):
                 writer.write_bytes(name, reader.read_bytes(name))
         writer.write_string(f"extra/{METADATA_FILE}", json.dumps(identity))
-

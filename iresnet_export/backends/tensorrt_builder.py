@@ -97,9 +97,10 @@ def _require_fp8(flavour: Flavour, options: ExportOptions) -> None:
         )
     here = nvidia.gpu()
     if not flavour.builds_without_gpu and here is not None and not here.has_fp8:
+        own = nvidia.capability_text(here.capability)
         raise UnavailableError(
-            f"TensorRT builds for the GPU at hand, and {here.name} has compute capability {nvidia.capability_text(here.capability)}: fp8 needs "
-            f"{least} or more. Build on such a GPU, or with --flavour tensorrt_rtx for one, or take --precision int8."
+            f"TensorRT builds for the GPU at hand, and {here.name} has compute capability {own}: fp8 needs {least} or more. "
+            "Build on such a GPU, or with --flavour tensorrt_rtx for one, or take --precision int8."
         )
 
 

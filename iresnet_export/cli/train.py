@@ -15,6 +15,7 @@ def train(
     data: options.TrainData,
     val_data: options.ValData = None,
     workers: options.Workers = None,
+    loader: options.LoaderOption = None,
     max_corrupt: options.MaxCorrupt = None,
     arch: options.TrainArch = None,
     depth: options.TrainDepth = None,

@@ -30,6 +30,15 @@ Workers = Annotated[
         show_default=False,
     ),
 ]
+LoaderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--loader",
+        help="`torch`, or `dali`: JPEGs decoded and cropped on the GPU (extra `dali`). Default: torch.",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]
 MaxCorrupt = Annotated[
     int | None,
     typer.Option(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 _BITS, _FLOAT32_BITS = 10, 23
 
 Module = TypeVar("Module", bound=nn.Module)
+Kinds = tuple[type[nn.Conv2d | nn.Linear], ...]
 
 
 def rounded(values: Tensor, bits: int = _BITS) -> Tensor:
@@ -19,7 +20,7 @@ def rounded(values: Tensor, bits: int = _BITS) -> Tensor:
     return ((values.contiguous().view(torch.int32) + last // 2) & ~(last - 1)).view(torch.float32)
 
 
-def with_tf32(network: Module, bits: int = _BITS, kinds: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)) -> Module:
+def with_tf32(network: Module, bits: int = _BITS, kinds: Kinds = (nn.Conv2d, nn.Linear)) -> Module:
     """A copy whose layers of those kinds get rounded inputs and weights, and add up in float32."""
     network = copy.deepcopy(network).eval()
     for module in network.modules():

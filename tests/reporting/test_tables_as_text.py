@@ -62,6 +62,7 @@ def test_what_was_only_verified_or_evaluated_has_its_line(rich: Shown) -> None:
     assert (engine["kind"], engine["status"], engine["reason"]) == ("verify", "skipped", "no NVIDIA GPU is here")
     (checkpoint,) = [row for row in rows if row["artifact"] == "iresnet50.pt"]
     assert (checkpoint["kind"], float(checkpoint["top1_percent"])) == ("eval", 77.1)
+    assert all(row["file"] in {path.name for path in rich.reports} for row in rows)
 
 
 def test_columns_are_stable_and_documented() -> None:

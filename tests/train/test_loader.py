@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,23 @@ def test_an_unreadable_image_is_named_in_one_paragraph(digit_folder: Path, tmp_p
     batches = list(Loader(data, 8, workers=workers, on_unreadable=told.append))
     assert told == [str(caught.value)]
     assert sum(len(labels) for _, labels in batches) == 24
+
+
+ENDS_IN_AN_ERROR = """
+import sys
+from iresnet_train import digits_spec, training_set
+from iresnet_train.distributed import World
+from iresnet_train.loader import TrainingLoader
+import torch
+if __name__ == "__main__":
+    images, world = training_set("digits", digits_spec("iresnet", 18)), World(0, 1, torch.device("cpu"))
+    batches = TrainingLoader(images, 16, world, workers=2).epoch(0)
+    next(batches)
+    raise SystemExit(7)
+"""
+
+
+def test_loading_processes_end_with_the_one_that_they_load_for() -> None:
+    """They do not hear SIGTERM, by which Python would end them, and for whose end it would then wait."""
+    done = subprocess.run([sys.executable, "-c", ENDS_IN_AN_ERROR], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 7, done.stderr

@@ -18,13 +18,14 @@ Device = Literal["auto", "cpu", "cuda"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Resume = Literal["no", "yes", "auto"]
 OnNan = Literal["stop", "skip"]
+LoaderName = Literal["torch", "dali"]
 
 EMBEDDED = ("digits", "synthetic")
 """Data that need no files: `synthetic` may be followed by a number of images, as in `synthetic:5000`."""
 
 _MAY_DIFFER = {
     *("data", "val_data", "result_path", "overwrite", "resume", "workers", "device"),
-    *("max_corrupt", "on_nan", "checkpoint_every", "tensorboard"),
+    *("loader", "max_corrupt", "on_nan", "checkpoint_every", "tensorboard"),
 }
 """What may be another on resumption: it says where and how a run is computed, not what. Data may have moved."""
 
@@ -90,6 +91,7 @@ class TrainConfig:
 
     seed: int = 0
     workers: int | None = None  # of each process; None: its share of the processors, up to eight
+    loader: LoaderName = "torch"  # what decodes and crops training images
     device: Device = "auto"
     max_corrupt: int = 0  # images that may be unreadable
     on_nan: OnNan = "stop"
@@ -132,6 +134,13 @@ class TrainConfig:
             raise InputError("compile plans by itself what to compute again; leave out activation_checkpointing, or compile.")
         if self.val_data is None and (self.data.endswith(".tar") or self.data.startswith("pipe:")):
             raise InputError(f"{self.data} names the shards of the training part alone; name those held out with --val-data.")
+        if self.loader == "dali" and (self.augmentation != "crop-flip" or self.random_erasing):
+            raise InputError(
+                f"DALI crops and flips, and no more: it goes with the augmentation crop-flip and without random erasing, not with "
+                f"{self.augmentation} and {self.random_erasing:g}. Leave out --loader dali, or change these."
+            )
+        if self.loader == "dali" and self.data.partition(":")[0] in EMBEDDED:
+            raise InputError(f"DALI decodes files, and the images of {self.data} are none; leave out --loader dali.")
         if self.overwrite and self.resume != "no":
             raise InputError("A run is either resumed or replaced; leave out --force, or --resume and --auto-resume.")
         if self.batch_size < 2 * self.accumulate:

@@ -159,9 +159,21 @@ def _choice(available: int, count: int, seed: int) -> list[int]:
     return permutation(available, seed)[:count]
 
 
+def file_content(image: Source) -> tuple[str, bytes]:
+    """The name and the bytes of an image's file; InputError where it cannot be read, or there is none."""
+    if isinstance(image, ShardMember):
+        return image.place, image.content()
+    if isinstance(image, Image.Image):
+        raise InputError("The embedded images are no files; they can be loaded by the default loader alone.")
+    try:
+        return image, Path(image).read_bytes()
+    except OSError as error:
+        raise InputError(f"The image {image} cannot be read ({error.strerror}). Remove it or replace it.") from error
+
+
 def _opened(image: Source) -> Image.Image:
     if isinstance(image, ShardMember):
-        return image.opened()
+        return load_image(Path(image.place), image.content())
     return image if isinstance(image, Image.Image) else load_image(Path(image))
 
 

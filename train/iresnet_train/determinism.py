@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
+import PIL
 import torch
 
+from iresnet_train.config import LoaderName
 from iresnet_train.distributed import World
 
 
@@ -27,8 +30,8 @@ def algorithms(*, deterministic: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
-def computation(world: World, precision: str) -> dict[str, Any]:
-    """What sums are computed by, as plain values: where all are the same again, so are the bits (on a GPU: of fixed algorithms)."""
+def computation(world: World, precision: str, loader: LoaderName = "torch") -> dict[str, Any]:
+    """What computes the numbers, as plain values: where all are the same again, so are the bits (on a GPU by fixed algorithms)."""
     device = world.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU with {torch.backends.cpu.get_cpu_capability()}"
     return {
@@ -37,6 +40,7 @@ def computation(world: World, precision: str) -> dict[str, Any]:
         "device": kind,
         "precision": precision,
         "PyTorch": str(torch.__version__),
+        "decoder": f"DALI {version('nvidia-dali-cuda130')}" if loader == "dali" else f"Pillow {PIL.__version__}",
     }
 
 

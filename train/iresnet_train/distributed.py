@@ -36,7 +36,8 @@ class World:
         return items[len(items) * self.rank // self.size : len(items) * (self.rank + 1) // self.size]
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """The sum over all processes, on this one's device."""
+        values = values.to(self.device)  # NCCL adds nothing that lies in host memory
         if self.size > 1:
             dist.all_reduce(values)
         return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +12,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from iresnet_models.errors import InputError
 from iresnet_train.data import LabelledImages
 from iresnet_train.distributed import World
-from iresnet_train.preemption import leave_stopping_to_the_trainer
+from iresnet_train.preemption import end_with_this_process, leave_stopping_to_the_trainer
 from iresnet_train.randomness import order_generator, seed_image
+
+Keys = list[tuple[int, int]]
+"""The images of a step that are this process's, as (epoch, index)."""
 
 
 class Batch(NamedTuple):
@@ -41,15 +44,7 @@ class Loader:
         on_unreadable: Callable[[str], None] | None = None,
     ) -> None:
         self._tell = _raise if on_unreadable is None else on_unreadable
-        self._loader: DataLoader[Any] = DataLoader(
-            _Guarded(dataset),
-            batch_size,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=pin_memory,
-            collate_fn=_collated,
-            worker_init_fn=leave_stopping_to_the_trainer,
-        )
+        self._loader = _loader(_Guarded(dataset), workers, pin_memory, batch_size=batch_size)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -66,7 +61,8 @@ class TrainingLoader:
     """This process's part of every step's batch, shuffled and augmented by what `seed`, epoch and image say.
 
     A step's images are the same for any number of processes and workers. A last batch with fewer than `least` images for each
-    process is left out: BatchNorm cannot normalise a single one.
+    process is left out: BatchNorm cannot normalise a single one. `batches` makes them of the data set and the plan of an epoch;
+    without it torch's DataLoader does.
     """
 
     def __init__(
@@ -79,22 +75,18 @@ class TrainingLoader:
         least: int = 2,
         workers: int = 0,
         pin_memory: bool = False,
+        batches: Callable[[LabelledImages, Plan], Iterable[Batch]] | None = None,
     ) -> None:
         rest = len(dataset) % batch_size
         self.steps = len(dataset) // batch_size + (rest >= least * world.size)
         self._images, self._batch_size = len(dataset), batch_size
-        self._plan = _Plan(dataset, batch_size, self.steps, world, seed)
-        self._loader: DataLoader[Any] = DataLoader(
-            _Keyed(dataset, seed),
-            batch_sampler=self._plan,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=pin_memory,
-            collate_fn=_collated,
-            worker_init_fn=leave_stopping_to_the_trainer,
-            # Its own generator, so that it draws nothing from the common one.
-            generator=torch.Generator(),
-        )
+        self._plan = Plan(dataset, batch_size, self.steps, world, seed)
+        if batches is not None:
+            self._batches = batches(dataset, self._plan)
+            return
+        # Its own generator, so that it draws nothing from the common one.
+        generator = torch.Generator()
+        self._batches = _loader(_Keyed(dataset, seed), workers, pin_memory, batch_sampler=self._plan, generator=generator)
 
     def planned(self, step: int) -> int:
         """Images of a step, over all processes."""
@@ -104,20 +96,25 @@ class TrainingLoader:
         """The batches of an epoch, from its step `first` on."""
         self._plan.epoch, self._plan.first = epoch, first
         if first < self.steps:
-            yield from self._loader
+            yield from self._batches
 
 
-class _Plan:
-    """Which images make each step, as (epoch, index)."""
+class Plan:
+    """Which images make each step that is left of an epoch."""
 
     def __init__(self, dataset: LabelledImages, batch_size: int, steps: int, world: World, seed: int) -> None:
         self._dataset, self._batch_size, self._steps, self._world, self._seed = dataset, batch_size, steps, world, seed
         self.epoch = self.first = 0
 
+    @property
+    def most(self) -> int:
+        """Images of this process in a step."""
+        return len(self._world.share(range(self._batch_size)))
+
     def __len__(self) -> int:
         return self._steps - self.first
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[Keys]:
         epoch, order = self.epoch, self._dataset.order(order_generator(self._seed, self.epoch))
         for step in range(self.first, self._steps):
             batch = order[step * self._batch_size : (step + 1) * self._batch_size]
@@ -150,6 +147,20 @@ class _Keyed(Dataset[Any]):
         epoch, index = key
         seed_image(self._seed, epoch, index)
         return self._dataset[index]
+
+
+def _loader(dataset: Dataset[Any], workers: int, pin_memory: bool, **what: Any) -> DataLoader[Any]:
+    if workers:
+        end_with_this_process()
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+        collate_fn=_collated,
+        worker_init_fn=leave_stopping_to_the_trainer,
+        **what,
+    )
 
 
 def _collated(items: list[Any]) -> Batch:

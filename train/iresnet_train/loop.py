@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,11 +76,18 @@ class Training:
         """Of the training part, augmented and shuffled, and of this process's share of the held-out part."""
         config, world = self._config, self._world
         common: dict[str, Any] = {"workers": self._workers, "pin_memory": world.device.type == "cuda"}
-        augment = augmented(config.augmentation, spec, config.train_crop_size, config.random_erasing)
-        images = training_set(config.data, spec, augment)
+        size = config.train_crop_size
+        images = training_set(config.data, spec, augmented(config.augmentation, spec, size, config.random_erasing))
         held_out = evaluation_set(config.val_data or config.data, spec)
         least = 2 * config.accumulate
-        training = TrainingLoader(images, config.batch_size, world, seed=config.seed, least=least, **common)
+        batches = None
+        if config.loader == "dali":
+            from iresnet_train.dali import DaliBatches
+
+            batches = partial(
+                DaliBatches, spec=spec, size=size, seed=config.seed, device=world.device, threads=self._workers or processors()
+            )
+        training = TrainingLoader(images, config.batch_size, world, seed=config.seed, least=least, batches=batches, **common)
         if not training.steps or config.batch_size < least * world.size:
             raise InputError(
                 f"{config.data} has {len(images)} training images, to be taken in batches of {config.batch_size} by {world.size} "
@@ -160,9 +168,7 @@ class Training:
         watch, lr = Stopwatch(at), self._learning_rate(at.step - 1)
         learner.align_statistics()
         predictions = [learner.predict] if learner.average is None else [learner.predict, learner.predict_by_average]
-        validated, *averages = evaluate_each(
-            predictions, self._held_out, lambda found: self._world.sum(found.to(self._world.device))
-        )
+        validated, *averages = evaluate_each(predictions, self._held_out, self._world.sum)
         averaged = averages[0] if averages else None
         if not math.isfinite(validated.loss):
             what = f"The loss on the held-out images became {validated.loss} after epoch {epoch + 1}"
@@ -229,7 +235,7 @@ class Training:
         return {"unreadable": self._unreadable.known, "computation": self._computation()}
 
     def _computation(self) -> dict[str, Any]:
-        return computation(self._world, self._learner.precision)
+        return computation(self._world, self._learner.precision, self._config.loader)
 
     def _skip_or_raise(self, what: str, statistics: list[Tensor] | None) -> None:
         """Leaves a step out, or stops."""

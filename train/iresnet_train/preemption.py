@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 
 _SIGNALS = ("SIGTERM", "SIGUSR1")  # Windows has the first alone
@@ -22,6 +25,18 @@ def leave_stopping_to_the_trainer(worker: int) -> None:
     for name in _SIGNALS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+@cache
+def end_with_this_process() -> None:
+    """Ends loading processes when this one ends, in an error too: Python itself would send them SIGTERM, and wait for ever."""
+    atexit.register(_kill_children)
+
+
+def _kill_children() -> None:
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 @contextmanager

@@ -21,12 +21,10 @@ from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock
-from PIL import Image
 
 from iresnet_models.errors import InputError, UnavailableError
 from iresnet_models.files import read_json, replacing, write_json
 from iresnet_models.official import cache_folder
-from iresnet_models.preprocessing import load_image
 from iresnet_models.spec import ModelSpec
 
 _WINDOW = 8
@@ -43,11 +41,15 @@ class ShardMember(NamedTuple):
     offset: int
     size: int
 
-    def opened(self) -> Image.Image:
+    @property
+    def place(self) -> str:
+        """What messages call it."""
+        return str(Path(self.shard) / self.name)
+
+    def content(self) -> bytes:
         with Path(self.shard).open("rb") as file:
             file.seek(self.offset)
-            content = file.read(self.size)
-        return load_image(Path(self.shard) / self.name, content)
+            return file.read(self.size)
 
 
 def is_pattern(data: str) -> bool:
