@@ -155,7 +155,7 @@ def _first_departure(source: Source, folded: FoldedNetwork, images: Tensor) -> s
     """Says at which place the value, in the original's terms, errs more than the limit for the first time."""
     exact = at_places(NetworkObserver(copy.deepcopy(source.network).double()), images.double())
     own, found = at_places(NetworkObserver(source.network), images), at_places(NetworkObserver(folded), images)
-    for place, original in original_terms(folded).items():
+    for place, original in original_terms(folded, found).items():
         if not _error_ratio(original(found[place].double()).numpy(), own[place].numpy(), exact[place].numpy()) <= FOLD_LIMIT:
             return f"it departs in {place_in_words(place, source.network)}"
     return f"over the first {len(images)} of them no place errs more than that by itself"

@@ -77,7 +77,7 @@ def localise(
     honest = list(_honest(artifact, network, source.network, precision))
     expected, places = operations_of_network(network)
     found = aligned(expected, observer.operations, places)
-    terms = original_terms(network)
+    terms = original_terms(network, places)
     count = min(len(reference.pixels), 32 if source.spec.image_size <= 64 else 16)
     smallest, largest = batch or (1, _BATCH)
     size = max(smallest, min(_BATCH, largest))

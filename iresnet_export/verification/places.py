@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from iresnet_export.observing import POOL, STEM, NetworkObserver, operations_of_network
+from iresnet_export.observing import POOL, STEM, NetworkObserver
 from iresnet_models.deployed import Deployable, DeployedNetwork
 from iresnet_models.folded import FoldedNetwork, Reading
 
@@ -17,10 +17,9 @@ def at_places(observer: NetworkObserver, batch: Tensor) -> dict[str, Tensor]:
     return dict(zip(observer.places, observer.values(batch, list(observer.places.values())), strict=True))
 
 
-def original_terms(network: Deployable) -> dict[str, Callable[[Tensor], Tensor]]:
-    """How the value of the unfolded network is read from this one's, at every place: scale and shift of the stream undone."""
+def original_terms(network: Deployable, places: Iterable[str]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """How the unfolded network's value is read from this one's, at each of the places: scale and shift of the stream undone."""
     inner: nn.Module = network.network if isinstance(network, DeployedNetwork) else network
-    _, places = operations_of_network(network)
     terms: dict[str, Callable[[Tensor], Tensor]] = dict.fromkeys(places, lambda values: values)
     if isinstance(inner, FoldedNetwork):
         for stage, blocks in enumerate(inner.stages, start=1):

@@ -62,11 +62,18 @@ class _File:
 
 
 @dataclass(frozen=True)
+class _Task:
+    """The images of a step, and what care their files take."""
+
+    keys: Keys
+    care: Care = Care.NONE
+
+
+@dataclass(frozen=True)
 class _Reading:
     """The files of a step, while they are read."""
 
-    keys: Keys
-    care: Care
+    task: _Task
     files: list[Future[_File | InputError]]
 
 
@@ -74,8 +81,7 @@ class _Reading:
 class _Step:
     """The images of a step as DALI takes them."""
 
-    keys: Keys
-    care: Care
+    task: _Task
     given: dict[str, list[NDArray[Any]]]
     labels: list[int]
     unreadable: list[str]
@@ -95,8 +101,7 @@ class DaliBatches:
         self._source: Iterator[_Step] = iter(())
 
     def __iter__(self) -> Iterator[Batch]:
-        plan = iter(self._plan)
-        todo: Iterator[tuple[Keys, Care]] = ((keys, Care.NONE) for keys in plan)
+        todo: Iterator[_Task] = (_Task(keys) for keys in self._plan)
         with ThreadPoolExecutor(self._threads) as readers:
             while True:
                 self._ahead.clear()
@@ -106,13 +111,11 @@ class DaliBatches:
                     yield from self._decoded()
                     return
                 except _DecodingError as error:
-                    if not self._waiting or self._waiting[0].care is Care.DECODED:
+                    undone = [step.task for step in self._waiting] + [reading.task for reading in self._ahead]
+                    if not self._waiting or undone[0].care is Care.DECODED:
                         raise UnavailableError(f"DALI cannot go on: {error} Leave out --loader dali.") from error
                 # A file that only decoding shows to be damaged ends the pipeline: another one begins at its step.
-                undone = [(step.keys, step.care) for step in self._waiting]
-                undone += [(reading.keys, reading.care) for reading in self._ahead]
-                keys, care = undone[0]
-                todo = chain([(keys, Care(care + 1))], undone[1:], todo)
+                todo = chain([_Task(undone[0].keys, Care(undone[0].care + 1))], undone[1:], todo)
 
     def _decoded(self) -> Iterator[Batch]:
         """By one pipeline, which prepares the next steps meanwhile."""
@@ -177,10 +180,10 @@ class DaliBatches:
         self._dali.plugin.pytorch.feed_ndarray(found.as_tensor(), images, cuda_stream=stream)
         return images
 
-    def _steps(self, todo: Iterator[tuple[Keys, Care]], readers: ThreadPoolExecutor) -> Iterator[_Step]:
+    def _steps(self, todo: Iterator[_Task], readers: ThreadPoolExecutor) -> Iterator[_Step]:
         """Files are read ahead; what is random is drawn in order, by this thread, whose generator it is."""
-        for keys, care in todo:
-            self._ahead.append(_Reading(keys, care, [readers.submit(self._read, index, care) for _, index in keys]))
+        for task in todo:
+            self._ahead.append(_Reading(task, [readers.submit(self._read, index, task.care) for _, index in task.keys]))
             if len(self._ahead) > _READ_AHEAD:
                 yield self._drawn(self._ahead.popleft())
         while self._ahead:
@@ -198,8 +201,8 @@ class DaliBatches:
             return error
 
     def _drawn(self, reading: _Reading) -> _Step:
-        step = _Step(reading.keys, reading.care, {name: [] for name in _INPUTS}, [], [])
-        for (epoch, index), future in zip(reading.keys, reading.files, strict=True):
+        step = _Step(reading.task, {name: [] for name in _INPUTS}, [], [])
+        for (epoch, index), future in zip(reading.task.keys, reading.files, strict=True):
             file = future.result()
             if isinstance(file, InputError):
                 step.unreadable.append(str(file))

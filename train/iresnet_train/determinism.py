@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 import PIL
@@ -40,8 +39,16 @@ def computation(world: World, precision: str, loader: LoaderName = "torch") -> d
         "device": kind,
         "precision": precision,
         "PyTorch": str(torch.__version__),
-        "decoder": f"DALI {version('nvidia-dali-cuda130')}" if loader == "dali" else f"Pillow {PIL.__version__}",
+        "decoder": _decoder(loader),
     }
+
+
+def _decoder(loader: LoaderName) -> str:
+    if loader == "torch":
+        return f"Pillow {PIL.__version__}"
+    from iresnet_train.dali import imported
+
+    return f"DALI {imported().__version__}"
 
 
 def exactness(now: dict[str, Any], earlier: dict[str, Any], *, fixed: bool) -> str:
