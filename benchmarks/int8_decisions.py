@@ -63,8 +63,8 @@ def compared(source: Source, artifact: Artifact) -> list[dict[str, Any]]:
     assert labels is not None
     with torch.inference_mode():
         exact = in_batches(source.network, normalised(pixels, source.spec), 50)
-    assert artifact.descent is not None
-    quantization = artifact.descent.details["quantization"]
+    assert artifact.manifest is not None
+    quantization = artifact.manifest.details["quantization"]
     rows = []
     for backend in runners("onnx"):
         with backend.load(artifact, torch.device("cpu")) as session:
@@ -77,7 +77,7 @@ def compared(source: Source, artifact: Artifact) -> list[dict[str, Any]]:
                 "equalised": quantization["equalised"],
                 "backend": backend.name,
                 "top1_fp32": 100 * float((exact.argmax(1) == labels).double().mean()),
-                f"top1_{artifact.descent.precision}": 100 * float((found.argmax(1) == labels).double().mean()),
+                f"top1_{artifact.manifest.precision}": 100 * float((found.argmax(1) == labels).double().mean()),
                 "agreement": 100 * float((found.argmax(1) == exact.argmax(1)).double().mean()),
                 "sqnr_db": 10 * float(torch.log10(exact.double().square().mean() / noise)),
             }

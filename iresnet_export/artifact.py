@@ -1,4 +1,4 @@
-"""Artifacts and their descent: what a file is, what it was made from, and whether it still is that file."""
+"""Artifacts and their manifest: what a file is, what it was made from, and whether it still is that file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from iresnet_export import __version__
 from iresnet_export.environment import command, commit, hardware, versions
-from iresnet_export.errors import ArtifactError, InputError, StaleDescentError
+from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
 from iresnet_models.files import read_json, require_file, sha256_of, write_json
 from iresnet_models.spec import ModelSpec
 
-SCHEMA = "iresnet-export/descent/1"
+SCHEMA = "iresnet-export/manifest/1"
 
 Format = Literal["checkpoint", "torchscript", "pt2", "aoti", "onnx", "engine"]
 SUFFIXES: dict[str, Format] = {".ts": "torchscript", ".pt2": "pt2", ".onnx": "onnx", ".engine": "engine", ".plan": "engine"}
@@ -30,7 +30,7 @@ _PT2_PARTS: dict[str, Format] = {"/data/aotinductor/": "aoti", "/models/": "pt2"
 class Weights:
     """Where an artifact's weights come from.
 
-    A checkpoint's `sha256` is that of its file, and `checkpoint` its path relative to the descent; untrained weights
+    A checkpoint's `sha256` is that of its file, and `checkpoint` its path relative to the manifest; untrained weights
     are named by their `seed` and by the hash of the whole state.
     """
 
@@ -49,11 +49,11 @@ class Parent:
 
 
 @dataclass(frozen=True)
-class Descent:
+class Manifest:
     """Everything that an artifact depends on. Lies as `<file name>.json` beside it.
 
-    `batch` is the range of batch sizes that it takes, None for any; `takes_pixels`: whether it normalises by itself; `details` are
-    the backend's own.
+    `batch` is the range of batch sizes that it takes, None for any; `with_preprocessing`: whether it normalises by itself;
+    `details` are the backend's own.
     """
 
     file: str
@@ -65,7 +65,7 @@ class Descent:
     precision: str
     fold: bool
     batch: tuple[int, int] | None
-    takes_pixels: bool = False
+    with_preprocessing: bool = False
     parent: Parent | None = None
     details: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=versions)
@@ -78,12 +78,12 @@ class Descent:
         return {"schema": SCHEMA, **dataclasses.asdict(self), "spec": self.spec.to_json()}
 
     @classmethod
-    def from_json(cls, data: Any, path: Path) -> Descent:
-        """The descent that `to_json` wrote; ArtifactError for anything else."""
+    def from_json(cls, data: Any, path: Path) -> Manifest:
+        """The manifest that `to_json` wrote; ArtifactError for anything else."""
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             found = data.get("schema") if isinstance(data, dict) else type(data).__name__
             raise ArtifactError(
-                f"{path} is not a descent that this version reads ({found}, not {SCHEMA}). Export the artifact again."
+                f"{path} is not a manifest that this version reads ({found}, not {SCHEMA}). Export the artifact again."
             )
         try:
             parent, batch = data["parent"], data["batch"]
@@ -98,91 +98,91 @@ class Descent:
                 }
             )
         except (KeyError, TypeError, IndexError, InputError) as error:
-            raise ArtifactError(f"The descent {path} is damaged ({error}). Export the artifact again.") from error
+            raise ArtifactError(f"The manifest {path} is damaged ({error}). Export the artifact again.") from error
 
-    def same_making(self, other: Descent) -> bool:
+    def same_making(self, other: Manifest) -> bool:
         """Whether both tell of the same export: spec, weights and settings, whenever and wherever it was done."""
 
-        def key(descent: Descent) -> tuple[Any, ...]:
-            weights = (descent.weights.kind, descent.weights.sha256)
-            settings = (descent.format, descent.precision, descent.fold, descent.batch)
-            made = (descent.takes_pixels, descent.details.get("settings"))
-            return descent.spec, weights, settings, made, descent.versions.get("iresnet-export")
+        def key(manifest: Manifest) -> tuple[Any, ...]:
+            weights = (manifest.weights.kind, manifest.weights.sha256)
+            settings = (manifest.format, manifest.precision, manifest.fold, manifest.batch)
+            made = (manifest.with_preprocessing, manifest.details.get("settings"))
+            return manifest.spec, weights, settings, made, manifest.versions.get("iresnet-export")
 
         return key(self) == key(other)
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that can be run, and its descent where there is one (a foreign artifact has none)."""
+    """A file that can be run, and its manifest where there is one (a foreign artifact has none)."""
 
     path: Path
     format: Format
-    descent: Descent | None
+    manifest: Manifest | None
 
-    def require_intact(self) -> Descent:
-        """The descent, if the file is still the one it tells of; StaleDescentError or ArtifactError otherwise."""
-        if self.descent is None:
+    def require_intact(self) -> Manifest:
+        """The manifest, if the file is still the one it tells of; StaleManifestError or ArtifactError otherwise."""
+        if self.manifest is None:
             raise ArtifactError(
-                f"{self.path} has no descent beside it ({descent_path(self.path).name}), so nothing says what it should be. "
+                f"{self.path} has no manifest beside it ({manifest_path(self.path).name}), so nothing says what it should be. "
                 "Name the "
                 "checkpoint that it was made from with --checkpoint, or export it again."
             )
-        if sha256_of(self.path) != self.descent.sha256:
-            raise StaleDescentError(
-                f"{self.path} is not the file that its descent tells of: its SHA-256 differs from the recorded "
-                f"{self.descent.sha256[:16]}…. It was changed or replaced after the export; export it again."
+        if sha256_of(self.path) != self.manifest.sha256:
+            raise StaleManifestError(
+                f"{self.path} is not the file that its manifest tells of: its SHA-256 differs from the recorded "
+                f"{self.manifest.sha256[:16]}…. It was changed or replaced after the export; export it again."
             )
-        return self.descent
+        return self.manifest
 
     def parent(self) -> Artifact:
         """The artifact that this one was built from, unchanged since."""
-        descent = self.require_intact()
-        if descent.parent is None:
+        manifest = self.require_intact()
+        if manifest.parent is None:
             raise ArtifactError(f"{self.path} was not built from another artifact.")
-        path = self.path.parent / descent.parent.file
+        path = self.path.parent / manifest.parent.file
         if not path.exists():
-            raise StaleDescentError(
-                f"{self.path} was built from {descent.parent.file}, which is no longer beside it. Export it again."
+            raise StaleManifestError(
+                f"{self.path} was built from {manifest.parent.file}, which is no longer beside it. Export it again."
             )
-        if sha256_of(path) != descent.parent.sha256:
-            raise StaleDescentError(
-                f"{self.path} was built from another {descent.parent.file} than the one beside it now: the hash differs. "
+        if sha256_of(path) != manifest.parent.sha256:
+            raise StaleManifestError(
+                f"{self.path} was built from another {manifest.parent.file} than the one beside it now: the hash differs. "
                 "Export it again."
             )
         return open_artifact(path)
 
 
-def descent_path(path: Path) -> Path:
+def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
 def open_artifact(path: Path) -> Artifact:
     """The artifact or checkpoint in a file, recognised by what is in it; ArtifactError if it is neither."""
     path = require_file(Path(path), "The artifact")
-    beside = descent_path(path)
-    descent = Descent.from_json(read_json(beside, "The descent"), beside) if beside.exists() else None
-    return Artifact(path, _format_of(path), descent)
+    beside = manifest_path(path)
+    manifest = Manifest.from_json(read_json(beside, "The manifest"), beside) if beside.exists() else None
+    return Artifact(path, _format_of(path), manifest)
 
 
-def record(path: Path, descent: Descent) -> Artifact:
-    """Writes the descent beside a finished file."""
-    write_json(descent_path(path), descent.to_json())
-    return Artifact(path, descent.format, descent)
+def record(path: Path, manifest: Manifest) -> Artifact:
+    """Writes the manifest beside a finished file."""
+    write_json(manifest_path(path), manifest.to_json())
+    return Artifact(path, manifest.format, manifest)
 
 
-def require_replaceable(path: Path, descent: Descent, *, force: bool) -> None:
-    """Raises InputError if `path` holds a file that an export of this descent would not simply renew."""
+def require_replaceable(path: Path, manifest: Manifest, *, force: bool) -> None:
+    """Raises InputError if `path` holds a file that an export of this manifest would not simply renew."""
     if force or not path.exists():
         return
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file with --output.")
-    beside = descent_path(path)
+    beside = manifest_path(path)
     try:
-        known = open_artifact(path).descent if beside.exists() else None
+        known = open_artifact(path).manifest if beside.exists() else None
     except InputError:
         known = None
-    if known is None or not known.same_making(descent):
+    if known is None or not known.same_making(manifest):
         what = "a file of another origin" if known is None else f"an artifact of another making ({known.command})"
         raise InputError(f"{path} already holds {what}. Add --force to replace it, or choose another place with --output.")
 
@@ -195,7 +195,7 @@ def relative_path(target: Path, start: Path) -> str:
         return target.name
 
 
-def embedded_identity(spec: ModelSpec, weights: Weights, precision: str, fold: bool, takes_pixels: bool) -> dict[str, Any]:
+def embedded_identity(spec: ModelSpec, weights: Weights, precision: str, fold: bool, with_preprocessing: bool) -> dict[str, Any]:
     """What an artifact says of itself from inside: the spec and hashes, and nothing of the machine."""
     return {
         "producer": f"iresnet-export {__version__}",
@@ -203,8 +203,8 @@ def embedded_identity(spec: ModelSpec, weights: Weights, precision: str, fold: b
         "weights_sha256": weights.sha256,
         "precision": precision,
         "fold": fold,
-        "takes_pixels": takes_pixels,
-        "input": "uint8 (batch, height, width, RGB)" if takes_pixels else "float32 (batch, RGB, height, width), normalised",
+        "with_preprocessing": with_preprocessing,
+        "input": "uint8 (batch, height, width, RGB)" if with_preprocessing else "float32 (batch, RGB, height, width), normalised",
     }
 
 

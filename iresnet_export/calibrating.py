@@ -170,4 +170,4 @@ def _logits(network: Network, inputs: Tensor) -> Array:
 
 
 def _as_taken(pixels: Tensor, spec: ModelSpec, options: ExportOptions) -> Tensor:
-    return pixels if options.takes_pixels else normalised(pixels, spec)
+    return pixels if options.with_preprocessing else normalised(pixels, spec)

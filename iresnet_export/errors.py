@@ -13,7 +13,7 @@ __all__ = [
     "InputError",
     "MissingPackageError",
     "PreemptedError",
-    "StaleDescentError",
+    "StaleManifestError",
     "UnavailableError",
 ]
 
@@ -26,8 +26,8 @@ class ExportError(CheckFailedError):
     """An exporter or builder refused, or made something else than was asked for."""
 
 
-class StaleDescentError(CheckFailedError):
-    """A file is not the one that the descent beside it, or beside its child, tells of."""
+class StaleManifestError(CheckFailedError):
+    """A file is not the one that the manifest beside it, or beside its child, tells of."""
 
 
 class MissingPackageError(UnavailableError):

@@ -1,4 +1,4 @@
-"""From a source to an artifact with its descent: exported, read back, recorded."""
+"""From a source to an artifact with its manifest: exported, read back, recorded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iresnet_export.artifact import (
     Artifact,
-    Descent,
+    Manifest,
     Parent,
     embedded_identity,
     open_artifact,
@@ -43,7 +43,7 @@ def default_output(backend: Backend, source: Source, options: ExportOptions, fol
     if options.precision != "fp32":
         parts.append(f"int8-{options.target}" if options.precision == "int8" else options.precision)
     parts += ["nofold"] if not options.fold else []
-    parts += ["pre"] if options.takes_pixels else []
+    parts += ["pre"] if options.with_preprocessing else []
     parts += [options.device] if backend.format == "aoti" and options.device != "cpu" else []
     return folder / f"{'-'.join(parts)}{SUFFIX[backend.format]}"
 
@@ -70,7 +70,7 @@ def export_artifact(
     planned = _planned(backend, source, options, output)
     require_replaceable(output, planned, force=force)
     parent = _parent(backend, source, options, output, force, progress)
-    identity = embedded_identity(source.spec, source.weights, options.precision, options.fold, options.takes_pixels)
+    identity = embedded_identity(source.spec, source.weights, options.precision, options.fold, options.with_preprocessing)
     network, quantization, about = _deployable(source, options, parent, progress)
     with replacing(output) as temporary:
         details = backend.export(ExportJob(network, temporary, options, identity, quantization, parent, progress)) | about
@@ -85,12 +85,12 @@ def export_artifact(
     return record(output, written)
 
 
-def _planned(backend: Backend, source: Source, options: ExportOptions, output: Path) -> Descent:
-    """The descent as far as it is known before the export."""
+def _planned(backend: Backend, source: Source, options: ExportOptions, output: Path) -> Manifest:
+    """The manifest as far as it is known before the export."""
     settings = backend.settings(options)
     if options.fold and options.calibration_name is not None:
         settings |= {"calibration_data": options.calibration_name}  # the fold's bounds come from it, in every precision
-    return Descent(
+    return Manifest(
         file=output.name,
         format=backend.format,
         sha256="",
@@ -100,7 +100,7 @@ def _planned(backend: Backend, source: Source, options: ExportOptions, output: P
         precision=options.precision,
         fold=options.fold,
         batch=backend.batch_range(options),
-        takes_pixels=options.takes_pixels,
+        with_preprocessing=options.with_preprocessing,
         details={"settings": settings},
     )
 
@@ -131,21 +131,21 @@ def _parent(
 def _deployable(
     source: Source, options: ExportOptions, parent: Artifact | None, progress: Progress
 ) -> tuple[Deployable, Quantization | None, dict[str, Any]]:
-    """What is exported, and what the descent says of its fold and quantization. What is built from a parent has its."""
+    """What is exported, and what the manifest says of its fold and quantization. What is built from a parent has its."""
     dtype = DTYPES.get(options.precision, torch.float32)
     if parent is not None:
-        made = {} if parent.descent is None else parent.descent.details
+        made = {} if parent.manifest is None else parent.manifest.details
         return source.network, None, {key: made[key] for key in ("fold", "quantization") if key in made}
     if not options.fold:
-        return deployed(source.network, None, dtype, takes_pixels=options.takes_pixels), None, {}
+        return deployed(source.network, None, dtype, with_preprocessing=options.with_preprocessing), None, {}
     sample = fold_sample(source, options.calibration_data)
     if options.scheme is not None:
         return _quantized(sample, options, progress)
     folded, proof = proved_fold(sample, progress, precision=options.precision)
     about = {"fold": fold_details(folded, proof)}
-    if dtype is torch.float32 and not options.takes_pixels:
+    if dtype is torch.float32 and not options.with_preprocessing:
         return folded, None, about
-    return deployed(source.network, folded.plan, dtype, takes_pixels=options.takes_pixels), None, about
+    return deployed(source.network, folded.plan, dtype, with_preprocessing=options.with_preprocessing), None, about
 
 
 def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -> tuple[Deployable, Quantization, dict[str, Any]]:
@@ -156,7 +156,7 @@ def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -
 
     def fold_with(scales: list[Tensor | None] | None) -> FoldedNetwork:
         folded, proof = proved_fold(sample, progress, scales=scales)
-        network = deployed(source.network, folded.plan, takes_pixels=True) if options.takes_pixels else folded
+        network = deployed(source.network, folded.plan, with_preprocessing=True) if options.with_preprocessing else folded
         tried[scales is not None] = network, fold_details(folded, proof)
         return folded
 
@@ -174,7 +174,7 @@ def _proved(
     network: Deployable,
     quantization: Quantization | None,
     path: Path,
-    planned: Descent,
+    planned: Manifest,
     details: dict[str, Any],
 ) -> dict[str, float]:
     """Reads the file back: raises ExportError unless it holds the weights, in the precision that was asked for.

@@ -1,4 +1,4 @@
-"""What an artifact says of itself from inside, and whether that, its descent and its checkpoint tell the same."""
+"""What an artifact says of itself from inside, and whether that, its manifest and its checkpoint tell the same."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def identity_of(path: Path, format: Format) -> dict[str, Any] | None:
 
 
 def contradiction(artifact: Artifact, checkpoint: ModelSpec) -> str | None:
-    """The first thing that file, descent and checkpoint tell differently, such as the mean of the images; None if there is none."""
-    descent = artifact.descent
-    if descent is None:
+    """The first thing that file, manifest and checkpoint tell differently, such as the mean of the images; else None."""
+    manifest = artifact.manifest
+    if manifest is None:
         return None
-    told, known = descent.spec.to_json(), checkpoint.to_json()
+    told, known = manifest.spec.to_json(), checkpoint.to_json()
     for key in (key for key in known if key not in _OF_THE_IMAGE_SIZE and told[key] != known[key]):
-        return f"the descent says that {key} is {told[key]}, and the checkpoint that it is {known[key]}"
-    inside = identity_of(artifact.path, descent.format)
+        return f"the manifest says that {key} is {told[key]}, and the checkpoint that it is {known[key]}"
+    inside = identity_of(artifact.path, manifest.format)
     if inside is None:
         return None
-    expected = embedded_identity(descent.spec, descent.weights, descent.precision, descent.fold, descent.takes_pixels)
+    expected = embedded_identity(manifest.spec, manifest.weights, manifest.precision, manifest.fold, manifest.with_preprocessing)
     for key, value in _flat(expected).items():
         if key != "producer" and _flat(inside).get(key) != value:
-            return f"the file says of itself that {key} is {_flat(inside).get(key)}, and the descent that it is {value}"
+            return f"the file says of itself that {key} is {_flat(inside).get(key)}, and the manifest that it is {value}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a file is: read from the file itself, and from its descent where there is one."""
+"""What a file is: read from the file itself, and from its manifest where there is one."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ class Inspection:
     notes: dict[str, str] = field(default_factory=dict)
 
     @property
-    def descent_state(self) -> str:
-        if self.artifact.descent is None:
+    def manifest_state(self) -> str:
+        if self.artifact.manifest is None:
             return "none beside it"
-        if self.artifact.descent.sha256 != self.sha256:
+        if self.artifact.manifest.sha256 != self.sha256:
             return "STALE: the file was changed or replaced since"
         return "intact: the file is the one that was exported"
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value of everything that is known, for a table."""
-        descent, rows = self.artifact.descent, [("file", self.artifact.path.name), ("format", self.artifact.format)]
-        rows += [("sha256", self.sha256), ("descent", self.descent_state)]
+        manifest, rows = self.artifact.manifest, [("file", self.artifact.path.name), ("format", self.artifact.format)]
+        rows += [("sha256", self.sha256), ("manifest", self.manifest_state)]
         if self.identity is not None and "spec" in self.identity:
             spec = self.identity["spec"]
             rows.append(("network", f"{spec['arch']}{spec['depth']}, {spec['num_classes']} classes, {spec['image_size']} pixels"))
             rows += [
                 ("says of itself", f"{self.identity.get('producer', '')}, weights {self.identity.get('weights_sha256', '')[:16]}…")
             ]
-        if descent is not None:
-            origin = descent.weights.checkpoint or f"untrained, seed {descent.weights.seed}"
+        if manifest is not None:
+            origin = manifest.weights.checkpoint or f"untrained, seed {manifest.weights.seed}"
             rows += [
-                ("weights", f"{origin} ({descent.weights.sha256[:16]}…)"),
-                ("precision", descent.precision),
-                ("multiply-accumulates", in_words(descent.details.get("multiply_accumulates", {}))),
-                ("takes", "uint8 pixels" if descent.takes_pixels else "normalised float32 images"),
-                ("batch", "any" if descent.batch is None else f"{descent.batch[0]} to {descent.batch[1]}"),
-                ("built from", descent.parent.file if descent.parent else ""),
-                ("made by", descent.command),
-                ("made at", descent.created),
-                ("with", ", ".join(f"{name} {version}" for name, version in descent.versions.items())),
+                ("weights", f"{origin} ({manifest.weights.sha256[:16]}…)"),
+                ("precision", manifest.precision),
+                ("multiply-accumulates", in_words(manifest.details.get("multiply_accumulates", {}))),
+                ("takes", "uint8 pixels" if manifest.with_preprocessing else "normalised float32 images"),
+                ("batch", "any" if manifest.batch is None else f"{manifest.batch[0]} to {manifest.batch[1]}"),
+                ("built from", manifest.parent.file if manifest.parent else ""),
+                ("made by", manifest.command),
+                ("made at", manifest.created),
+                ("with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
             ]
         rows += [("inputs", ", ".join(self.inputs)), ("outputs", ", ".join(self.outputs))]
         rows += [("operators", ", ".join(f"{count} {name}" for name, count in self.operators.items()))]
@@ -64,14 +64,14 @@ class Inspection:
         return [(key, value) for key, value in [*rows, *self.notes.items()] if value]
 
     def to_json(self) -> dict[str, Any]:
-        descent = self.artifact.descent
+        manifest = self.artifact.manifest
         return {
             "schema": "iresnet-export/inspect/1",
             "file": self.artifact.path.name,
             "format": self.artifact.format,
             "sha256": self.sha256,
-            "descent_state": self.descent_state,
-            "descent": descent.to_json() if descent else None,
+            "manifest_state": self.manifest_state,
+            "manifest": manifest.to_json() if manifest else None,
             **{
                 entry.name: getattr(self, entry.name)
                 for entry in dataclasses.fields(self)
@@ -84,13 +84,13 @@ def inspect_file(path: Path) -> Inspection:
     """Reads a file without running it. Raises ArtifactError or CheckpointError for one that cannot be read."""
     artifact = open_artifact(path)
     found = _READERS[artifact.format](artifact.path)
-    if artifact.descent is not None and artifact.format == "engine":
-        details = artifact.descent.details
+    if artifact.manifest is not None and artifact.format == "engine":
+        details = artifact.manifest.details
         found["notes"] = {"built by": f"{details.get('flavour')} {details.get('builder_version')}", "for": str(details.get("gpus"))}
-    if artifact.descent is not None and artifact.format == "aoti":
+    if artifact.manifest is not None and artifact.format == "aoti":
         from iresnet_export.backends.aotinductor_target import told_target
 
-        details = artifact.descent.details
+        details = artifact.manifest.details
         found["notes"] = {"compiled by": f"torch {details.get('torch')}", "for": told_target(details)}
     return Inspection(artifact, sha256_of(path), **found)
 

@@ -72,7 +72,7 @@ class Observer(ABC):
     """A loaded artifact whose inner values can be asked for."""
 
     operations: list[Operation]
-    takes_pixels: bool = False
+    with_preprocessing: bool = False
 
     @property
     @abstractmethod

@@ -122,7 +122,7 @@ def predict(path: Path, images: Sequence[Path], options: PredictOptions, progres
     artifact = open_artifact(path)
     spec = spec_of(artifact, options.checkpoint)
     found = find_images(images)
-    if artifact.descent is not None:
+    if artifact.manifest is not None:
         artifact.require_intact()
     backend, session = _session(artifact, options)
     (size,) = usable_batch_sizes(session, [options.batch_size])

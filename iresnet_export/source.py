@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from iresnet_export.artifact import Artifact, Descent, Weights, relative_path
-from iresnet_export.errors import InputError, StaleDescentError
+from iresnet_export.artifact import Artifact, Manifest, Weights, relative_path
+from iresnet_export.errors import InputError, StaleManifestError
 from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.initialization import state_sha256, untrained_network
 from iresnet_models.network import Network
@@ -54,42 +54,42 @@ def untrained_source(spec: ModelSpec, seed: int) -> Source:
 
 
 def source_of_artifact(artifact: Artifact, checkpoint: Path | None = None) -> Source:
-    """The network that an artifact should be: that of `checkpoint`, or of the descent beside it.
+    """The network that an artifact should be: that of `checkpoint`, or of the manifest beside it.
 
-    Raises StaleDescentError where the checkpoint is not the recorded one, and ArtifactError or InputError where
+    Raises StaleManifestError where the checkpoint is not the recorded one, and ArtifactError or InputError where
     nothing leads to one.
     """
-    if artifact.descent is None:
+    if artifact.manifest is None:
         if checkpoint is None:
             artifact.require_intact()  # says what is missing
             raise AssertionError
         return source_from_checkpoint(checkpoint)
-    descent = artifact.descent
-    if descent.weights.kind == "untrained" and checkpoint is None:
-        return _rebuilt(artifact, descent)
-    path = checkpoint if checkpoint is not None else artifact.path.parent / (descent.weights.checkpoint or "")
+    manifest = artifact.manifest
+    if manifest.weights.kind == "untrained" and checkpoint is None:
+        return _rebuilt(artifact, manifest)
+    path = checkpoint if checkpoint is not None else artifact.path.parent / (manifest.weights.checkpoint or "")
     if checkpoint is None and not path.is_file():
         raise InputError(
-            f"The checkpoint of {artifact.path}, recorded as {descent.weights.checkpoint}, is no longer there. Name it with "
+            f"The checkpoint of {artifact.path}, recorded as {manifest.weights.checkpoint}, is no longer there. Name it with "
             "--checkpoint."
         )
     source = source_from_checkpoint(path)
-    if source.weights.sha256 != descent.weights.sha256:
-        raise StaleDescentError(
+    if source.weights.sha256 != manifest.weights.sha256:
+        raise StaleManifestError(
             f"{artifact.path} was exported from another checkpoint than {path}: the checkpoint's SHA-256 is "
-            f"{source.weights.sha256[:16]}…, the recorded one {descent.weights.sha256[:16]}…. Export it again from the "
+            f"{source.weights.sha256[:16]}…, the recorded one {manifest.weights.sha256[:16]}…. Export it again from the "
             "checkpoint you mean."
         )
     trained = source.spec
-    source.network.spec = descent.spec
-    return dataclasses.replace(source, spec=descent.spec, trained_spec=trained)
+    source.network.spec = manifest.spec
+    return dataclasses.replace(source, spec=manifest.spec, trained_spec=trained)
 
 
-def _rebuilt(artifact: Artifact, descent: Descent) -> Source:
-    source = untrained_source(descent.spec, descent.weights.seed or 0)
-    if source.weights.sha256 != descent.weights.sha256:
-        raise StaleDescentError(
-            f"The untrained weights of {artifact.path} (seed {descent.weights.seed}) cannot be made again here: another "
+def _rebuilt(artifact: Artifact, manifest: Manifest) -> Source:
+    source = untrained_source(manifest.spec, manifest.weights.seed or 0)
+    if source.weights.sha256 != manifest.weights.sha256:
+        raise StaleManifestError(
+            f"The untrained weights of {artifact.path} (seed {manifest.weights.seed}) cannot be made again here: another "
             "version of this "
             "project or of numpy draws other numbers. Export it again."
         )

@@ -21,14 +21,18 @@ class PackageSession(Session):
     """A compiled library. It reads its inputs' memory without asking for their shape, so that is checked here."""
 
     def __init__(self, artifact: Artifact, device: torch.device, threads: int | None = None) -> None:
-        self.device, self._threads, descent = device, threads, artifact.descent
+        self.device, self._threads, manifest = device, threads, artifact.manifest
         self._image: tuple[int, ...] | None = None
         self._type: torch.dtype | None = None
-        if descent is not None:
-            self.batch, self.takes_pixels, self.computed_precision = descent.batch, descent.takes_pixels, descent.precision
-            size = descent.spec.image_size
-            self._image = (size, size, 3) if self.takes_pixels else (3, size, size)
-            self._type = torch.uint8 if self.takes_pixels else torch.float32
+        if manifest is not None:
+            self.batch, self.with_preprocessing, self.computed_precision = (
+                manifest.batch,
+                manifest.with_preprocessing,
+                manifest.precision,
+            )
+            size = manifest.spec.image_size
+            self._image = (size, size, 3) if self.with_preprocessing else (3, size, size)
+            self._type = torch.uint8 if self.with_preprocessing else torch.float32
         try:
             self._package = open_package(artifact.path, device)
         except RuntimeError as error:

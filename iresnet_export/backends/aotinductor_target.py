@@ -38,7 +38,7 @@ def gpu_at(device: torch.device) -> nvidia.Gpu:
 
 
 def target(device: torch.device) -> dict[str, Any]:
-    """What a package that is compiled here for a device is tied to, for its descent."""
+    """What a package that is compiled here for a device is tied to, for its manifest."""
     if device.type == "cpu":
         return {"device": "cpu", **processor()}
     gpu = gpu_at(device)
@@ -84,9 +84,9 @@ def require_same_machine(artifact: Artifact, device: torch.device) -> None:
 
 
 def _target_of(artifact: Artifact) -> dict[str, Any]:
-    """From the descent; of a foreign package, what torch wrote into it about the device and the compute capability."""
-    if artifact.descent is not None:
-        return artifact.descent.details
+    """From the manifest; of a foreign package, what torch wrote into it about the device and the compute capability."""
+    if artifact.manifest is not None:
+        return artifact.manifest.details
     made: dict[str, Any] = {"device": "cpu"}
     with zipfile.ZipFile(artifact.path) as archive:
         for name in archive.namelist():

@@ -32,7 +32,7 @@ class ExportOptions:
 
     precision: Precision = "fp32"
     fold: bool = True
-    takes_pixels: bool = False
+    with_preprocessing: bool = False
     """Whether the artifact normalises by itself: pixels in, logits and probabilities out."""
     dynamic_batch: bool = True
     batch: int = 1
@@ -133,7 +133,7 @@ class Session(ABC):
     device: torch.device
     batch: tuple[int, int] | None = None
     """The smallest and largest batch that it takes; None for any."""
-    takes_pixels: bool = False
+    with_preprocessing: bool = False
     """Whether the artifact does its own normalisation: its batches are pixels (n, h, w, 3), uint8, and not inputs."""
     computed_precision: str = "fp32"
     """The precision that its convolutions are really computed in here, whatever the artifact stores."""
@@ -146,7 +146,7 @@ class Session(ABC):
 
     def batch_of(self, pixels: Tensor, spec: ModelSpec) -> Tensor:
         """Pixels (n, h, w, 3), uint8, in host memory as what `run` takes, on the session's device."""
-        host = pixels if self.takes_pixels else normalised(pixels, spec)
+        host = pixels if self.with_preprocessing else normalised(pixels, spec)
         if self.device.type == "cuda":
             host = host.pin_memory()  # else the driver copies it to such memory itself, and waits for each copy
         return host.to(self.device, non_blocking=True)
@@ -197,7 +197,7 @@ class Backend(ABC):
         return True
 
     def settings(self, options: ExportOptions) -> dict[str, Any]:
-        """Those of the options that change what this backend makes, for the descent."""
+        """Those of the options that change what this backend makes, for the manifest."""
         return {}
 
     def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
@@ -205,7 +205,7 @@ class Backend(ABC):
         return None
 
     def export(self, job: ExportJob) -> dict[str, Any]:
-        """Writes what the job says to its path; returns details for the descent."""
+        """Writes what the job says to its path; returns details for the manifest."""
         raise ExportError(f"{self.name} only runs {self.format} files; another backend exports them.")
 
     @abstractmethod
@@ -218,12 +218,12 @@ class Backend(ABC):
 
 
 def require_trusted(artifact: Artifact, trust: bool) -> None:
-    """Refuses a file that runs native code unless its descent vouches for it, or the user does."""
+    """Refuses a file that runs native code unless its manifest vouches for it, or the user does."""
     if trust:
         return
-    if artifact.descent is None:
+    if artifact.manifest is None:
         raise ArtifactError(
-            f"Loading {artifact.path} can run native code, and no descent beside it vouches for it. If you trust where it "
+            f"Loading {artifact.path} can run native code, and no manifest beside it vouches for it. If you trust where it "
             "comes from, add --trust."
         )
     artifact.require_intact()

@@ -62,7 +62,7 @@ class CompiledSession(ProgramSession):
             self._module.compile(mode=mode, dynamic=False)
 
     def run(self, batch: Tensor) -> Tensor:
-        if not self.takes_pixels:
+        if not self.with_preprocessing:
             batch = batch.contiguous(memory_format=torch.channels_last)
         if not self._compiled:
             return super().run(batch)

@@ -41,7 +41,7 @@ class Exported(Backend):
         # An extent of 1 in the example would be taken for a constant: a dynamic batch is traced with two images.
         batch, size = 2 if job.options.dynamic_batch else job.options.batch, job.network.spec.image_size
         example = torch.zeros(batch, 3, size, size)
-        if job.options.takes_pixels:
+        if job.options.with_preprocessing:
             example = torch.zeros(batch, size, size, 3, dtype=torch.uint8)
         shapes = ({0: torch.export.Dim("batch")},) if job.options.dynamic_batch else None
         job.progress("Tracing", 0.0)
@@ -85,7 +85,7 @@ class ProgramObserver(Observer):
             elif sources:
                 wiring.carry(sources[0], node)
         image = next(node.meta["val"] for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
-        self.takes_pixels = image.dtype is torch.uint8
+        self.with_preprocessing = image.dtype is torch.uint8
 
     @property
     def layers(self) -> list[Layer]:
@@ -111,7 +111,7 @@ class ProgramSession(Session):
         example = next(node.meta["val"] for node in program.graph.nodes if node.name == name)
         size = example.shape[0]
         self.batch = (size, size) if isinstance(size, int) else None
-        self.takes_pixels = example.dtype is torch.uint8
+        self.with_preprocessing = example.dtype is torch.uint8
         self.computed_precision = widest(layer_precisions(program))
         self._module = module_on(program, device)
 

@@ -173,14 +173,14 @@ def _model(
     graph: _Graph, network: Deployable, opset: int, static_batch: int | None, identity: dict[str, Any] | None
 ) -> onnx.ModelProto:
     spec, batch = network.spec, static_batch or "batch"
-    size, takes_pixels = spec.image_size, isinstance(network, DeployedNetwork) and network.mean is not None
-    if takes_pixels:
+    size, with_preprocessing = spec.image_size, isinstance(network, DeployedNetwork) and network.mean is not None
+    if with_preprocessing:
         image = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [batch, size, size, 3])
     else:
         image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, 3, size, size])
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, spec.num_classes])
-        for name in (OUTPUT, PROBABILITIES)[: 1 + takes_pixels]
+        for name in (OUTPUT, PROBABILITIES)[: 1 + with_preprocessing]
     ]
     body = helper.make_graph(graph.nodes, spec.name, [image], outputs, graph.initializers)
     operators = helper.make_opsetid("", opset)

@@ -36,7 +36,7 @@ class OnnxObserver(Observer):
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
         self.operations = operations_of_onnx(model)
-        self.takes_pixels = model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+        self.with_preprocessing = model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
         self._runs: dict[tuple[int, ...], Callable[[Tensor], list[Tensor]]] = {}
 
     @property

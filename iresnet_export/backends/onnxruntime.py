@@ -66,7 +66,7 @@ class OnnxRuntime(Backend):
         return details
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OnnxSession:
-        stored = artifact.descent.precision if artifact.descent else "fp32"
+        stored = artifact.manifest.precision if artifact.manifest else "fp32"
         asked = stored != "fp32"
         return OnnxSession(artifact.path, device, threads, cuda=self._cuda, ask_precision=asked, fuse=stored != "fp8")
 
@@ -153,9 +153,9 @@ class OnnxSession(Session):
                 f"{path} takes {len(self._session.get_inputs())} inputs ({names}); a classifier takes one, the images."
             )
         self._input, self._output = self._session.get_inputs()[0], self._session.get_outputs()[0]
-        self.takes_pixels = self._input.type == "tensor(uint8)"
+        self.with_preprocessing = self._input.type == "tensor(uint8)"
         self._graphs: dict[int, tuple[Any, Tensor, Tensor]] = {}
-        self._type = np.uint8 if self.takes_pixels else np.float32
+        self._type = np.uint8 if self.with_preprocessing else np.float32
         size = self._input.shape[0]
         self.batch = (size, size) if isinstance(size, int) else None
 

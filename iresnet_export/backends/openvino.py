@@ -32,7 +32,7 @@ class OpenVino(Backend):
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OpenVinoSession:
         if device.type != "cpu":
             raise UnavailableError("OpenVINO runs on the CPU here; add --device cpu.")
-        precision = artifact.descent.precision if artifact.descent else "fp32"
+        precision = artifact.manifest.precision if artifact.manifest else "fp32"
         return OpenVinoSession(artifact.path, precision, threads)
 
     def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OpenVinoObserver:
@@ -44,7 +44,7 @@ class OpenVinoObserver(OnnxObserver):
 
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(read_onnx(artifact.path))
-        self._hint = _HINTS[artifact.descent.precision if artifact.descent else "fp32"]
+        self._hint = _HINTS[artifact.manifest.precision if artifact.manifest else "fp32"]
 
     def _run_for(self, wanted: Sequence[int]) -> Callable[[Tensor], list[Tensor]]:
         import openvino
@@ -87,7 +87,7 @@ class OpenVinoSession(Session):
         taken = self._compiled.inputs[0]
         batch = taken.partial_shape[0]
         self.batch = None if batch.is_dynamic else (batch.get_length(), batch.get_length())
-        self.takes_pixels = taken.element_type == openvino.Type.u8
+        self.with_preprocessing = taken.element_type == openvino.Type.u8
         self.computed_precision = widest(_computed_precisions(self._compiled))
 
     def run(self, batch: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class TensorRT(Backend):
         from iresnet_export.backends.tensorrt_observing import EngineObserver
 
         require_trusted(artifact, trust)
-        if device.type != "cuda" or artifact.descent is None:
+        if device.type != "cuda" or artifact.manifest is None:
             return None
         try:
             parent = artifact.parent()

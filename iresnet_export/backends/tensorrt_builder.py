@@ -24,7 +24,7 @@ from iresnet_export.quantization.qdq import floating_layers
 def engine_from_onnx(
     flavour: Flavour, onnx: bytes, options: ExportOptions, progress: Progress, observed: Sequence[str] = ()
 ) -> tuple[bytes, dict[str, Any]]:
-    """A serialized engine (a raw plan, as trtexec reads it) and what the descent should say of it.
+    """A serialized engine (a raw plan, as trtexec reads it) and what the manifest should say of it.
 
     `observed`: values inside, by the names of the ONNX nodes' outputs, that the engine is to give as well.
     """
@@ -154,7 +154,7 @@ def _configure(flavour: Flavour, config: Any, options: ExportOptions) -> TimingC
 
 
 def _set_targets(flavour: Flavour, config: Any, options: ExportOptions) -> dict[str, Any]:
-    """Sets the GPUs that the engine is for; returns what the descent says of them, in words and in numbers."""
+    """Sets the GPUs that the engine is for; returns what the manifest says of them, in words and in numbers."""
     if not flavour.builds_without_gpu:
         here, driver = nvidia.gpu(), nvidia.driver()
         if here is None:

@@ -59,7 +59,7 @@ def explained_validity(flavour: Flavour, runtime: object, plan: bytes, artifact:
 
 
 def _require_version(artifact: Artifact, plan: Plan, flavour: Flavour) -> None:
-    details = {} if artifact.descent is None else artifact.descent.details
+    details = {} if artifact.manifest is None else artifact.manifest.details
     compatible = bool((details.get("settings") or {}).get("version_compatible"))
     if plan.version is None or plan.version == flavour.version:
         return

@@ -32,7 +32,7 @@ class EngineObserver(OnnxObserver):
 
     def __init__(self, artifact: Artifact, parent: Artifact, device: torch.device) -> None:
         self._flavour, self._device = require_runnable(artifact, device), device
-        self._descent, self._onnx = artifact.require_intact(), parent.path.read_bytes()
+        self._manifest, self._onnx = artifact.require_intact(), parent.path.read_bytes()
         super().__init__(onnx.load_from_string(self._onnx))
 
     def _run_for(self, wanted: Sequence[int]) -> Callable[[Tensor], list[Tensor]]:
@@ -49,12 +49,12 @@ class EngineObserver(OnnxObserver):
         return run
 
     def _options(self) -> ExportOptions:
-        assert self._descent.batch is not None  # an engine always has a range
-        smallest, largest = self._descent.batch
+        assert self._manifest.batch is not None  # an engine always has a range
+        smallest, largest = self._manifest.batch
         static = smallest == largest
         return ExportOptions(
-            precision=cast("Precision", self._descent.precision),
-            takes_pixels=self._descent.takes_pixels,
+            precision=cast("Precision", self._manifest.precision),
+            with_preprocessing=self._manifest.with_preprocessing,
             target="tensorrt",
             dynamic_batch=not static,
             batch=smallest if static else min(8, largest),

@@ -61,7 +61,7 @@ class EngineOptions:
         return [name for name, was in given.items() if was]
 
     def to_settings(self) -> dict[str, Any]:
-        """What of it changes the engine, for the descent: only what was asked for."""
+        """What of it changes the engine, for the manifest: only what was asked for."""
         found = {
             "profiles": [list(profile) for profile in self.profiles] or None,
             "workspace_mib": self.workspace_mib,

@@ -2,7 +2,7 @@
 
 Layout of TensorRT-RTX's header (64 bytes, little-endian), read off plans that 1.7.1 wrote for each of its targets and held by a
 test: 0 magic, 16 length of the file (8 bytes), 24 version (4 bytes), 32 bits of the compute capabilities (4 bytes). Of TensorRT's
-own plans only the magic is known here; their version and GPU are in the descent.
+own plans only the magic is known here; their version and GPU are in the manifest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Plan:
 
 
 def read_plan(artifact: Artifact) -> Plan:
-    """From the file's first bytes and its descent. Raises ArtifactError for a file that is no plan, or no whole one."""
+    """From the file's first bytes and its manifest. Raises ArtifactError for a file that is no plan, or no whole one."""
     path = artifact.path
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -37,7 +37,7 @@ def read_plan(artifact: Artifact) -> Plan:
     flavour = _MAGIC.get(head[:4])
     if flavour is None:
         raise ArtifactError(f"{path} is no TensorRT plan: {_what_it_is(head, size)}. Build one with: iresnet-export trt")
-    recorded = None if artifact.descent is None else artifact.descent.size_bytes
+    recorded = None if artifact.manifest is None else artifact.manifest.size_bytes
     told = int.from_bytes(head[16:24], "little") if flavour == "tensorrt_rtx" else recorded
     if len(head) < _HEADER_BYTES or (told is not None and told != size):
         raise ArtifactError(
@@ -45,7 +45,7 @@ def read_plan(artifact: Artifact) -> Plan:
             + ("" if told is None else f" of {told:,}")
             + ". It was cut off or added to while it was written or copied; copy or build it again."
         )
-    details = {} if artifact.descent is None else artifact.descent.details
+    details = {} if artifact.manifest is None else artifact.manifest.details
     if flavour == "tensorrt_rtx":
         mask = int.from_bytes(head[32:36], "little")
         targets = tuple(capability for bit, capability in enumerate(RTX_CAPABILITIES) if mask >> bit & 1)

@@ -52,7 +52,7 @@ class EngineSession(Session):
                 self._runtime.engine_host_code_allowed = True
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
-                raise (ArtifactError if artifact.descent is None else UnavailableError)(
+                raise (ArtifactError if artifact.manifest is None else UnavailableError)(
                     f"{flavour.name} {flavour.version} cannot load {artifact.path} on {torch.cuda.get_device_name()}: "
                     f"{flavour.complaints()}. Engines are tied to a TensorRT version and a kind of GPU; build it again here."
                 )
@@ -79,7 +79,7 @@ class EngineSession(Session):
             raise ArtifactError(
                 f"{self._artifact.path} has inputs or outputs of a type that is not run here: {', '.join(strange)}."
             )
-        self.takes_pixels = self._types[self._input] is torch.uint8
+        self.with_preprocessing = self._types[self._input] is torch.uint8
         shapes = [engine.get_tensor_profile_shape(self._input, index) for index in range(engine.num_optimization_profiles)]
         self._profiles = [(smallest[0], largest[0]) for smallest, _, largest in shapes]
         self.batch = (min(low for low, _ in self._profiles), max(high for _, high in self._profiles))
@@ -187,7 +187,7 @@ class EngineSession(Session):
         trt = self._flavour.module
         inspector = self._engine.create_engine_inspector()
         told = inspector.get_engine_information(trt.LayerInformationFormat.JSON) if inspector is not None else ""
-        recorded = self._artifact.descent.precision if self._artifact.descent else "fp32"
+        recorded = self._artifact.manifest.precision if self._artifact.manifest else "fp32"
         found = precisions_told(told or "")
         return widest(_without_floating(found, self._artifact)) if found else recorded
 
@@ -205,7 +205,7 @@ def precisions_told(told: str) -> list[str]:
 
 def _without_floating(found: list[str], artifact: Artifact) -> list[str]:
     """Without as many layers in float32 as the quantization left so."""
-    quantization = (artifact.descent.details.get("quantization") or {}) if artifact.descent else {}
+    quantization = (artifact.manifest.details.get("quantization") or {}) if artifact.manifest else {}
     kept = list(found)
     for _ in quantization.get("floating", ()):
         if "fp32" in kept:
@@ -214,4 +214,4 @@ def _without_floating(found: list[str], artifact: Artifact) -> list[str]:
 
 
 def _settings(artifact: Artifact) -> dict[str, Any]:
-    return {} if artifact.descent is None else artifact.descent.details.get("settings") or {}
+    return {} if artifact.manifest is None else artifact.manifest.details.get("settings") or {}

@@ -46,7 +46,7 @@ class TimingCache:
                 config.set_timing_cache(self._cache, False)
 
     def keep(self) -> dict[str, Any]:
-        """Writes what the builder left, and returns what the descent should say: the hash of what the engine was chosen by."""
+        """Writes what the builder left, and returns what the manifest should say: the hash of what the engine was chosen by."""
         if self._cache is None:
             return {}
         after = bytes(self._cache.serialize())

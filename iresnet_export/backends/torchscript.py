@@ -33,7 +33,7 @@ class TorchScript(Backend):
     def export(self, job: ExportJob) -> dict[str, Any]:
         size = job.network.spec.image_size
         example = torch.zeros(2, 3, size, size)
-        if job.options.takes_pixels:
+        if job.options.with_preprocessing:
             example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
         with _deprecation_expected():
             job.progress("Tracing", 0.0)
@@ -66,7 +66,7 @@ class ScriptObserver(Observer):
         self._module = _frozen(load_script(artifact.path, device))
         self._graph = self._module.graph
         self.operations = _operations(self._graph)
-        self.takes_pixels = artifact.descent is not None and artifact.descent.takes_pixels
+        self.with_preprocessing = artifact.manifest is not None and artifact.manifest.with_preprocessing
 
     @property
     def layers(self) -> list[Layer]:
@@ -91,7 +91,7 @@ class ScriptSession(Session):
     def __init__(self, artifact: Artifact, device: torch.device, threads: int | None) -> None:
         self.device = device
         self._module, self._threads = load_script(artifact.path, device), threads
-        self.takes_pixels = artifact.descent is not None and artifact.descent.takes_pixels
+        self.with_preprocessing = artifact.manifest is not None and artifact.manifest.with_preprocessing
         weights = [layer.tensors["weight"] for layer in layers_of_script(self._module) if "weight" in layer.tensors]
         self.computed_precision = widest([precision_of(values.dtype) for values in weights if values.ndim > 1])
 

@@ -135,7 +135,7 @@ def _complete(result: Result, peak: float | str | None) -> Result:
 
 
 def _precisions(artifacts: Sequence[Artifact]) -> list[str]:
-    return list(dict.fromkeys(["fp32", *(artifact.descent.precision for artifact in artifacts if artifact.descent)]))
+    return list(dict.fromkeys(["fp32", *(artifact.manifest.precision for artifact in artifacts if artifact.manifest)]))
 
 
 def _verify_options(options: BenchOptions) -> VerifyOptions:

@@ -16,7 +16,7 @@ from iresnet_export.benchmark.opening import Recipe
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.results import Parity, Subject
 from iresnet_export.benchmark.work import Work, work_of
-from iresnet_export.errors import ArtifactError, StaleDescentError, UnavailableError
+from iresnet_export.errors import ArtifactError, StaleManifestError, UnavailableError
 from iresnet_export.source import Source, source_of_artifact
 from iresnet_export.verification.verify import Verification
 from iresnet_models.checkpoint import save_checkpoint
@@ -146,7 +146,7 @@ def _candidate(
     verdicts: dict[tuple[Path, str], Parity],
     stack: ExitStack,
 ) -> Candidate:
-    precision = artifact.descent.precision if artifact.descent else "fp32"
+    precision = artifact.manifest.precision if artifact.manifest else "fp32"
     origin = origins.of(artifact)
     spec, parity = origin.source.spec, verdicts.get((artifact.path, backend.label))
     subject = dataclasses.replace(
@@ -165,12 +165,12 @@ def _candidate(
         return Candidate(subject, spec, recipe, work_of(spec), session, reason)
 
     try:
-        if artifact.descent is not None:
+        if artifact.manifest is not None:
             artifact.require_intact()
         session = backend.load(artifact, options.device, threads=threads, trust=options.trust)
     except UnavailableError as error:
         return candidate(None, str(error))
-    except (ArtifactError, StaleDescentError) as error:
+    except (ArtifactError, StaleManifestError) as error:
         if parity is None or parity.status != "fail":
             raise
         return candidate(None, str(error))

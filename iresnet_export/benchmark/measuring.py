@@ -53,12 +53,12 @@ class Bench:
         """Images in host memory as the session takes them; candidates of one kind share them."""
         if any(key[1] != batch for key in self._images):
             self._images.clear()  # those of an earlier batch size
-        key = (spec, batch, session.takes_pixels)
+        key = (spec, batch, session.with_preprocessing)
         if key not in self._images:
             wanted = VerifyOptions(images=batch, seed=self.options.seed, data=self.options.data)
             pixels, _, _ = pixels_for(spec, wanted)
             pixels = pixels.repeat(-(-batch // len(pixels)), 1, 1, 1)[:batch].contiguous()
-            images = pixels if session.takes_pixels else normalised(pixels, spec)
+            images = pixels if session.with_preprocessing else normalised(pixels, spec)
             self._images[key] = images.pin_memory() if self.options.device.type == "cuda" else images
         return self._images[key]
 

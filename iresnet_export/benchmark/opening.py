@@ -85,7 +85,7 @@ def torchvision_resnet(spec: ModelSpec) -> torch.nn.Module:
 def noise_inputs(spec: ModelSpec, session: Session, batch: int, seed: int = 0) -> Tensor:
     """Inputs of noise in host memory, as the session takes them."""
     pixels = noise_pixels(spec, batch, seed)
-    return pixels if session.takes_pixels else normalised(pixels, spec)
+    return pixels if session.with_preprocessing else normalised(pixels, spec)
 
 
 def host_to_host(session: Session, images: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def bench(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the order of turns, of arrivals and of the images.", min=0)] = 0,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="The network of artifacts that have no descent.", show_default=False)
+        Path | None, typer.Option("--checkpoint", help="The network of artifacts that have no manifest.", show_default=False)
     ] = None,
     device: Device = "auto",
     backend: BackendNames = None,

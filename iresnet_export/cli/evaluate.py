@@ -22,7 +22,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images run at a time.", min=1)] = 32,
     workers: Annotated[int, typer.Option("--workers", help="Processes that load images.", min=0)] = 0,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="The network of artifacts that have no descent.", show_default=False)
+        Path | None, typer.Option("--checkpoint", help="The network of artifacts that have no manifest.", show_default=False)
     ] = None,
     device: Device = "auto",
     backend: BackendNames = None,

@@ -69,7 +69,7 @@ def pt2(
     options = ExportOptions(
         precision=cast("Precision", precision),
         fold=fold,
-        takes_pixels=with_preprocessing,
+        with_preprocessing=with_preprocessing,
         calibration_data=calibration_data,
         dynamic_batch=dynamic_batch,
         batch=batch,
@@ -82,8 +82,8 @@ def pt2(
         AOTInductor().settings(options)  # says what is missing before any work is done
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
     artifact = run_export("aotinductor" if compile else "exported", source, options, output, force)
-    if compile and artifact.descent is not None:
+    if compile and artifact.manifest is not None:
         from iresnet_export.backends.aotinductor_target import told_target
 
-        details = artifact.descent.details
+        details = artifact.manifest.details
         say(f"Compiled by {details['compiler']} for torch {details['torch']} and {told_target(details)}.")

@@ -163,7 +163,7 @@ def trt(
     options = ExportOptions(
         precision=cast("Precision", precision),
         fold=fold,
-        takes_pixels=with_preprocessing,
+        with_preprocessing=with_preprocessing,
         target="tensorrt",
         calibrator=cast("Calibrator | None", calibrator),
         calibration_data=calibration_data,
@@ -189,7 +189,7 @@ def trt(
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
     with tensorrt.listening(_said if verbose else None):
         artifact = run_export("tensorrt", source, options, output, force)
-    details = artifact.descent.details if artifact.descent else {}
+    details = artifact.manifest.details if artifact.manifest else {}
     say(f"Built by {details['flavour']} {details['builder_version']} for {details['gpus']}.")
 
 

@@ -83,7 +83,7 @@ def torchscript(
     from iresnet_export.backends.base import ExportOptions
 
     options = ExportOptions(
-        precision=cast("Precision", precision), fold=fold, takes_pixels=with_preprocessing, calibration_data=calibration_data
+        precision=cast("Precision", precision), fold=fold, with_preprocessing=with_preprocessing, calibration_data=calibration_data
     )
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
     run_export("torchscript", source, options, output, force)
@@ -118,7 +118,7 @@ def onnx(
     options = ExportOptions(
         precision=cast("Precision", precision),
         fold=fold,
-        takes_pixels=with_preprocessing,
+        with_preprocessing=with_preprocessing,
         target=cast("Target", target),
         calibrator=cast("Calibrator | None", calibrator),
         calibration_data=calibration_data,
@@ -141,25 +141,28 @@ def run_export(name: str, source: Source, options: ExportOptions, output: Path |
         warn(_UNTRAINED.format(seed=source.weights.seed))
     with progress_bar() as progress:
         artifact = export_artifact(name, source, options, output=output, force=force, progress=progress)
-    descent = artifact.descent
-    assert descent is not None
-    batch = "any batch size" if descent.batch is None else f"batch {descent.batch[0]} to {descent.batch[1]}"
-    if descent.batch is not None and descent.batch[0] == descent.batch[1]:
-        batch = f"batch {descent.batch[0]}"
-    if descent.parent is not None:
-        say(f"{artifact.path.parent / descent.parent.file}: {_PARENTS[descent.format]}.")
-    if (about := descent.details.get("fold")) is not None:
+    manifest = artifact.manifest
+    assert manifest is not None
+    batch = "any batch size" if manifest.batch is None else f"batch {manifest.batch[0]} to {manifest.batch[1]}"
+    if manifest.batch is not None and manifest.batch[0] == manifest.batch[1]:
+        batch = f"batch {manifest.batch[0]}"
+    if manifest.parent is not None:
+        say(f"{artifact.path.parent / manifest.parent.file}: {_PARENTS[manifest.format]}.")
+    if (about := manifest.details.get("fold")) is not None:
         ratio, images = about["proof"]["error_ratio"], about["proof"]["image_source"]
         say(f"Folded: no BatchNorm is left; over {images} its error is {ratio:.2f} times the unfolded network's own.")
         if source.checkpoint is not None and not about["exact_everywhere"] and images.endswith("noise"):
             warn(_BOUNDS_FROM_NOISE)
-    if (about := descent.details.get("quantization")) is not None:
+    if (about := manifest.details.get("quantization")) is not None:
         equalised = "; the stream's channels are equalised, which measured better" if about["equalised"] else ""
         say(
             f"Quantized: ranges by {about['calibrator']} over {about['image_source']}{equalised}. Predicted: signal to noise "
             f"{about['predicted_sqnr_db']:.1f} dB, {about['predicted_agreement']:.1%} of the first classes as in fp32."
         )
-    if shares := descent.details.get("multiply_accumulates"):
+    if shares := manifest.details.get("multiply_accumulates"):
         say(f"Multiply-accumulates: {in_words(shares)}.")
-    say(f"{artifact.path}: {source.spec.name}, {descent.size_bytes / 1e6:.1f} MB, {descent.precision}, {batch}; weights read back.")
+    say(
+        f"{artifact.path}: {source.spec.name}, {manifest.size_bytes / 1e6:.1f} MB, {manifest.precision}, {batch}; "
+        "weights read back."
+    )
     return artifact

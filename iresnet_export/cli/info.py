@@ -37,7 +37,7 @@ def inspect(
     artifact: Annotated[Path, typer.Argument(help="An artifact or a checkpoint.", show_default=False)],
     json: JsonFile = None,
 ) -> None:
-    """Say what a file is: its network and descent, inputs and outputs, operators, and the precision of its weights."""
+    """Say what a file is: its network and manifest, inputs and outputs, operators, and the precision of its weights."""
     from iresnet_export.inspection import inspect_file
     from iresnet_export.reporting.tables import table
 

@@ -142,7 +142,7 @@ OrtCuda = Annotated[
 Trust = Annotated[
     bool,
     typer.Option(
-        "--trust", help="Load files that run native code (TorchScript, .pt2, engines) even if no descent vouches for them."
+        "--trust", help="Load files that run native code (TorchScript, .pt2, engines) even if no manifest vouches for them."
     ),
 ]
 

@@ -23,7 +23,7 @@ def predict(
     top_k: Annotated[int, typer.Option("--top-k", help="How many classes to show, at most all.", min=1)] = 5,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images run at a time.", min=1)] = 32,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="The network of an artifact that has no descent.", show_default=False)
+        Path | None, typer.Option("--checkpoint", help="The network of an artifact that has no manifest.", show_default=False)
     ] = None,
     device: Device = "auto",
     backend: Annotated[

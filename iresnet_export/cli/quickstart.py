@@ -54,7 +54,7 @@ def _explain(summary: Summary) -> None:
         times = f"{speedup.p50:.1f} times as fast as eager PyTorch" if speedup else "without a verdict: the machine was not steady"
         say(bold(f"Fastest on this machine: {best.path.name} by {best.backend}, {best.latency:.2f} ms an image, {times}."))
     folder = summary.folder
-    say(f"\nEverything lies in {folder}/: the run (log.csv, best.pt) in run/, the artifacts and their descents in artifacts/,")
+    say(f"\nEverything lies in {folder}/: the run (log.csv, best.pt) in run/, the artifacts and their manifests in artifacts/,")
     say("the measurements in verify.json, eval.json and bench.json. Try next:")
     say(f"  iresnet-export inspect {folder}/artifacts/iresnet18.onnx")
     say(f"  iresnet-export verify {folder}/artifacts/iresnet18.onnx --json report.json")

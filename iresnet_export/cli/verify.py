@@ -16,7 +16,7 @@ def verify(
     artifacts: Annotated[list[Path], typer.Argument(help="Artifacts: .ts, .pt2, .onnx, .engine.", show_default=False)],
     checkpoint: Annotated[
         Path | None,
-        typer.Option("--checkpoint", help="What they should be, where their descent does not lead to it.", show_default=False),
+        typer.Option("--checkpoint", help="What they should be, where their manifest does not lead to it.", show_default=False),
     ] = None,
     data: Annotated[
         str | None,

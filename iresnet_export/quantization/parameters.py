@@ -58,7 +58,7 @@ class Quantization:
 
     @property
     def scheme(self) -> Scheme:
-        """Raises ArtifactError where a damaged descent names none that there is."""
+        """Raises ArtifactError where a damaged manifest names none that there is."""
         try:
             found = scheme_for(self.precision, cast("Target", self.target))
         except InputError as error:
@@ -68,7 +68,7 @@ class Quantization:
         return found
 
     def codes(self, activation: str) -> Codes:
-        """The scale and zero point of an activation; ArtifactError where a damaged descent has none."""
+        """The scale and zero point of an activation; ArtifactError where a damaged manifest has none."""
         if activation not in self.ranges:
             raise _damaged(f"it has no range for {activation}")
         return codes_of(self.ranges[activation], self.scheme)
@@ -93,7 +93,7 @@ class Quantization:
 
 
 def _damaged(what: object) -> ArtifactError:
-    return ArtifactError(f"What the descent says of the quantization is damaged ({what}). Export the artifact again.")
+    return ArtifactError(f"What the manifest says of the quantization is damaged ({what}). Export the artifact again.")
 
 
 def codes_of(limits: Range, scheme: Scheme) -> Codes:

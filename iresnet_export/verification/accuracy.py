@@ -62,7 +62,7 @@ def accuracy_of(artifact: Artifact, backend: Backend, options: EvalOptions, prog
     data = options.data or spec.data
     if data is None:
         raise InputError(f"{artifact.path} does not say which images it was trained on; name a folder with --data.")
-    if artifact.descent is not None:
+    if artifact.manifest is not None:
         artifact.require_intact()
     try:
         session = backend.load(artifact, options.device, trust=options.trust)
@@ -84,9 +84,9 @@ def accuracy_of(artifact: Artifact, backend: Backend, options: EvalOptions, prog
 
 
 def spec_of(artifact: Artifact, checkpoint: Path | None) -> ModelSpec:
-    """The spec of an artifact (from its descent or `checkpoint`) or of a checkpoint (its own)."""
-    if artifact.descent is not None:
-        return artifact.descent.spec
+    """The spec of an artifact (from its manifest or `checkpoint`) or of a checkpoint (its own)."""
+    if artifact.manifest is not None:
+        return artifact.manifest.spec
     if artifact.format == "checkpoint":
         from iresnet_models.checkpoint import load_checkpoint
 

@@ -32,11 +32,11 @@ class Contents:
 def contents_of(artifact: Artifact, source: Source, progress: Progress) -> Contents:
     """Reads an artifact that is trusted back, and holds it against its source.
 
-    Raises ArtifactError or StaleDescentError for a damaged file, parent or descent.
+    Raises ArtifactError or StaleManifestError for a damaged file, parent or manifest.
     """
     weights, graph = _read_back(artifact, source, progress)
     complaints = [contradiction(artifact, source.trained_spec or source.spec)]
-    foreign = artifact.descent is None
+    foreign = artifact.manifest is None
     if weights is not None and not weights.passed and (weights.matched or not foreign):
         complaints.append(f"weights: {weights.first_difference}")
     if graph is not None and graph.first_difference is not None and not foreign:
@@ -50,14 +50,14 @@ def _read_back(artifact: Artifact, source: Source, progress: Progress) -> tuple[
     progress("Weights and graph", 0.0)
     holder = artifact
     if backends_for(artifact.format)[0].parent_format is not None:
-        if artifact.descent is None or artifact.descent.parent is None:
+        if artifact.manifest is None or artifact.manifest.parent is None:
             return None, None
         holder = artifact.parent()
     observer = backends_for(holder.format)[0].observer(holder, torch.device("cpu"), trust=True)
     if observer is None:
         raise ArtifactError(f"The weights of {holder.path} cannot be read back.")
-    network = deployed_network(source, holder.descent)
-    expected, quantization = layers_of_network(network), quantization_of(holder.descent)
+    network = deployed_network(source, holder.manifest)
+    expected, quantization = layers_of_network(network), quantization_of(holder.manifest)
     weights = compare_layers(expected if quantization is None else quantized_layers(expected, quantization), observer.layers)
     progress("Weights and graph", 0.7)
     graph = compare_graphs(operations_of_network(network)[0], observer.operations)

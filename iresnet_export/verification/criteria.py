@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from iresnet_export.artifact import Artifact, Descent
+from iresnet_export.artifact import Artifact, Manifest
 from iresnet_export.errors import ArtifactError
 from iresnet_export.layers import Array
 from iresnet_export.progress import Progress
@@ -88,14 +88,14 @@ def _chance_of_fewer(seen: int, images: int, foreseen: int, compared: int) -> fl
     return float(hypergeom.cdf(seen, images + compared, seen + foreseen, images))
 
 
-def quantization_of(descent: Descent | None) -> Quantization | None:
-    """What a descent says of a quantized artifact's scales; None for floating-point ones. ArtifactError if it is another's."""
-    if descent is None or descent.precision not in QUANTIZED:
+def quantization_of(manifest: Manifest | None) -> Quantization | None:
+    """What a manifest says of a quantized artifact's scales; None for floating-point ones. ArtifactError if it is another's."""
+    if manifest is None or manifest.precision not in QUANTIZED:
         return None
-    found = Quantization.from_json(descent.details.get("quantization"))
-    if found.precision != descent.precision:
+    found = Quantization.from_json(manifest.details.get("quantization"))
+    if found.precision != manifest.precision:
         raise ArtifactError(
-            f"The descent says that the artifact is in {descent.precision}, and that it is quantized to {found.precision}. "
+            f"The manifest says that the artifact is in {manifest.precision}, and that it is quantized to {found.precision}. "
             "Export it again."
         )
     return found
@@ -107,13 +107,13 @@ def criterion_for(
     """What the outputs of an artifact of this precision are held against."""
     if precision == "fp32":
         return Criterion(precision, len(reference.pixels), noise_floor=reference.noise_floor)
-    quantization = quantization_of(artifact.descent)
+    quantization = quantization_of(artifact.manifest)
     if quantization is not None:
         return Criterion(precision, len(reference.pixels), quantization=quantization)
     pixels = reference.pixels[:_HALF_IMAGES]
-    network = deployed_network(reference.source, artifact.descent)
-    takes_pixels = artifact.descent is not None and artifact.descent.takes_pixels
-    images = pixels if takes_pixels else normalised(pixels, reference.source.spec)
+    network = deployed_network(reference.source, artifact.manifest)
+    with_preprocessing = artifact.manifest is not None and artifact.manifest.with_preprocessing
+    images = pixels if with_preprocessing else normalised(pixels, reference.source.spec)
     exact = reference.logits[: len(pixels)]
     floor = 2.0**-24 * rms(exact)
 
@@ -121,7 +121,7 @@ def criterion_for(
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         found = form(batch)
-        logits: torch.Tensor = found[0] if takes_pixels else found
+        logits: torch.Tensor = found[0] if with_preprocessing else found
         return logits
 
     sizes = sorted({min(size, len(pixels)) for size in batch_sizes})

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iresnet_export.artifact import Descent
+from iresnet_export.artifact import Manifest
 from iresnet_export.errors import ArtifactError, ExportError
 from iresnet_export.layers import Array
 from iresnet_export.observing import NetworkObserver, place_in_words
@@ -124,7 +124,7 @@ def _ratio_in(dtype: torch.dtype, source: Source, plan: FoldPlan, images: Tensor
 
 
 def fold_details(folded: FoldedNetwork, proof: FoldProof) -> dict[str, Any]:
-    """What the descent says of a fold: everything that is needed to compute it again, and its proof."""
+    """What the manifest says of a fold: everything that is needed to compute it again, and its proof."""
     return {
         "plan": folded.plan.to_json(),
         "exact_everywhere": folded.report.is_exact_everywhere,
@@ -133,18 +133,18 @@ def fold_details(folded: FoldedNetwork, proof: FoldProof) -> dict[str, Any]:
     }
 
 
-def deployed_network(source: Source, descent: Descent | None) -> Deployable:
-    """The network whose weights an artifact should hold: the source's, folded, cast and scaled as the descent says."""
-    if descent is None:
+def deployed_network(source: Source, manifest: Manifest | None) -> Deployable:
+    """The network whose weights an artifact should hold: the source's, folded, cast and scaled as the manifest says."""
+    if manifest is None:
         return source.network
     plan = None
-    if descent.fold:
-        details = descent.details.get("fold")
+    if manifest.fold:
+        details = manifest.details.get("fold")
         if not isinstance(details, dict) or "plan" not in details:
-            raise ArtifactError(f"The descent of {descent.file} tells of a fold but holds no plan of it. Export it again.")
+            raise ArtifactError(f"The manifest of {manifest.file} tells of a fold but holds no plan of it. Export it again.")
         plan = FoldPlan.from_json(details["plan"])
-    dtype = DTYPES.get(descent.precision, torch.float32)
-    return deployed(source.network, plan, dtype, takes_pixels=descent.takes_pixels)
+    dtype = DTYPES.get(manifest.precision, torch.float32)
+    return deployed(source.network, plan, dtype, with_preprocessing=manifest.with_preprocessing)
 
 
 def _error_ratio(found: Array, own: Array, exact: Array) -> float:

@@ -72,7 +72,7 @@ def localise(
     observer = backend.observer(artifact, device, trust=trust)
     if observer is None:
         return None
-    source, network = reference.source, deployed_network(reference.source, artifact.descent)
+    source, network = reference.source, deployed_network(reference.source, artifact.manifest)
     exact = NetworkObserver(copy.deepcopy(source.network).double())
     honest = list(_honest(artifact, network, source.network, precision))
     expected, places = operations_of_network(network)
@@ -91,7 +91,7 @@ def localise(
             for place, values in run(pixels, inputs).items():
                 original = terms[place](values.double()) if own else values.double()
                 sums[place].rounding[number] += _squares(original - wanted[place])
-        taken = filled(pixels if observer.takes_pixels else inputs, size).to(device)
+        taken = filled(pixels if observer.with_preprocessing else inputs, size).to(device)
         with without_tf32():
             given = observer.values(taken, list(found.values()))
         for place, values in zip(found, given, strict=True):
@@ -108,8 +108,8 @@ Honest = tuple[Callable[[Tensor, Tensor], dict[str, Tensor]], bool]
 
 
 def _honest(artifact: Artifact, network: Deployable, original: Network, precision: str) -> Iterator[Honest]:
-    quantization = quantization_of(artifact.descent)
-    takes_pixels = artifact.descent is not None and artifact.descent.takes_pixels
+    quantization = quantization_of(artifact.manifest)
+    with_preprocessing = artifact.manifest is not None and artifact.manifest.with_preprocessing
     if quantization is not None:
         model = quantized_onnx(onnx_from_network(network), quantization)
         expected, places = operations_of_network(network)
@@ -120,14 +120,14 @@ def _honest(artifact: Artifact, network: Deployable, original: Network, precisio
         def evaluated(pixels: Tensor, inputs: Tensor) -> dict[str, Tensor]:
             values: dict[str, Tensor] = {}
             keep = lambda name, value: values.update({name: value}) if name in names else None  # noqa: E731
-            graph.run(pixels if takes_pixels else inputs, keep)
+            graph.run(pixels if with_preprocessing else inputs, keep)
             return {place: values[name] for place, name in zip(wanted, names, strict=True)}
 
         yield evaluated, True
         return
     if precision != "fp32":
         own = NetworkObserver(with_tf32(network) if precision == "tf32" else network)
-        yield lambda pixels, inputs: at_places(own, pixels if takes_pixels else inputs), True
+        yield lambda pixels, inputs: at_places(own, pixels if with_preprocessing else inputs), True
         return
     plain, other = NetworkObserver(original), NetworkObserver(copy.deepcopy(original).to(memory_format=torch.channels_last))
     yield lambda _pixels, inputs: at_places(plain, inputs), False

@@ -1,4 +1,4 @@
-"""Verification of artifacts: descent, weights, outputs; one verdict each."""
+"""Verification of artifacts: manifest, weights, outputs; one verdict each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iresnet_export.artifact import Artifact, open_artifact
 from iresnet_export.backends import runners
 from iresnet_export.backends.base import Backend, require_trusted
 from iresnet_export.backends.onnxruntime_cuda import CudaSettings, require_use
-from iresnet_export.errors import ArtifactError, InputError, IResNetError, StaleDescentError, UnavailableError
+from iresnet_export.errors import ArtifactError, InputError, IResNetError, StaleManifestError, UnavailableError
 from iresnet_export.observing import GraphReport
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.source import Source, source_of_artifact
@@ -145,22 +145,22 @@ def verify_artifact(
     artifact: Artifact, backends: Sequence[Backend], options: VerifyOptions, references: References, progress: Progress
 ) -> list[Candidate]:
     """The verdicts on an artifact as each backend runs it. What it holds is read once."""
-    precision = artifact.descent.precision if artifact.descent else "fp32"
+    precision = artifact.manifest.precision if artifact.manifest else "fp32"
 
     def all_fail(error: Exception) -> list[Candidate]:
         return [Candidate(artifact.path, backend.label, precision, "fail", str(error)) for backend in backends]
 
     try:
-        if artifact.descent is not None:
+        if artifact.manifest is not None:
             artifact.require_intact()
         source = source_of_artifact(artifact, options.checkpoint)
         if any(backend.native for backend in backends):
             require_trusted(artifact, options.trust)
-    except StaleDescentError as error:
+    except StaleManifestError as error:
         return all_fail(error)
     try:
         contents = contents_of(artifact, source, progress)
-    except (InputError, StaleDescentError) as error:  # a damaged file, parent or descent
+    except (InputError, StaleManifestError) as error:  # a damaged file, parent or manifest
         return all_fail(error)
 
     @functools.cache
@@ -181,7 +181,7 @@ def _verdict(
     progress: Progress,
 ) -> Candidate:
     """`goal`: what outputs are held against by the precision computed in, once for all backends, and not where none runs."""
-    precision, wrong = artifact.descent.precision if artifact.descent else "fp32", contents.complaint
+    precision, wrong = artifact.manifest.precision if artifact.manifest else "fp32", contents.complaint
 
     def verdict(status: Status, reason: str | None, **measured: Any) -> Candidate:
         found = {"weights": contents.weights, "graph": contents.graph, **measured}

@@ -52,17 +52,17 @@ Deployable = Network | FoldedNetwork | DeployedNetwork
 
 
 def deployed(
-    network: Network, plan: FoldPlan | None, dtype: torch.dtype = torch.float32, *, takes_pixels: bool = False
+    network: Network, plan: FoldPlan | None, dtype: torch.dtype = torch.float32, *, with_preprocessing: bool = False
 ) -> Deployable:
     """`network`, folded by `plan` if there is one, with weights of type `dtype`, each rounded once from float64.
 
     Raises InputError where a weight is beyond `dtype`.
     """
-    if not takes_pixels and dtype is torch.float32:
+    if not with_preprocessing and dtype is torch.float32:
         return network if plan is None else fold_by_plan(network, plan)
     inner: Network | FoldedNetwork = copy.deepcopy(network).double() if plan is None else fold_by_plan(network, plan, torch.float64)
     mean = None
-    if takes_pixels:
+    if with_preprocessing:
         spec = network.spec
         mean = torch.tensor([255 * value for value in spec.mean]).view(1, 3, 1, 1)
         scale = torch.tensor([1 / (255 * value) for value in spec.std], dtype=torch.float64).view(1, 3, 1, 1)

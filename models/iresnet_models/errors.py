@@ -23,7 +23,7 @@ class CheckpointError(InputError):
 
 
 class CheckFailedError(IResNetError):
-    """A check failed: parity, weights, a stale descent, a loss that is not a number."""
+    """A check failed: parity, weights, a stale manifest, a loss that is not a number."""
 
     exit_status = 1
 

@@ -107,7 +107,7 @@ def test_settings_and_environment(measured: tuple[BenchReport, BenchOptions]) ->
 
 
 def test_a_spoiled_artifact_has_no_verdict(benched: dict[str, Artifact], tmp_path: Path) -> None:
-    """Its descent vouches for another file: parity fails, and it is not run."""
+    """Its manifest vouches for another file: parity fails, and it is not run."""
     path = Path(shutil.copy(benched["onnxruntime"].path, tmp_path))
     shutil.copy(f"{benched['onnxruntime'].path}.json", tmp_path)
     data = bytearray(path.read_bytes())
@@ -140,9 +140,9 @@ def test_what_fails_parity_shows_its_latency_and_no_verdict(
 
 
 def _checkpoint(artifact: Artifact) -> Path:
-    assert artifact.descent is not None
-    assert artifact.descent.weights.checkpoint is not None
-    return artifact.path.parent / artifact.descent.weights.checkpoint
+    assert artifact.manifest is not None
+    assert artifact.manifest.weights.checkpoint is not None
+    return artifact.path.parent / artifact.manifest.weights.checkpoint
 
 
 def test_known_verdicts_are_not_found_again(benched_paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,27 +39,27 @@ def shared_references(_references: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def copied(tmp_path: Path, artifacts: dict[str, Artifact], small_checkpoint: Path) -> Callable[[str], Artifact]:
-    """A copy of an artifact, with its descent and its checkpoint, that a test may spoil."""
+    """A copy of an artifact, with its manifest and its checkpoint, that a test may spoil."""
 
     def copy(name: str) -> Artifact:
         original = artifacts[name]
-        descent = original.descent
-        assert descent is not None
+        manifest = original.manifest
+        assert manifest is not None
         path = Path(shutil.copy(original.path, tmp_path))
         checkpoint = shutil.copy(small_checkpoint, tmp_path)
-        weights = dataclasses.replace(descent.weights, checkpoint=Path(checkpoint).name)
-        return record(path, dataclasses.replace(descent, weights=weights))
+        weights = dataclasses.replace(manifest.weights, checkpoint=Path(checkpoint).name)
+        return record(path, dataclasses.replace(manifest, weights=weights))
 
     return copy
 
 
 @pytest.fixture
 def vouch() -> Callable[[Path], Artifact]:
-    """Makes a spoiled artifact's descent fit it, so that no hash gives it away."""
+    """Makes a spoiled artifact's manifest fit it, so that no hash gives it away."""
 
     def fit(path: Path) -> Artifact:
-        descent = open_artifact(path).descent
-        assert descent is not None
-        return record(path, dataclasses.replace(descent, sha256=sha256_of(path), size_bytes=path.stat().st_size))
+        manifest = open_artifact(path).manifest
+        assert manifest is not None
+        return record(path, dataclasses.replace(manifest, sha256=sha256_of(path), size_bytes=path.stat().st_size))
 
     return fit

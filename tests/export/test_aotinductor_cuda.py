@@ -74,10 +74,10 @@ class Package:
 
 @pytest.fixture
 def described(artifacts: dict[str, Artifact]) -> Artifact:
-    """An artifact whose descent is that of a package for 32 pixels and one to twelve images."""
+    """An artifact whose manifest is that of a package for 32 pixels and one to twelve images."""
     found = artifacts["torchscript"]
-    assert found.descent is not None
-    return Artifact(found.path, "aoti", dataclasses.replace(found.descent, format="aoti", batch=(1, 12)))
+    assert found.manifest is not None
+    return Artifact(found.path, "aoti", dataclasses.replace(found.manifest, format="aoti", batch=(1, 12)))
 
 
 @pytest.fixture
@@ -173,8 +173,8 @@ def test_a_package_that_does_not_fit_into_memory(described: Artifact, monkeypatc
 
 
 def made_for(described: Artifact, **details: Any) -> Artifact:
-    assert described.descent is not None
-    return dataclasses.replace(described, descent=dataclasses.replace(described.descent, details=details))
+    assert described.manifest is not None
+    return dataclasses.replace(described, manifest=dataclasses.replace(described.manifest, details=details))
 
 
 GPU_90 = {"device": "cuda", "compute_capability": "9.0", "cuda": torch.version.cuda}

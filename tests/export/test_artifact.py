@@ -1,4 +1,4 @@
-"""Descents: complete, relative, and a witness of every change."""
+"""Manifests: complete, relative, and a witness of every change."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from iresnet_export.artifact import Artifact, Descent, descent_path, open_artifact
+from iresnet_export.artifact import Artifact, Manifest, manifest_path, open_artifact
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.errors import ArtifactError, InputError, StaleDescentError
+from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.source import Source, source_from_checkpoint, source_of_artifact, untrained_source
 from iresnet_models import ModelSpec, save_checkpoint
@@ -22,9 +22,9 @@ from iresnet_models.initialization import untrained_network
 Copy = Callable[[str], Artifact]
 
 
-def test_a_descent_tells_everything_and_no_absolute_path(artifacts: dict[str, Artifact], small_checkpoint: Path) -> None:
+def test_a_manifest_tells_everything_and_no_absolute_path(artifacts: dict[str, Artifact], small_checkpoint: Path) -> None:
     for artifact in artifacts.values():
-        data = json.loads(descent_path(artifact.path).read_text(encoding="utf-8"))
+        data = json.loads(manifest_path(artifact.path).read_text(encoding="utf-8"))
         assert data["sha256"] == sha256_of(artifact.path)
         assert data["size_bytes"] == artifact.path.stat().st_size
         assert data["weights"]["sha256"] == sha256_of(small_checkpoint)
@@ -35,7 +35,7 @@ def test_a_descent_tells_everything_and_no_absolute_path(artifacts: dict[str, Ar
         text = json.dumps({key: value for key, value in data.items() if key != "command"})
         assert '"/' not in text
         assert str(Path.home()) not in text
-        assert Descent.from_json(data, artifact.path) == artifact.descent
+        assert Manifest.from_json(data, artifact.path) == artifact.manifest
 
 
 def test_the_folder_can_be_moved(tmp_path: Path, small_checkpoint: Path) -> None:
@@ -53,14 +53,14 @@ def test_a_changed_file_is_stale(copied: Copy) -> None:
     data = bytearray(artifact.path.read_bytes())
     data[len(data) // 2] ^= 1
     artifact.path.write_bytes(data)
-    with pytest.raises(StaleDescentError, match="changed or replaced"):
+    with pytest.raises(StaleManifestError, match="changed or replaced"):
         open_artifact(artifact.path).require_intact()
 
 
 def test_another_checkpoint_in_the_same_place_is_stale(copied: Copy, small_spec: ModelSpec, tmp_path: Path) -> None:
     artifact = copied("onnxruntime")
     save_checkpoint(tmp_path / "small.pt", untrained_network(small_spec, seed=2))
-    with pytest.raises(StaleDescentError, match="exported from another checkpoint"):
+    with pytest.raises(StaleManifestError, match="exported from another checkpoint"):
         source_of_artifact(artifact)
 
 
@@ -73,12 +73,12 @@ def test_a_checkpoint_that_is_gone_is_named(copied: Copy, tmp_path: Path) -> Non
 
 def test_untrained_weights_are_made_again_and_their_hash_checked(small_spec: ModelSpec, tmp_path: Path) -> None:
     artifact = export_artifact("onnxruntime", untrained_source(small_spec, 5), ExportOptions(), output=tmp_path / "u.onnx")
-    assert artifact.descent is not None
-    assert artifact.descent.weights.checkpoint is None
-    assert source_of_artifact(artifact).weights.sha256 == artifact.descent.weights.sha256
-    weights = dataclasses.replace(artifact.descent.weights, seed=6)
-    lying = dataclasses.replace(artifact, descent=dataclasses.replace(artifact.descent, weights=weights))
-    with pytest.raises(StaleDescentError, match="cannot be made again"):
+    assert artifact.manifest is not None
+    assert artifact.manifest.weights.checkpoint is None
+    assert source_of_artifact(artifact).weights.sha256 == artifact.manifest.weights.sha256
+    weights = dataclasses.replace(artifact.manifest.weights, seed=6)
+    lying = dataclasses.replace(artifact, manifest=dataclasses.replace(artifact.manifest, weights=weights))
+    with pytest.raises(StaleManifestError, match="cannot be made again"):
         source_of_artifact(lying)
 
 
@@ -114,9 +114,9 @@ def test_files_that_are_no_artifacts(name: str, content: bytes, tmp_path: Path) 
         open_artifact(tmp_path / name)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": "other/1"}', '{"schema": "iresnet-export/descent/1", "spec": {}}'])
-def test_damaged_descents(text: str, copied: Copy) -> None:
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": "other/1"}', '{"schema": "iresnet-export/manifest/1", "spec": {}}'])
+def test_damaged_manifests(text: str, copied: Copy) -> None:
     artifact = copied("onnxruntime")
-    descent_path(artifact.path).write_text(text, encoding="utf-8")
+    manifest_path(artifact.path).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"small\.onnx\.json"):
         open_artifact(artifact.path)

@@ -206,9 +206,9 @@ def test_untrained_exports_warn_and_verify(run: Run) -> None:
     outcome = run("onnx", "--depth", "18", "--image-size", "32", "--num-classes", "10", "--seed", "3", "-o", "out/u.onnx")
     assert outcome.status == 0
     assert "untrained (seed 3)" in outcome.err
-    descent = open_artifact(Path("out/u.onnx")).require_intact()
-    assert descent.weights.seed == 3
-    assert (descent.spec.num_classes, descent.spec.image_size) == (10, 32)
+    manifest = open_artifact(Path("out/u.onnx")).require_intact()
+    assert manifest.weights.seed == 3
+    assert (manifest.spec.num_classes, manifest.spec.image_size) == (10, 32)
     assert run("verify", "out/u.onnx", "--images", "32", "--batch", "4").status == 0
 
 

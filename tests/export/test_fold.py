@@ -17,7 +17,7 @@ import torch
 from conftest import Outcome
 from onnx import numpy_helper
 
-from iresnet_export.artifact import Artifact, descent_path, open_artifact, record
+from iresnet_export.artifact import Artifact, manifest_path, open_artifact, record
 from iresnet_export.backends import backend_named
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.errors import ExportError
@@ -75,10 +75,10 @@ def test_folded_artifacts_verify(name: str, folded: dict[str, Artifact]) -> None
     assert found.weights.worst_ulp <= 0.5
 
 
-def test_the_descent_holds_plan_and_proof_and_nothing_large(folded: dict[str, Artifact]) -> None:
-    descent = folded["onnxruntime"].require_intact()
-    details = descent.details["fold"]
-    assert descent.fold
+def test_the_manifest_holds_plan_and_proof_and_nothing_large(folded: dict[str, Artifact]) -> None:
+    manifest = folded["onnxruntime"].require_intact()
+    details = manifest.details["fold"]
+    assert manifest.fold
     assert 0.3 < details["proof"]["error_ratio"] <= FOLD_LIMIT
     assert details["plan"]["format"] == "iresnet-export/fold/1"
     assert details["exactness"]
@@ -135,9 +135,9 @@ def test_kept_affines_are_exported_and_read_back(name: str, tmp_path: Path) -> N
 def vouch(path: Path) -> None:
     from iresnet_models.files import sha256_of
 
-    descent = open_artifact(path).descent
-    assert descent is not None
-    record(path, dataclasses.replace(descent, sha256=sha256_of(path)))
+    manifest = open_artifact(path).manifest
+    assert manifest is not None
+    record(path, dataclasses.replace(manifest, sha256=sha256_of(path)))
 
 
 def test_one_folded_weight_changed_by_a_percent_is_named(small_source: Source, tmp_path: Path) -> None:
@@ -155,16 +155,16 @@ def test_one_folded_weight_changed_by_a_percent_is_named(small_source: Source, t
     assert "layer3.0.conv2.weight[17, 5, 1, 2]" in str(found.reason)
 
 
-def test_a_descent_without_its_plan_is_no_proof(small_source: Source, tmp_path: Path) -> None:
+def test_a_manifest_without_its_plan_is_no_proof(small_source: Source, tmp_path: Path) -> None:
     output = tmp_path / "x.onnx"
     artifact = export_artifact("onnxruntime", small_source, ExportOptions(), output=output)
-    descent = artifact.require_intact()
+    manifest = artifact.require_intact()
     for plan, message in (({}, "no plan of it"), ({"plan": {"format": "other"}}, "not the plan of a fold")):
-        record(output, dataclasses.replace(descent, details={**descent.details, "fold": plan}))
+        record(output, dataclasses.replace(manifest, details={**manifest.details, "fold": plan}))
         found = verdict(output)
         assert found.status == "fail"
         assert message in str(found.reason)
-    assert descent_path(output).exists()
+    assert manifest_path(output).exists()
 
 
 @pytest.mark.parametrize(

@@ -194,8 +194,8 @@ def test_what_calibration_predicts_is_what_other_evaluators_give(tmp_path: Path)
         {"precision": "int8"},
     ],
 )
-def test_a_descent_cannot_leave_layers_out(change: dict[str, Any]) -> None:
-    """Which layers stay in float32 follows from the weights' shapes; a descent that says otherwise is damaged."""
+def test_a_manifest_cannot_leave_layers_out(change: dict[str, Any]) -> None:
+    """Which layers stay in float32 follows from the weights' shapes; a manifest that says otherwise is damaged."""
     network = made()
     values = {name: new(getattr(network.quantization, name)) if callable(new) else new for name, new in change.items()}
     spoiled = Quantization.from_json(dataclasses.replace(network.quantization, **values).to_json())

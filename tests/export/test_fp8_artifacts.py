@@ -60,21 +60,21 @@ def verified(path: Path, checkpoint: Path | None = None, backends: tuple[str, ..
 
 
 def test_an_fp8_export_says_what_it_is(fp8: Artifact) -> None:
-    descent = fp8.require_intact()
-    assert descent.precision == "fp8"
-    shares = descent.details["multiply_accumulates"]
+    manifest = fp8.require_intact()
+    assert manifest.precision == "fp8"
+    shares = manifest.details["multiply_accumulates"]
     assert list(shares) == ["fp8", "fp32"]
-    assert shares["fp32"] == pytest.approx(64 * 3 * 49 * 16**2 / multiply_accumulates(descent.spec)), "the first convolution"
-    assert {key: descent.details["settings"][key] for key in ("target", "calibrator")} == {
+    assert shares["fp32"] == pytest.approx(64 * 3 * 49 * 16**2 / multiply_accumulates(manifest.spec)), "the first convolution"
+    assert {key: manifest.details["settings"][key] for key in ("target", "calibrator")} == {
         "target": "tensorrt",
         "calibrator": "minmax",
     }
-    quantization = Quantization.from_json(descent.details["quantization"])
-    assert Quantization.from_json(quantization.to_json()) == quantization == quantization_of(descent)
+    quantization = Quantization.from_json(manifest.details["quantization"])
+    assert Quantization.from_json(quantization.to_json()) == quantization == quantization_of(manifest)
     assert (quantization.precision, quantization.floating) == ("fp8", ("conv1",))
-    assert descent.size_bytes < 13_000_000
+    assert manifest.size_bytes < 13_000_000
     with pytest.raises(ArtifactError, match="in int8, and that it is quantized to fp8"):
-        quantization_of(dataclasses.replace(descent, precision="int8"))
+        quantization_of(dataclasses.replace(manifest, precision="int8"))
 
 
 def test_on_a_cpu_nothing_is_said_of_it(fp8: Artifact) -> None:
@@ -178,10 +178,10 @@ def test_blocks_are_held_against_the_graph_s_own_error(fp8: Artifact, small_sour
 
 
 def test_an_fp8_engine_is_built_and_proved(engine: Artifact, fp8: Artifact) -> None:
-    descent = engine.require_intact()
-    assert descent.details["multiply_accumulates"] == fp8.require_intact().details["multiply_accumulates"]
-    assert descent.details["gpus"] == "GPUs of compute capability 8.9, 12.0"
-    assert descent.details["quantization"] == fp8.require_intact().details["quantization"]
+    manifest = engine.require_intact()
+    assert manifest.details["multiply_accumulates"] == fp8.require_intact().details["multiply_accumulates"]
+    assert manifest.details["gpus"] == "GPUs of compute capability 8.9, 12.0"
+    assert manifest.details["quantization"] == fp8.require_intact().details["quantization"]
     assert read_plan(engine).capabilities == ((8, 9), (12, 0))
     (candidate,) = verified(engine.path).candidates
     assert candidate.weights is not None

@@ -60,10 +60,10 @@ def test_half_graphs_are_strongly_typed(precision: str, kind: int, small_source:
     assert [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)] == [TensorProto.FLOAT] * 2
     assert Counter(node.op_type for node in model.graph.node)["Cast"] == 2
     assert model.opset_import[0].version == (22 if precision == "bf16" else 20)
-    descent = artifact.require_intact()
-    assert descent.details["multiply_accumulates"] == {precision: 1.0}
-    assert 0 < descent.details["fold"]["proof"]["own_precision"] < 2
-    assert descent.size_bytes < 23_000_000
+    manifest = artifact.require_intact()
+    assert manifest.details["multiply_accumulates"] == {precision: 1.0}
+    assert 0 < manifest.details["fold"]["proof"]["own_precision"] < 2
+    assert manifest.size_bytes < 23_000_000
     assert f"100 % {precision}" in dict(inspect_file(artifact.path).rows())["multiply-accumulates"]
 
 
@@ -174,11 +174,11 @@ def test_engines_of_every_precision_are_built_and_proved(precision: str, small_s
     artifact = exported("tensorrt", small_source, tmp_path, calibration_images=64, **options)
     suffix = "int8-tensorrt" if precision == "int8" else precision
     assert artifact.path.name == f"iresnet18-{suffix}.engine"
-    descent = artifact.require_intact()
-    assert descent.details["multiply_accumulates"] == {precision: 1.0}
-    assert "plan" in descent.details["fold"]
-    assert ("quantization" in descent.details) == (precision == "int8")
-    assert descent.size_bytes < (18 if precision == "int8" else 26) * 1e6
+    manifest = artifact.require_intact()
+    assert manifest.details["multiply_accumulates"] == {precision: 1.0}
+    assert "plan" in manifest.details["fold"]
+    assert ("quantization" in manifest.details) == (precision == "int8")
+    assert manifest.size_bytes < (18 if precision == "int8" else 26) * 1e6
     candidate = verify([artifact.path], VerifyOptions(images=32)).candidates[0]
     assert candidate.weights is not None
     assert candidate.weights.passed
@@ -187,7 +187,7 @@ def test_engines_of_every_precision_are_built_and_proved(precision: str, small_s
 
 def test_an_engine_of_pixels_is_built(small_source: Source, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    artifact = exported("tensorrt", small_source, tmp_path, takes_pixels=True, flavour="tensorrt_rtx")
+    artifact = exported("tensorrt", small_source, tmp_path, with_preprocessing=True, flavour="tensorrt_rtx")
     assert artifact.path.name == "iresnet18-pre.engine"
 
 
@@ -206,19 +206,19 @@ def test_another_precision_than_was_asked_for_is_refused(small_source: Source, t
 @pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize("backend", ["onnxruntime", "torchscript"])
 def test_pixels_give_what_normalised_images_give(backend: str, fold: bool, small_source: Source, tmp_path: Path) -> None:
-    artifact = exported(backend, small_source, tmp_path, takes_pixels=True, fold=fold)
+    artifact = exported(backend, small_source, tmp_path, with_preprocessing=True, fold=fold)
     assert artifact.path.stem == ("iresnet18-pre" if fold else "iresnet18-nofold-pre")
     pixels = noise_pixels(small_source.spec, 5, seed=3)
     expected = exact(small_source, pixels)
     with backend_named(backend).load(open_artifact(artifact.path), CPU) as session:
-        assert session.takes_pixels
+        assert session.with_preprocessing
         found = session.run(session.batch_of(pixels, small_source.spec))
     np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=2e-5 * float(expected.abs().max()))
     assert verify([artifact.path], VerifyOptions(images=32)).passed
 
 
 def test_probabilities_are_the_second_output(small_source: Source, tmp_path: Path) -> None:
-    artifact = exported("onnxruntime", small_source, tmp_path, takes_pixels=True)
+    artifact = exported("onnxruntime", small_source, tmp_path, with_preprocessing=True)
     session = ort.InferenceSession(str(artifact.path), providers=["CPUExecutionProvider"])
     assert [(value.name, value.type, value.shape[1:]) for value in session.get_inputs()] == [
         ("input", "tensor(uint8)", [32, 32, 3])
@@ -233,7 +233,7 @@ def test_probabilities_are_the_second_output(small_source: Source, tmp_path: Pat
 
 def test_the_mean_stays_a_subtraction(small_source: Source) -> None:
     """Folded into a bias it would be wrong at the border, where the padding is zero in normalised space."""
-    network = deployed(small_source.network, None, takes_pixels=True)
+    network = deployed(small_source.network, None, with_preprocessing=True)
     assert isinstance(network, DeployedNetwork)
     pixels = noise_pixels(small_source.spec, 2, seed=0)
     with torch.inference_mode():
@@ -245,7 +245,7 @@ def test_the_mean_stays_a_subtraction(small_source: Source) -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_pixels_in_half_precision_are_rounded_after_the_mean(precision: str, small_source: Source) -> None:
-    network = deployed(small_source.network, None, DTYPES[precision], takes_pixels=True)
+    network = deployed(small_source.network, None, DTYPES[precision], with_preprocessing=True)
     plain = deployed(small_source.network, None, DTYPES[precision])
     pixels = noise_pixels(small_source.spec, 8, seed=0)
     wanted = exact(small_source, pixels)

@@ -21,7 +21,7 @@ from PIL import Image
 from iresnet_export import prediction
 from iresnet_export.artifact import Artifact
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleDescentError, UnavailableError
+from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleManifestError, UnavailableError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.prediction import ImagePrediction, PredictOptions, find_images, predict
 from iresnet_export.source import Source, source_from_checkpoint
@@ -97,10 +97,10 @@ def test_it_answers_as_the_network_in_float64(
 
 
 @pytest.mark.parametrize(("kind", "file"), [("onnxruntime", "pixels.onnx"), ("torchscript", "pixels.ts")])
-def test_an_artifact_that_takes_pixels_answers_the_same(
+def test_an_artifact_that_with_preprocessing_answers_the_same(
     kind: str, file: str, folder: Path, expected: Values, small_source: Source
 ) -> None:
-    artifact = export_artifact(kind, small_source, ExportOptions(fold=False, takes_pixels=True), output=Path(file))
+    artifact = export_artifact(kind, small_source, ExportOptions(fold=False, with_preprocessing=True), output=Path(file))
     require_equal(predict(artifact.path, [folder], ALL).images, expected)
 
 
@@ -299,7 +299,7 @@ def test_the_report_survives_json(folder: Path, artifacts: dict[str, Artifact], 
         assert f"{result['file']} " in outcome.out
 
 
-def test_an_artifact_without_descent_needs_its_checkpoint(
+def test_an_artifact_without_manifest_needs_its_checkpoint(
     folder: Path, expected: Values, artifacts: dict[str, Artifact], small_checkpoint: Path, small_spec: ModelSpec
 ) -> None:
     foreign = Path(shutil.copy(artifacts["onnxruntime"].path, "foreign.onnx"))
@@ -319,7 +319,7 @@ def test_an_artifact_without_descent_needs_its_checkpoint(
 def test_a_changed_artifact_is_refused(folder: Path, copied: Callable[[str], Artifact]) -> None:
     path = copied("onnxruntime").path
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(StaleDescentError):
+    with pytest.raises(StaleManifestError):
         predict(path, [folder], ALL)
 
 

@@ -43,9 +43,9 @@ WAYS = [
     pytest.param(ExportOptions(), id="fold"),
     pytest.param(ExportOptions(precision="bf16"), id="bf16"),
     pytest.param(ExportOptions(precision="fp16"), id="fp16"),
-    pytest.param(ExportOptions(takes_pixels=True), id="fold-pre"),
-    pytest.param(ExportOptions(fold=False, takes_pixels=True), id="nofold-pre"),
-    pytest.param(ExportOptions(precision="bf16", takes_pixels=True), id="bf16-pre"),
+    pytest.param(ExportOptions(with_preprocessing=True), id="fold-pre"),
+    pytest.param(ExportOptions(fold=False, with_preprocessing=True), id="nofold-pre"),
+    pytest.param(ExportOptions(precision="bf16", with_preprocessing=True), id="bf16-pre"),
 ]
 
 
@@ -55,24 +55,24 @@ def verdict(path: Path, **options: object) -> tuple[str, str | None, float | Non
     return found.status, found.reason, found.weights.worst_ulp if found.weights else None
 
 
-def images_for(takes_pixels: bool, count: int) -> torch.Tensor:
+def images_for(with_preprocessing: bool, count: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(count)
-    if takes_pixels:
+    if with_preprocessing:
         return torch.randint(0, 256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8)
     return torch.randn(count, 3, 32, 32, generator=generator)
 
 
 def assert_computes(artifact: Artifact, source: Source, *, tolerance: float) -> None:
     """The artifact's logits are those of the same network in eager PyTorch, at every batch size."""
-    assert artifact.descent is not None
-    network, takes_pixels = deployed_network(source, artifact.descent), artifact.descent.takes_pixels
+    assert artifact.manifest is not None
+    network, with_preprocessing = deployed_network(source, artifact.manifest), artifact.manifest.with_preprocessing
     with backends_for(artifact.format)[0].load(artifact, CPU) as session, torch.inference_mode():
-        assert (session.takes_pixels, session.batch) == (takes_pixels, None)
-        assert session.computed_precision == artifact.descent.precision
+        assert (session.with_preprocessing, session.batch) == (with_preprocessing, None)
+        assert session.computed_precision == artifact.manifest.precision
         for size in SIZES:
-            images = images_for(takes_pixels, size)
+            images = images_for(with_preprocessing, size)
             expected = network(images)
-            expected = expected[0] if takes_pixels else expected
+            expected = expected[0] if with_preprocessing else expected
             logits = session.run(images)
             assert (logits.shape, logits.dtype) == ((size, 10), torch.float32)
             assert float((logits - expected).abs().max() / expected.abs().max()) < tolerance
@@ -96,7 +96,7 @@ def program(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> A
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> Artifact:
     """The one package of all these tests, since compiling takes half a minute: bf16 and pixels, the farthest from a plain one."""
-    options = ExportOptions(precision="bf16", takes_pixels=True)
+    options = ExportOptions(precision="bf16", with_preprocessing=True)
     output = default_output(AOTInductor(), small_source, options, tmp_path_factory.mktemp("aoti"))
     own = tmp_path_factory.mktemp("temporary")  # other test processes may compile at the same time
     with pytest.MonkeyPatch.context() as patch:
@@ -114,8 +114,8 @@ def package(compiled: Artifact, tmp_path: Path) -> Artifact:
     checkpoint = compiled.path.parent / str(compiled.require_intact().weights.checkpoint)
     shutil.copy(checkpoint, tmp_path)
     for path in tmp_path.glob("*.pt2"):
-        descent = open_artifact(path).require_intact()
-        record(path, dataclasses.replace(descent, weights=dataclasses.replace(descent.weights, checkpoint=checkpoint.name)))
+        manifest = open_artifact(path).require_intact()
+        record(path, dataclasses.replace(manifest, weights=dataclasses.replace(manifest.weights, checkpoint=checkpoint.name)))
     return open_artifact(tmp_path / compiled.path.name)
 
 
@@ -186,8 +186,8 @@ def test_a_changed_weight_is_named(program: Artifact, small_source: Source, vouc
     for name in (program.path.name, f"{program.path.name}.json"):
         shutil.copy(program.path.parent / name, tmp_path)
     path = tmp_path / program.path.name
-    assert program.descent is not None
-    record(path, dataclasses.replace(program.descent, weights=small_source.weights_seen_from(tmp_path)))
+    assert program.manifest is not None
+    record(path, dataclasses.replace(program.manifest, weights=small_source.weights_seen_from(tmp_path)))
     spoil(path, "data/weights/weight_2", 4 * 100)  # the lowest bit of the 101st number of the third tensor
     status, reason, _ = verdict(vouch(path).path)
     assert status == "fail"
@@ -297,9 +297,9 @@ def test_a_failing_compilation_is_told_and_leaves_nothing(
 def test_packages_are_the_network(package: Artifact, small_source: Source, run: Run) -> None:
     assert package.format == "aoti"
     assert package.path.name == "iresnet18-bf16-pre.aoti.pt2"
-    descent = package.require_intact()
+    manifest = package.require_intact()
     assert package.parent().path.name == "iresnet18-bf16-pre.pt2"
-    assert descent.details["multiply_accumulates"] == {"bf16": 1.0}
+    assert manifest.details["multiply_accumulates"] == {"bf16": 1.0}
     assert verdict(package.path) == ("pass", None, 0)
     assert_computes(package, small_source, tolerance=1e-1)
     assert absolute_paths(package.path) == []
@@ -339,8 +339,8 @@ def test_wrong_shapes_are_refused(package: Artifact) -> None:
     ids=["capability", "torch", "extension"],
 )
 def test_packages_for_other_machines_are_refused(details: dict[str, object], message: str, package: Artifact) -> None:
-    descent = package.require_intact()
-    other = record(package.path, dataclasses.replace(descent, details=descent.details | details))
+    manifest = package.require_intact()
+    other = record(package.path, dataclasses.replace(manifest, details=manifest.details | details))
     if "cpu_extensions" in details and not hasattr(torch.cpu, "get_capabilities"):
         pytest.skip("this torch has no list of extensions")
     with pytest.raises(UnavailableError, match=message):

@@ -380,15 +380,15 @@ def int8(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> Arti
 
 
 def test_an_int8_export_says_what_it_is(int8: Artifact) -> None:
-    descent = int8.require_intact()
-    assert descent.precision == "int8"
-    assert descent.details["multiply_accumulates"] == {"int8": 1.0}
-    assert descent.details["optimised_operators"]["QLinearConv"] == 20
-    assert descent.details["settings"]["calibrator"] == "percentile"
-    quantization = Quantization.from_json(descent.details["quantization"])
+    manifest = int8.require_intact()
+    assert manifest.precision == "int8"
+    assert manifest.details["multiply_accumulates"] == {"int8": 1.0}
+    assert manifest.details["optimised_operators"]["QLinearConv"] == 20
+    assert manifest.details["settings"]["calibrator"] == "percentile"
+    quantization = Quantization.from_json(manifest.details["quantization"])
     assert Quantization.from_json(quantization.to_json()) == quantization
     assert quantization.image_source == "64 training images of digits"
-    assert descent.size_bytes < 13_000_000
+    assert manifest.size_bytes < 13_000_000
 
 
 @pytest.mark.parametrize("damage", [None, {}, {"format": "other"}, {"format": "iresnet-export/quantization/1", "ranges": {"a": 1}}])

@@ -1,4 +1,4 @@
-"""Artifacts that are wrong in one way each, with descents made to fit: which check catches them, and where they are found.
+"""Artifacts that are wrong in one way each, with manifests made to fit: which check catches them, and where they are found.
 
 Every one is a real file that loads (or that a runtime refuses), as a faulty exporter or a bad copy might leave it.
 """
@@ -270,7 +270,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> di
     folder = tmp_path_factory.mktemp("honest")
     options = {
         "plain": ExportOptions(fold=False),
-        "pixels": ExportOptions(fold=False, takes_pixels=True),
+        "pixels": ExportOptions(fold=False, with_preprocessing=True),
         "int8": ExportOptions(precision="int8", calibration_data="digits", calibration_images=64),
     }
     return {
@@ -324,9 +324,9 @@ def test_scripts_and_programs_are_searched_too(name: str, small_source: Source, 
     assert right.graph.operations == 71
     other = copy.deepcopy(small_source.network)
     other.layer3[1].bn1.eps = 1e-2
-    identity, descent = identity_of(artifact.path, backend.format), artifact.require_intact()
+    identity, manifest = identity_of(artifact.path, backend.format), artifact.require_intact()
     backend.export(ExportJob(other, artifact.path, ExportOptions(fold=False), identity or {}))
-    record(artifact.path, dataclasses.replace(descent, sha256=sha256_of(artifact.path)))
+    record(artifact.path, dataclasses.replace(manifest, sha256=sha256_of(artifact.path)))
     (wrong,) = verify([artifact.path], options).candidates
     assert wrong.status == "fail"
     assert wrong.localisation is not None
@@ -364,15 +364,15 @@ def test_tf32_shows_in_the_outputs_alone(
     assert found.outputs.noise_ratio > 100
 
 
-def test_a_descent_that_tells_of_other_images_is_caught(
+def test_a_manifest_that_tells_of_other_images_is_caught(
     honest: dict[str, Artifact], small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Nothing in the outputs shows it, for verification prepares its images as the descent says."""
+    """Nothing in the outputs shows it, for verification prepares its images as the manifest says."""
     original = honest["plain"]
     path = tmp_path / "plain.onnx"
     path.write_bytes(original.path.read_bytes())
-    descent = original.require_intact()
-    record(path, dataclasses.replace(descent, spec=dataclasses.replace(descent.spec, interpolation="bicubic")))
+    manifest = original.require_intact()
+    record(path, dataclasses.replace(manifest, spec=dataclasses.replace(manifest.spec, interpolation="bicubic")))
     found = verdict(path, small_checkpoint)
     assert found.status == "fail"
-    assert "the descent says that interpolation is bicubic, and the checkpoint that it is bilinear" in str(found.reason)
+    assert "the manifest says that interpolation is bicubic, and the checkpoint that it is bilinear" in str(found.reason)

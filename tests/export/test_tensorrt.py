@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import Outcome
 
-from iresnet_export.artifact import Artifact, descent_path, open_artifact
+from iresnet_export.artifact import Artifact, manifest_path, open_artifact
 from iresnet_export.backends import tensorrt_flavours
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx_graph import onnx_from_network
@@ -46,17 +46,17 @@ def engine(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> Ar
     return export_artifact("tensorrt", small_source, ExportOptions(max_batch=8, flavour="tensorrt_rtx"), output=path)
 
 
-def test_an_engine_its_parent_and_their_descents(engine: Artifact) -> None:
-    descent = engine.require_intact()
+def test_an_engine_its_parent_and_their_manifests(engine: Artifact) -> None:
+    manifest = engine.require_intact()
     parent = engine.parent()
-    assert descent.parent is not None
-    assert descent.parent.file == "small.onnx"
-    assert parent.require_intact().weights == descent.weights
-    assert descent.batch == (1, 8)
-    assert descent.details["flavour"] == "tensorrt_rtx"
-    assert descent.details["gpus"] == "NVIDIA RTX GPUs from Ampere on"
-    assert descent.size_bytes > 40_000_000
-    assert "/" not in json.dumps(json.loads(descent_path(engine.path).read_text())["parent"])
+    assert manifest.parent is not None
+    assert manifest.parent.file == "small.onnx"
+    assert parent.require_intact().weights == manifest.weights
+    assert manifest.batch == (1, 8)
+    assert manifest.details["flavour"] == "tensorrt_rtx"
+    assert manifest.details["gpus"] == "NVIDIA RTX GPUs from Ampere on"
+    assert manifest.size_bytes > 40_000_000
+    assert "/" not in json.dumps(json.loads(manifest_path(engine.path).read_text())["parent"])
 
 
 def test_the_plan_is_raw(engine: Artifact) -> None:

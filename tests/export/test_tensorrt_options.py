@@ -134,7 +134,7 @@ def test_what_tensorrt_rtx_has_no_use_for_is_refused(flavour: Flavour) -> None:
         require_options(flavour, ExportOptions(engine=EngineOptions(profiles=((1, 1, 1),)), dynamic_batch=False))
 
 
-def test_the_command_s_options_reach_the_descent(run: Callable[..., Outcome], small_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_command_s_options_reach_the_manifest(run: Callable[..., Outcome], small_checkpoint: Path, tmp_path: Path) -> None:
     options = ("--profile", "1,1,2", "--profile", "2,4,4", "--workspace", "256", "--flavour", "tensorrt_rtx", "--verbose")
     outcome = run("trt", "--checkpoint", small_checkpoint, "--no-fold", *options, "-o", tmp_path / "x.engine")
     assert outcome.status == 0, outcome.err

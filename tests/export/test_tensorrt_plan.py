@@ -121,7 +121,7 @@ def test_no_gpu(engine: Artifact) -> None:
     ("compatibility", "capability", "able"),
     [("none", (8, 6), True), ("none", (8, 9), False), ("ampere-plus", (9, 0), True), ("ampere-plus", (7, 5), False)],
 )
-def test_plans_of_tensorrt_itself_are_judged_by_their_descent(
+def test_plans_of_tensorrt_itself_are_judged_by_their_manifest(
     compatibility: str,
     capability: tuple[int, int],
     able: bool,
@@ -137,14 +137,14 @@ def test_plans_of_tensorrt_itself_are_judged_by_their_descent(
     data = b"ftrt" + bytes(96)
     path = tmp_path / "full.engine"
     path.write_bytes(data)
-    descent = engine.descent
-    assert descent is not None
+    manifest = engine.manifest
+    assert manifest is not None
     details = {
         "builder_version": "11.4.0.1",
         "gpu": {"name": "RTX A5000", "compute_capability": "8.6"},
         "settings": {"hardware_compatibility": compatibility},
     }
-    artifact = record(path, dataclasses.replace(descent, size_bytes=len(data), details=details))
+    artifact = record(path, dataclasses.replace(manifest, size_bytes=len(data), details=details))
     with pytest.raises(MissingPackageError, match=r"iresnet-export\[tensorrt\]"):
         require_runnable(artifact, CUDA)
     here = dataclasses.replace(flavour_named("tensorrt_rtx"), name="tensorrt", module=type("trt", (), {"__version__": "11.4.0.1"}))
@@ -159,7 +159,7 @@ def test_plans_of_tensorrt_itself_are_judged_by_their_descent(
     with pytest.raises(UnavailableError, match=r"built by tensorrt 11\.4\.0\.1, and here is 11\.5\.0\.1"):
         require_runnable(artifact, CUDA)
     compatible = dataclasses.replace(
-        descent, size_bytes=len(data), details={"builder_version": "11.4.0.1", "settings": {"version_compatible": True}}
+        manifest, size_bytes=len(data), details={"builder_version": "11.4.0.1", "settings": {"version_compatible": True}}
     )
     assert require_runnable(record(path, compatible), CUDA) is newer
     with pytest.raises(ArtifactError, match="not a whole plan"):

@@ -23,7 +23,7 @@ from iresnet_export.backends import backend_named
 from iresnet_export.backends.base import ExportJob, ExportOptions, Session
 from iresnet_export.backends.eager import EagerSession
 from iresnet_export.backends.torchscript import TorchScript
-from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleDescentError
+from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleManifestError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.progress import no_progress
 from iresnet_export.reporting.documents import verify_document
@@ -164,7 +164,7 @@ def test_a_changed_file_fails_by_its_hash(copied: Copy) -> None:
     edited(path, lambda m: change_weight(m, "fc.bias", one_bit))
     found = verdict(path)
     assert (found.status, found.outputs) == ("fail", None)
-    assert "not the file that its descent tells of" in str(found.reason)
+    assert "not the file that its manifest tells of" in str(found.reason)
 
 
 def test_an_artifact_of_an_earlier_checkpoint_fails(copied: Copy, small_spec: ModelSpec, tmp_path: Path) -> None:
@@ -387,9 +387,9 @@ def test_a_stale_parent_is_no_parent(copied: Copy, tmp_path: Path) -> None:
     from iresnet_export.artifact import Parent
 
     artifact = copied("onnxruntime")
-    descent = artifact.require_intact()
-    child = dataclasses.replace(artifact, descent=dataclasses.replace(descent, parent=Parent(artifact.path.name, "0" * 64)))
-    with pytest.raises(StaleDescentError, match="built from another"):
+    manifest = artifact.require_intact()
+    child = dataclasses.replace(artifact, manifest=dataclasses.replace(manifest, parent=Parent(artifact.path.name, "0" * 64)))
+    with pytest.raises(StaleManifestError, match="built from another"):
         child.parent()
 
 

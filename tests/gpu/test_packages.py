@@ -89,7 +89,7 @@ def test_memory_is_stable(export: Callable[..., Artifact], device: torch.device)
         assert before - torch.cuda.mem_get_info()[0] < 8 * 2**20
 
 
-def test_its_descent_says_what_it_was_compiled_for(export: Callable[..., Artifact], device: torch.device) -> None:
+def test_its_manifest_says_what_it_was_compiled_for(export: Callable[..., Artifact], device: torch.device) -> None:
     details, here = export("aotinductor").require_intact().details, nvidia.gpu()
     assert here is not None
     assert (details["device"], details["gpu"]) == ("cuda", here.name)
@@ -111,7 +111,7 @@ def test_elsewhere_it_is_refused(export: Callable[..., Artifact], device: torch.
 def test_what_torch_writes_of_a_package_is_what_foreign_ones_are_judged_by(
     export: Callable[..., Artifact], device: torch.device
 ) -> None:
-    """Its own records of the device and of the compute capability, without our descent."""
+    """Its own records of the device and of the compute capability, without our manifest."""
     foreign = Artifact(export("aotinductor").path, "aoti", None)
     AOTInductor().load(foreign, device, trust=True).close()
     with pytest.raises(UnavailableError, match="run it with --device cuda"):

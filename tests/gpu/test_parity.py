@@ -60,7 +60,7 @@ def test_onnx_runtime_as_it_was_told_to_compute(words: str, export: Callable[...
 
 
 def test_pixels_in_probabilities_out(export: Callable[..., Artifact], device: torch.device) -> None:
-    artifact = export("tensorrt", precision="fp16", takes_pixels=True, target="tensorrt")
+    artifact = export("tensorrt", precision="fp16", with_preprocessing=True, target="tensorrt")
     (candidate,) = verify([artifact.path], VerifyOptions(device=device, batch_sizes=(1, 8), images=32)).candidates
     assert candidate.status == "pass", candidate.reason
 

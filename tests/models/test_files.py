@@ -90,7 +90,7 @@ def test_json_is_strict(tmp_path: Path) -> None:
     assert not (tmp_path / "file").exists()
     (tmp_path / "bad").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="cannot be read as JSON"):
-        read_json(tmp_path / "bad", "The descent")
+        read_json(tmp_path / "bad", "The manifest")
 
 
 def test_files_that_are_needed(tmp_path: Path) -> None:

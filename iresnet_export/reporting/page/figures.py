@@ -12,7 +12,7 @@ from iresnet_export.reporting.plots.batches import Line, batch_plot
 from iresnet_export.reporting.plots.canvas import Plot
 from iresnet_export.reporting.plots.latency import distribution_plot
 from iresnet_export.reporting.plots.marks import LegendItem, Mark, distinct, legend_item
-from iresnet_export.reporting.plots.parity import Descent, parity_plot
+from iresnet_export.reporting.plots.parity import Manifest, parity_plot
 from iresnet_export.reporting.plots.roofline import Reached, Roof, roofline_plot
 from iresnet_export.reporting.plots.serving import cold_plot, server_plot
 from iresnet_export.reporting.plots.speedups import speedup_plot
@@ -124,15 +124,15 @@ def cold_figure(identifier: str, title: str, collection: Collection, group: Sequ
 
 def parity_figure(collection: Collection) -> Iterator[Figure]:
     """One for each network whose blocks were compared."""
-    networks: dict[str, list[tuple[str, str, str, Descent]]] = defaultdict(list)
+    networks: dict[str, list[tuple[str, str, str, Manifest]]] = defaultdict(list)
     for candidate in collection.candidates:
         if candidate.localisation and any(place.sqnr_db is not None for place in candidate.localisation):
             name = f"{candidate.artifact} by {backend_name(candidate.backend)}"
-            descent = Descent(name, Mark("other", "o"), candidate.localisation, candidate.first_divergence)
-            networks[candidate.reference or ""].append((candidate.precision, candidate.backend, candidate.artifact, descent))
+            manifest = Manifest(name, Mark("other", "o"), candidate.localisation, candidate.first_divergence)
+            networks[candidate.reference or ""].append((candidate.precision, candidate.backend, candidate.artifact, manifest))
     for number, (_, found) in enumerate(networks.items()):
         marks = distinct([(precision, backend) for precision, backend, _, _ in found])
-        lines = [Descent(one.name, look, one.places, one.first) for (_, _, _, one), look in zip(found, marks, strict=True)]
+        lines = [Manifest(one.name, look, one.places, one.first) for (_, _, _, one), look in zip(found, marks, strict=True)]
         title = f"{network_name(None, None, found[0][2])}, block by block"
         identifier = f"parity-{number}"
         yield Figure(

@@ -33,7 +33,7 @@ _STAGE = re.compile(r"stage (\d+) block")
 
 
 @dataclass(frozen=True)
-class Descent:
+class Manifest:
     """A candidate's places, from the input to the output; `first` is where it departs."""
 
     name: str
@@ -42,18 +42,18 @@ class Descent:
     first: str | None
 
 
-def parity_plot(identifier: str, title: str, found: Sequence[Descent]) -> Plot:
+def parity_plot(identifier: str, title: str, found: Sequence[Manifest]) -> Plot:
     said = "; ".join(_said(one) for one in found)
     return plot(identifier, title, f"Higher is nearer to float64. {said}.", lambda width: _draw(width, found))
 
 
-def _said(one: Descent) -> str:
+def _said(one: Manifest) -> str:
     values = [place.sqnr_db for place in one.places if place.sqnr_db is not None]
     around = f"{min(values):.0f} to {max(values):.0f} dB" if values else "no figures"
     return f"{one.name}: {around}, " + (f"departs at {one.first}" if one.first else "departs nowhere")
 
 
-def _draw(width: int, found: Sequence[Descent]) -> Figure:
+def _draw(width: int, found: Sequence[Manifest]) -> Figure:
     figure = figure_of(width, TOP + _HEIGHT + BOTTOM)
     axes = axes_at(figure, LEFT, TOP, width - LEFT - RIGHT, _HEIGHT)
     longest = max(found, key=lambda one: len(one.places)).places
@@ -83,7 +83,7 @@ def _draw(width: int, found: Sequence[Descent]) -> Figure:
     return figure
 
 
-def _line(figure: Figure, one: Descent, key: str, linewidth: float, faint: bool = False) -> None:
+def _line(figure: Figure, one: Manifest, key: str, linewidth: float, faint: bool = False) -> None:
     axes = figure.axes[0]
     points = [(index, getattr(place, key)) for index, place in enumerate(one.places) if getattr(place, key) is not None]
     x, y = [index for index, _ in points], [value for _, value in points]
