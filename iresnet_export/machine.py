@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ _THROTTLE_REASONS = {
     0x80: "hw_power_brake_slowdown",
     0x100: "display_clock_setting",
 }
+_LOADED = ("The machine was loaded", "While it was measured", "The GPU was throttled")
+"""How the warnings begin after which no figure is to be trusted to the last digit."""
+
 _HARMLESS = {"gpu_idle", "applications_clocks_setting"}
 
 
@@ -85,18 +89,24 @@ def gpu_state(index: int = 0) -> dict[str, Any] | None:
 
 def load_warnings(cpu: dict[str, Any], gpu: dict[str, Any] | None, meanwhile: float) -> list[str]:
     """Why figures that were measured like that may be wrong; nothing on a quiet machine."""
-    found, longer = [], "Absolute times are too long."
+    found = []
+    longer = "Absolute times are too long, and ratios suffer too: what uses several threads loses most by it."
     for when, cores in (("before", cpu["load_before"]), ("after", cpu["load_after"])):
         if cores is not None and cores > BUSY_CORES:
-            found.append(f"The machine was loaded: just {when} the run other work held {cores:.1f} cores. {longer}")
+            found.append(f"{_LOADED[0]}: just {when} the run other work held {cores:.1f} cores. {longer}")
     if meanwhile > BUSY_CORES:
-        found.append(f"While it was measured, other programs held {meanwhile:.1f} cores on average. {longer}")
+        found.append(f"{_LOADED[1]}, other programs held {meanwhile:.1f} cores on average. {longer}")
     if cpu["governor"] not in (None, "performance"):
         found.append(f"The processor's frequency governor is {cpu['governor']}, not performance: its clock changes meanwhile.")
     throttled = sorted(set((gpu or {}).get("throttle_reasons") or ()) - _HARMLESS)
     if throttled:
-        found.append(f"The GPU was throttled: {', '.join(throttled)}.")
+        found.append(f"{_LOADED[2]}: {', '.join(throttled)}.")
     return found
+
+
+def under_load(warnings: Iterable[str]) -> bool:
+    """Whether these warnings, of this run or of a report, say that something else held the machine or its GPU back."""
+    return any(warning.startswith(_LOADED) for warning in warnings)
 
 
 def _busy_seconds() -> tuple[float, float, float]:

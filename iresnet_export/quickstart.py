@@ -53,6 +53,10 @@ class Row:
         """Median in milliseconds."""
         return self.result.latency.p50 if self.result is not None and self.result.latency is not None else None
 
+    @property
+    def is_steady(self) -> bool:
+        return self.latency is not None and self.result is not None and self.result.status == "ok"
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -64,11 +68,13 @@ class Summary:
     rows: list[Row]
     missing: dict[str, str]
     page: Path
+    warnings: tuple[str, ...] = ()
+    """What the machine did to the figures."""
 
     @property
     def fastest(self) -> Row | None:
-        """The fastest of those that passed."""
-        passed = [row for row in self.rows if row.candidate is not None and row.candidate.status == "pass" and row.latency]
+        """The fastest of those that passed, with a measurement that is one figure."""
+        passed = [row for row in self.rows if row.candidate is not None and row.candidate.status == "pass" and row.is_steady]
         return min(passed, key=lambda row: row.latency or 0.0, default=None)
 
 
@@ -102,7 +108,7 @@ def deploy(folder: Path, training: TrainingResult, seconds: float, progress: Pro
     write_json(folder / "bench.json", bench_document(report, bench_options))
     page = _page(folder)
     rows = _rows(training.best, verification, scores, report.results)
-    return Summary(folder, training, verification, rows, missing, page)
+    return Summary(folder, training, verification, rows, missing, page, tuple(report.warnings))
 
 
 def _claim(folder: Path) -> None:

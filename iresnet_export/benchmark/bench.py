@@ -16,7 +16,7 @@ from iresnet_export.benchmark.candidates import Candidate, Origin, Origins, open
 from iresnet_export.benchmark.child import in_fresh_process
 from iresnet_export.benchmark.cold import cold
 from iresnet_export.benchmark.limits import better, measured_limits, raised, with_fractions
-from iresnet_export.benchmark.measuring import Bench, Watch, in_turns, no_watch
+from iresnet_export.benchmark.measuring import Bench, Watch, in_turns, no_watch, without_contradictions
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.peers import open_peers
 from iresnet_export.benchmark.recommendation import recommendation
@@ -24,7 +24,7 @@ from iresnet_export.benchmark.results import BenchReport, Limit, Result
 from iresnet_export.benchmark.server import server
 from iresnet_export.benchmark.throughput import throughput
 from iresnet_export.errors import UnavailableError
-from iresnet_export.machine import OthersLoad, cpu_state, gpu_state, load_now, load_warnings
+from iresnet_export.machine import OthersLoad, cpu_state, gpu_state, load_now, load_warnings, under_load
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.verification.reference import Reference
 from iresnet_export.verification.verify import References, Verification, VerifyOptions, verify
@@ -76,7 +76,9 @@ def bench(
             results += here
     cpu["load_after"] = load_now()
     warnings = load_warnings(cpu, gpu, meter.cores())
-    best = recommendation(results, options.max_accuracy_drop, options.seed) if options.recommend else None
+    results = without_contradictions(results)
+    loaded = under_load(warnings)
+    best = recommendation(results, options.max_accuracy_drop, options.seed, loaded=loaded) if options.recommend else None
     return BenchReport(with_fractions(results, limits), limits, cpu, gpu, warnings, best)
 
 

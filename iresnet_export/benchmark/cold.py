@@ -38,7 +38,7 @@ def cold(candidates: Sequence[Candidate], bench: Bench) -> None:
 
 
 def _result(candidate: Candidate, runs: Sequence[FreshRun]) -> Result:
-    status, reason = status_of(candidate, stable=True, unstable="")
+    status, reason = status_of(candidate, None)
     found = ColdRun(tuple(run.load_ms for run in runs), tuple(run.first_inference_ms for run in runs))
     memory = max(run.peaks_mb[0] for run in runs)
     missing = dict.fromkeys(_NOT_MEASURED, _WHY)

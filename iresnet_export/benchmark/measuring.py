@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -17,7 +18,7 @@ from iresnet_export.benchmark.memory import is_out_of_memory, release
 from iresnet_export.benchmark.opening import host_to_host
 from iresnet_export.benchmark.options import BenchOptions, Mode
 from iresnet_export.benchmark.results import Result, Status
-from iresnet_export.benchmark.stability import halves_agree
+from iresnet_export.benchmark.stability import NOT_STEADY, contradictions, unsteadiness
 from iresnet_export.benchmark.statistics import latency_of, speedup_of
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.verification.verify import VerifyOptions, pixels_for
@@ -121,12 +122,12 @@ def unmeasured(candidate: Candidate, mode: Mode, batch: int, reason: str, status
     return Result(candidate.subject, mode, batch, status, reason, missing=missing)
 
 
-def status_of(candidate: Candidate, stable: bool, unstable: str) -> tuple[Status, str | None]:
-    """The verdict on what was measured, with its reason."""
+def status_of(candidate: Candidate, unstable: str | None) -> tuple[Status, str | None]:
+    """The verdict on what was measured, with its reason; `unstable` is why no figure describes it."""
     parity = candidate.subject.parity
     if parity is not None and parity.status == "fail":
         return "failed_parity", parity.reason
-    return ("ok", None) if stable else ("unstable", unstable)
+    return ("ok", None) if unstable is None else ("unstable", unstable)
 
 
 def failed(candidate: Candidate, mode: Mode, batch: int, error: Exception) -> Result:
@@ -141,9 +142,8 @@ def _result(candidate: Candidate, batch: int, mode: Mode, samples: Samples, base
     if samples.failure is not None:
         return failed(candidate, mode, batch, samples.failure)
     subject, options = candidate.subject, bench.options
-    stable = halves_agree(samples.rounds)
-    text = "the medians of its first and last half differ by more than 5 %, however long it was measured"
-    status, reason = status_of(candidate, stable, text)
+    unstable = unsteadiness(samples.rounds)
+    status, reason = status_of(candidate, unstable)
     latency = latency_of(samples, options.seed)
     gflops = 2 * candidate.work.macs * batch / latency.p50 / 1e6
     speedup, missing = None, {}
@@ -164,7 +164,7 @@ def _result(candidate: Candidate, batch: int, mode: Mode, samples: Samples, base
         throughput=batch / latency.p50 * 1e3,
         gflops=gflops,
         speedup=speedup,
-        stable=stable,
+        stable=unstable is None,
         moved_bytes=candidate.work.moved_bytes(batch, subject.precision),
         missing=missing,
     )
@@ -178,4 +178,29 @@ def _no_speedup(candidate: Candidate, status: Status, reason: str | None, baseli
         return f"no verdict: {reason}"
     if baseline is None or not baseline.rounds:
         return "its baseline was not measured at this batch size"
-    return None if halves_agree(baseline.rounds) else "its baseline is unstable"
+    unstable = unsteadiness(baseline.rounds)
+    return None if unstable is None else f"{NOT_STEADY}: {unstable}"
+
+
+def without_contradictions(results: Sequence[Result]) -> list[Result]:
+    """The results, those baselines that contradict themselves "unstable", and what was compared with them without a verdict.
+
+    A baseline does where it takes longer for a small batch than for a large one.
+    """
+    found = list(results)
+    places: dict[tuple[str, int, str], dict[int, int]] = {}
+    for index, result in enumerate(found):
+        if result.is_baseline and result.latency is not None and result.mode in ("latency", "throughput"):
+            places.setdefault((result.artifact, result.subject.threads, result.mode), {})[result.batch] = index
+    doubts = {}
+    for key, own in places.items():
+        medians = {batch: latency.p50 for batch, index in own.items() if (latency := found[index].latency) is not None}
+        for batch, why in contradictions(medians).items():
+            doubts[*key, batch] = why
+            found[own[batch]] = dataclasses.replace(found[own[batch]], status="unstable", reason=why, stable=False)
+    for index, result in enumerate(found):
+        doubt = doubts.get((result.subject.baseline or "", result.subject.threads, result.mode, result.batch))
+        if doubt is not None and result.speedup is not None:
+            missing = result.missing | {"speedup": f"{NOT_STEADY}: {doubt}"}
+            found[index] = dataclasses.replace(result, speedup=None, missing=missing)
+    return found

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iresnet_export.benchmark.results import Recommendation, Result
+from iresnet_export.benchmark.stability import NOT_STEADY
 from iresnet_export.benchmark.statistics import speedup_of
 
 
-def recommendation(results: Sequence[Result], max_accuracy_drop: float | None, seed: int = 0) -> Recommendation | None:
+def recommendation(
+    results: Sequence[Result], max_accuracy_drop: float | None, seed: int = 0, *, loaded: bool = False
+) -> Recommendation | None:
     """Of what passed verification and is stable: the shortest latency at the smallest batch, else the highest throughput.
 
-    None where nothing qualifies. Baselines and peers are not deployed from here, so none of them is recommended.
+    None where nothing qualifies. Baselines and peers are not deployed from here, so none of them is recommended. `loaded`: whether
+    something else held the machine meanwhile, which the sentence then says first.
     """
     fit = [result for result in results if qualifies(result)]
     timed = [result for result in fit if result.mode == "latency"]
@@ -20,24 +24,32 @@ def recommendation(results: Sequence[Result], max_accuracy_drop: float | None, s
         ranked = sorted((result for result in timed if result.batch == smallest), key=_median)
     else:
         ranked = sorted((result for result in fit if result.mode == "throughput"), key=lambda result: -(result.throughput or 0.0))
-    return _said(ranked, max_accuracy_drop, seed) if ranked else None
+    return _said(ranked, max_accuracy_drop, seed, loaded) if ranked else None
 
 
 def qualifies(result: Result) -> bool:
-    """Whether a result is of an artifact that passed verification, with a verdict on its speed."""
+    """Whether a result is of an artifact that passed verification, with a steady measurement of it and of its baseline."""
     subject = result.subject
     deployed = subject.baseline is not None and not subject.peer
-    return deployed and result.status == "ok" and result.latency is not None and getattr(subject.parity, "status", None) == "pass"
+    passed = deployed and result.status == "ok" and getattr(subject.parity, "status", None) == "pass"
+    return passed and result.latency is not None and not unsteady_baseline(result)
+
+
+def unsteady_baseline(result: Result) -> str | None:
+    """Why there is no verdict on a result that is steady itself, where that is its baseline's fault."""
+    why = result.missing.get("speedup", "")
+    return why if why.startswith(NOT_STEADY) else None
 
 
 def _median(result: Result) -> float:
     return result.latency.p50 if result.latency else float("inf")
 
 
-def _said(ranked: Sequence[Result], max_accuracy_drop: float | None, seed: int) -> Recommendation:
+def _said(ranked: Sequence[Result], max_accuracy_drop: float | None, seed: int, loaded: bool) -> Recommendation:
     best, subject, speedup = ranked[0], ranked[0].subject, ranked[0].speedup
     threads = "1 thread" if subject.threads == 1 else f"{subject.threads} threads"
-    text = f"On this machine {subject.artifact} by {subject.backend} ({subject.precision}, {threads}) is the fastest that passes: "
+    where = "Measured while the machine was loaded, so in doubt: on this machine" if loaded else "On this machine"
+    text = f"{where} {subject.artifact} by {subject.backend} ({subject.precision}, {threads}) is the fastest that passes: "
     assert best.latency is not None
     if best.mode == "latency":
         low, high = best.latency.p50_ci95

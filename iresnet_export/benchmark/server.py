@@ -172,7 +172,7 @@ def _result(candidate: Candidate, found: ServerRun) -> Result:
     )
     if found.highest_rate_per_s == 0:
         text = f"no rate that was tried keeps p99 within {found.p99_limit_ms:g} ms"
-    status, reason = status_of(candidate, found.keeps_up, text)
+    status, reason = status_of(candidate, None if found.keeps_up else text)
     missing = dict.fromkeys(_NOT_MEASURED, "mode server measures response times: see server.response_ms")
     throughput = found.completed / found.seconds
     return Result(

@@ -1,11 +1,18 @@
-"""Whether a measurement is one figure at all: its first and its last half agree, or nothing is concluded from it."""
+"""Whether a measurement is one figure at all, and a baseline one that others can be held against; else nothing is concluded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Mapping, Sequence
+from statistics import median, quantiles
 
 TOLERANCE = 0.05
+DISPERSION = 0.5
+"""The middle half of the turns may span this much of their median: a machine that is let alone stays below 0.1."""
+
+CONTRADICTION = 1.1
+"""A smaller batch may take so many times as long as a larger one; kernels for odd sizes are a little slower at times."""
+
+NOT_STEADY = "no verdict: the baseline was not steady"
 
 
 def halves_agree(rounds: Sequence[Sequence[float]]) -> bool:
@@ -15,3 +22,30 @@ def halves_agree(rounds: Sequence[Sequence[float]]) -> bool:
         return False
     first, last = (median(sample for turn in part for sample in turn) for part in (rounds[:half], rounds[-half:]))
     return abs(first - last) <= TOLERANCE * min(first, last)
+
+
+def unsteadiness(rounds: Sequence[Sequence[float]]) -> str | None:
+    """Why no figure describes these rounds: its halves disagree, or its turns lie far apart; None where one does."""
+    if not halves_agree(rounds):
+        return "the medians of its first and last half differ by more than 5 %, however long it was measured"
+    turns = [median(turn) for turn in rounds]
+    low, middle, high = quantiles(turns, n=4, method="inclusive") if len(turns) > 1 else (turns[0],) * 3
+    if high - low > DISPERSION * middle:
+        return f"its turns lie far apart: half of them took {low:.3g} to {high:.3g} ms, and the others less or more"
+    return None
+
+
+def contradictions(medians: Mapping[int, float]) -> dict[int, str]:
+    """Batch sizes that took longer than a larger batch, and those larger ones, each with that in words.
+
+    `medians`: milliseconds of one candidate by batch size. More images take no less work, so one of the two was disturbed, and
+    nobody knows which.
+    """
+    found: dict[int, str] = {}
+    for small in sorted(medians):
+        for large in sorted(medians):
+            if large > small and medians[small] > CONTRADICTION * medians[large]:
+                text = f"it took {medians[small]:.3g} ms at batch {small} and {medians[large]:.3g} ms at batch {large}"
+                found.setdefault(small, text)
+                found.setdefault(large, text)
+    return found

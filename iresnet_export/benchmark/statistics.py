@@ -12,6 +12,7 @@ import numpy as np
 
 from iresnet_export.benchmark.clock import Samples
 
+Values = np.ndarray[Any, np.dtype[np.float64]]
 RESAMPLES = 2000
 SAMPLES_BEYOND = 10
 """A percentile needs at least so many samples beyond it: p90 needs 100, p99 1,000 and p99.9 10,000."""
@@ -68,7 +69,7 @@ def latency_of(samples: Samples, seed: int = 0) -> Latency:
         std=float(values.std(ddof=1)),
         min=float(values.min()),
         max=float(values.max()),
-        p50_ci95=interval(medians, float(np.median(values)), len(rounds)),
+        p50_ci95=interval(medians, float(np.median(values)), len(rounds), values),
     )
 
 
@@ -78,19 +79,23 @@ def speedup_of(baseline: Samples, candidate: Samples, seed: int = 0) -> Speedup:
     ratios = np.array([np.median(slow) / np.median(fast) for slow, fast in pairs])
     medians = np.median(ratios[_resampled(len(ratios), seed)], axis=1)
     middle = float(np.median(ratios))
-    return Speedup(middle, interval(medians, middle, len(ratios)))
+    return Speedup(middle, interval(medians, middle, len(ratios), ratios))
 
 
 def _resampled(count: int, seed: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
 
 
-def interval(medians: np.ndarray[Any, np.dtype[np.float64]], middle: float, count: int) -> tuple[float, float]:
-    """The bootstrap's 95 % percentile interval, widened for few rounds: resampling `count` values understates their spread."""
+def interval(medians: Values, middle: float, count: int, measured: Values) -> tuple[float, float]:
+    """The bootstrap's 95 % percentile interval, widened for few rounds: resampling `count` values understates their spread.
+
+    It ends at the smallest and the largest of the `measured` values: no median lies beyond what was ever seen.
+    """
     tail = (1 - _LEVEL) / 2
     low, high = np.quantile(medians, [tail, 1 - tail])
     widen = math.sqrt(count / max(count - 1, 1)) * _student(count) / NormalDist().inv_cdf(1 - tail)
-    return middle - float(middle - low) * widen, middle + float(high - middle) * widen
+    least, most = min(float(measured.min()), middle), max(float(measured.max()), middle)
+    return max(least, middle - float(middle - low) * widen), min(most, middle + float(high - middle) * widen)
 
 
 def _student(count: int) -> float:

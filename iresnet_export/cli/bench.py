@@ -172,14 +172,19 @@ def bench(
 
 
 def _explain(report: BenchReport, recommend: bool) -> None:
+    from iresnet_export.benchmark.recommendation import unsteady_baseline
+    from iresnet_export.machine import under_load
     from iresnet_export.reporting.bench_tables import limits_in_words, remarks
 
     for line in (*limits_in_words(report.limits), *remarks(report)):
         say(line)
     if report.recommendation is not None:
-        say(bold(report.recommendation.sentence))
+        sentence = report.recommendation.sentence
+        say(sentence if under_load(report.warnings) else bold(sentence))
     elif recommend:
-        say("Nothing can be recommended: no artifact passed verification with a stable measurement.")
+        whys = dict.fromkeys(why for result in report.results if (why := unsteady_baseline(result)))
+        why = "; ".join(whys) or "no artifact passed verification with a stable measurement"
+        say(f"Nothing can be recommended: {why}.")
 
 
 @contextmanager

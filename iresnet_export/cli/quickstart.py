@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iresnet_export.cli.console import bold, notice, progress_bar, say, show
+from iresnet_export.cli.console import bold, notice, progress_bar, say, show, warn
 from iresnet_export.cli.training_progress import training_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from iresnet_export.quickstart import Row, Summary
     from iresnet_export.reporting.tables import Cell
@@ -49,10 +50,9 @@ def _explain(summary: Summary) -> None:
     units = "error against float64 in units of the network's own rounding error in that precision"
     say(f"Parity: {units}; up to {NOISE_LIMIT:g} is rounding.")
     say("int8 has no such unit: its signal to noise in dB, and its decisions, are held against what calibration predicted.")
-    if (best := summary.fastest) is not None and best.result is not None:
-        speedup = best.result.speedup
-        times = f"{speedup.p50:.1f} times as fast as eager PyTorch" if speedup else "without a verdict: the machine was not steady"
-        say(bold(f"Fastest on this machine: {best.path.name} by {best.backend}, {best.latency:.2f} ms an image, {times}."))
+    for warning in summary.warnings:
+        warn(warning)
+    say(_speed_in_words(summary))
     folder = summary.folder
     say(f"\nEverything lies in {folder}/: the run (log.csv, best.pt) in run/, the artifacts and their manifests in artifacts/,")
     say("the measurements in verify.json, eval.json and bench.json. Try next:")
@@ -60,6 +60,25 @@ def _explain(summary: Summary) -> None:
     say(f"  iresnet-export verify {folder}/artifacts/iresnet18.onnx --json report.json")
     say("  iresnet-export train --data FOLDER --depth 50      your own images: FOLDER/train/<class>/ and FOLDER/val/<class>/")
     say("  iresnet-export onnx --depth 101 --weights official  the authors' ImageNet weights")
+
+
+def _speed_in_words(summary: Summary) -> Text | str:
+    """Which is the fastest, and by how much; with all doubt, and in plain print, where the machine was loaded or not steady."""
+    from iresnet_export.machine import under_load
+
+    best = summary.fastest
+    if best is None or best.result is None or best.result.latency is None:
+        return "Which is the fastest cannot be said: no measurement of one that passed was steady. Measure again on a quiet machine."
+    latency, speedup = best.result.latency, best.result.speedup
+    name, loaded = f"{best.path.name} by {best.backend}", under_load(summary.warnings)
+    low, high = latency.p50_ci95
+    said = f"{name}, {latency.p50:.2f} ms an image (median; 95 % interval {low:.2f} to {high:.2f})"
+    if speedup is None:
+        return f"Fastest as measured: {said}; {best.result.missing.get('speedup', 'no verdict')}."
+    times = f"{speedup.p50:.1f} times as fast as eager PyTorch ({speedup.ci95[0]:.1f} to {speedup.ci95[1]:.1f})"
+    if loaded:
+        return f"Fastest as measured, while the machine was loaded: {said}; {times}, to be measured again on a quiet one."
+    return bold(f"Fastest on this machine: {said}; {times}.")
 
 
 def _table(summary: Summary) -> Table:

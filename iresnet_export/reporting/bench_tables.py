@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from iresnet_export.benchmark.clock import Samples
+from iresnet_export.benchmark.recommendation import unsteady_baseline
 from iresnet_export.benchmark.results import BenchReport, Limit, Result
 from iresnet_export.benchmark.server import response_percentile
 from iresnet_export.reporting.tables import Cell, status, table
@@ -56,6 +57,8 @@ def remarks(report: BenchReport) -> list[str]:
         if result.reason is not None:
             batch = f" at batch {result.batch}" if result.status in ("oom", "unstable") else ""
             lines.append(f"{result.artifact} by {result.backend}{batch}: {result.status}: {result.reason}")
+        elif unsteady := unsteady_baseline(result):
+            lines.append(f"{result.artifact} by {result.backend} at batch {result.batch}: {unsteady}")
         lines += [f"{result.artifact} by {result.backend}: {notice}" for notice in result.notices]
     return list(dict.fromkeys(lines))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from iresnet_export.benchmark.stability import contradictions
 from iresnet_export.reporting.report_files import ReportFile
 from iresnet_export.reporting.schemas import (
     BenchReport,
@@ -116,7 +117,7 @@ class Collection:
         return [
             Measured(result, file.name if several else "", self._parity_of(result), self._accuracy_of(result))
             for file, report in self.benchmarks
-            for result in report.results
+            for result in _without_contradictions(report.results)
         ]
 
     def in_mode(self, mode: str) -> list[Measured]:
@@ -176,6 +177,28 @@ class Collection:
             baselines = {one.artifact for _, report in self.benchmarks for one in report.results if one.is_baseline}
             return evaluated.backend == "eager" and len(eager) == len(baselines) == 1
         return (evaluated.artifact, evaluated.backend) == (result.artifact, result.backend)
+
+
+def _without_contradictions(results: Sequence[BenchResult]) -> list[BenchResult]:
+    """The results as the benchmark itself gives them by now: none against a baseline that contradicts itself.
+
+    Earlier versions gave speed-ups over baselines that took longer for a small batch than for a large one.
+    """
+    medians: dict[tuple[str, int, str], dict[int, float]] = {}
+    for one in results:
+        if one.is_baseline and one.latency_ms is not None:
+            medians.setdefault((one.artifact, one.threads, one.mode), {})[one.batch] = one.latency_ms.p50
+    doubts = {(*key, batch): why for key, own in medians.items() for batch, why in contradictions(own).items()}
+    found = []
+    for one in results:
+        of = one.artifact if one.is_baseline else one.baseline or ""
+        why = doubts.get((of, one.threads, one.mode, one.batch))
+        if why is not None and one.is_baseline and one.status == "ok":
+            one = one.model_copy(update={"status": "unstable", "reason": why, "stable": False})
+        elif why is not None and one.speedup is not None:
+            one = one.model_copy(update={"speedup": None})
+        found.append(one)
+    return found
 
 
 def without_hash(artifact: str) -> str:

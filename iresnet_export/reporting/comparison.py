@@ -154,7 +154,9 @@ def ratio_of_medians(old: Sequence[Values], new: Sequence[Values], seed: int = 0
     generator = np.random.default_rng(seed)
     middle = float(np.median(np.concatenate(new)) / np.median(np.concatenate(old)))
     logarithms = np.log(_resampled_medians(new, generator)) - np.log(_resampled_medians(old, generator))
-    low, high = interval(logarithms, math.log(middle), min(len(old), len(new)))
+    ends = [(float(np.log(np.concatenate(turns).min())), float(np.log(np.concatenate(turns).max()))) for turns in (old, new)]
+    possible = np.array([ends[1][0] - ends[0][1], ends[1][1] - ends[0][0]])
+    low, high = interval(logarithms, math.log(middle), min(len(old), len(new)), possible)
     return middle, (math.exp(low), math.exp(high))
 
 

@@ -54,7 +54,7 @@ def _measured(measured: Measured) -> dict[str, Any]:
     latency, speedup = one.latency_ms, one.speedup
     row: dict[str, Any] = {"kind": "bench", **{key: getattr(one, key) for key in _PLAIN}, "throughput_per_s": one.throughput}
     if latency is not None:
-        low, high = latency.p50_ci95 or (None, None)
+        low, high = latency.interval or (None, None)
         row |= {
             "p50_ms": latency.p50,
             "p90_ms": latency.p90,

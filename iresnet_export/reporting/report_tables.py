@@ -83,7 +83,7 @@ def _measured(one: Measured) -> list[Cell | str]:
         str(result.threads),
         _parity(one, one.parity.status if one.parity else None),
         Cell(figures(latency.p50 if latency else None), strong=True),
-        interval(latency.p50_ci95) if latency else "",
+        interval(latency.interval) if latency else "",
         "baseline" if result.is_baseline else Cell(times(speedup.p50) + tie, strong=True) if speedup else "",
         interval(speedup.ci95) if speedup else "",
         Cell(STATUS[result.status], None if result.status == "ok" else TONES[result.status]),

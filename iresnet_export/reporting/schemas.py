@@ -110,6 +110,15 @@ class Latency(Part):
     max: Number | None = None
     p50_ci95: Interval | None = None
 
+    @property
+    def interval(self) -> Interval | None:
+        """Of the median, within what was measured: earlier versions wrote intervals that reached beyond it, and below 0."""
+        if self.p50_ci95 is None:
+            return None
+        low, high = self.p50_ci95
+        least = min(self.p50, 0.0 if self.min is None else max(self.min, 0.0))
+        return max(low, least), high if self.max is None else min(high, max(self.max, self.p50))
+
 
 class Speedup(Part):
     p50: Number

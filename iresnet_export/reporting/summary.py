@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from iresnet_export.machine import under_load
 from iresnet_export.reporting.collection import Collection, Measured
 from iresnet_export.reporting.comparison import Comparison
 from iresnet_export.reporting.schemas import BenchResult, VerifyCandidate
@@ -89,6 +90,8 @@ def headline(collection: Collection, comparison: Comparison | None) -> str:
     found = best(collection)
     if found is not None:
         return _speed_headline(found, collection)
+    if not collection.candidates and (baseline := _unsteady_baseline(collection)) is not None:
+        return f"No verdict on speed: {baseline} was not steady while it was measured"
     passed = sum(one.status == "pass" for one in collection.candidates)
     if collection.candidates:
         if not passed:
@@ -101,6 +104,11 @@ def headline(collection: Collection, comparison: Comparison | None) -> str:
     if top is not None:
         return f"{top.artifact} by {backend_name(top.backend)}: {percent(top.top1)} of the images are recognised"
     return "Nothing was measured on this machine"
+
+
+def in_doubt(collection: Collection, comparison: Comparison | None) -> bool:
+    """Whether the headline tells of a speed that was measured on a loaded machine: not to be shouted."""
+    return comparison is None and best(collection) is not None and under_load(collection.warnings())
 
 
 def baseline_name(measured: Measured, collection: Collection) -> str:
@@ -125,12 +133,13 @@ def key_figures(collection: Collection, comparison: Comparison | None) -> list[F
         ]
     fastest = best(collection)
     if fastest is not None and fastest.result.latency_ms is not None:
-        found.append(
-            Figure("Median latency", milliseconds(fastest.result.latency_ms.p50), f"{fastest.name}, batch {fastest.result.batch}")
-        )
+        doubt = "; the machine was loaded" if in_doubt(collection, comparison) else ""
+        note = f"{fastest.name}, batch {fastest.result.batch}{doubt}"
+        found.append(Figure("Median latency", milliseconds(fastest.result.latency_ms.p50), note, "warn" if doubt else "quiet"))
         if (speedup := fastest.result.speedup) is not None:
             over = baseline_name(fastest, collection)
-            found.append(Figure("Speed-up", times(speedup.p50), f"over {over}; 95 % interval {interval(speedup.ci95)}", "good"))
+            note = f"over {over}; 95 % interval {interval(speedup.ci95)}{doubt}"
+            found.append(Figure("Speed-up", times(speedup.p50), note, "warn" if doubt else "good"))
     if collection.candidates:
         found.append(_parity_figure(collection.candidates))
     if fastest is not None and fastest.accuracy is not None:
@@ -145,8 +154,9 @@ def key_figures(collection: Collection, comparison: Comparison | None) -> list[F
 
 def verdicts(collection: Collection) -> Iterator[Verdict]:
     """One for each candidate that was verified, then one for each measurement that did not go well, then recommendations."""
+    tone: Tone = "warn" if under_load(collection.warnings()) else "good"
     for recommended in collection.recommendations:
-        yield Verdict("good", "recommended", f"{recommended.artifact} by {backend_name(recommended.backend)}", recommended.sentence)
+        yield Verdict(tone, "recommended", f"{recommended.artifact} by {backend_name(recommended.backend)}", recommended.sentence)
     for candidate in sorted(collection.candidates, key=lambda one: ("fail", "pass", "skipped").index(one.status)):
         yield Verdict(TONES[candidate.status], STATUS[candidate.status], _subject(candidate), _reason(candidate, collection))
     known = {(one.artifact, one.backend, one.reason) for one in collection.candidates}
@@ -184,11 +194,20 @@ def _usable(result: BenchResult) -> bool:
 def _speed_headline(found: Measured, collection: Collection) -> str:
     speedup, over = found.result.speedup, baseline_name(found, collection)
     parity = "parity passed" if found.parity is not None and found.parity.status == "pass" else "parity not checked"
+    if speedup is not None and under_load(collection.warnings()):
+        bounds = f"95 % interval {interval(speedup.ci95)}"
+        return f"Measured on a loaded machine, so in doubt: {found.name} at {times(speedup.p50)} the speed of {over} ({bounds}), {parity}"
     if speedup is None or speedup.is_tie:
         return f"{found.name}: as fast as {over} within noise, {parity}"
     if speedup.p50 < 1:
         return f"Nothing here is faster than {over}; {found.name} comes nearest at {times(speedup.p50)}, {parity}"
     return f"{found.name}: {figures(speedup.p50, 2 if speedup.p50 < 10 else 3)} times as fast as {over}, {parity}"
+
+
+def _unsteady_baseline(collection: Collection) -> str | None:
+    """The name of a baseline that no figure describes."""
+    found = (one.result for one in collection.measurements if one.result.is_baseline and one.result.status == "unstable")
+    return next((backend_name(result.backend) for result in found), None)
 
 
 def _comparison_headline(comparison: Comparison) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Outcome
+from support import whatever_is_measured_counts
 
 from iresnet_export.artifact import Artifact
 from iresnet_export.benchmark import clock
@@ -21,9 +22,7 @@ BRIEF = ("--seconds", "0.02", "--threads", "1", "--no-memory", "--no-limits", "-
 def _brief_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "RUNS_PER_TURN_SECONDS", 0.003)
     monkeypatch.setattr(clock, "PATIENCE", 1)
-    # However busy the machine is, a measurement that is not looked at counts as stable.
-    for module in ("clock", "measuring"):
-        monkeypatch.setattr(f"iresnet_export.benchmark.{module}.halves_agree", lambda _rounds: True)
+    whatever_is_measured_counts(monkeypatch)
 
 
 def test_a_recommendation_in_one_sentence(run: Run, benched: dict[str, Artifact]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Outcome
+from support import whatever_is_measured_counts
 
 import iresnet_export
 from iresnet_export.artifact import Artifact, open_artifact
@@ -289,8 +290,7 @@ def test_a_quickstart_that_is_stopped_speaks_of_no_option_that_it_has_not(run: R
 
 @pytest.mark.slow
 def test_quickstart(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("clock", "measuring"):  # however busy the machine is: its page shows speeds then
-        monkeypatch.setattr(f"iresnet_export.benchmark.{module}.halves_agree", lambda _rounds: True)
+    whatever_is_measured_counts(monkeypatch)  # its page shows speeds then
     outcome = run("quickstart", "--epochs", "2", "--seconds", "0.05")
     assert outcome.status == 0, outcome.err + outcome.out
     for text in ("best.pt", "iresnet18.onnx", "iresnet18.ts", "reference", "pass", "baseline", "Fastest on this machine", "int8"):

@@ -12,6 +12,7 @@ import pytest
 import report_samples
 from browser import Page, browser
 from hostile_reports import hostile_reports
+from support import whatever_is_measured_counts
 
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.benchmark import clock, limits
@@ -45,8 +46,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> list
     write_json(folder / "verify.json", verify_document(verification, checks))
     with pytest.MonkeyPatch.context() as patch:  # what is measured here is not looked at
         patch.setattr(clock, "RUNS_PER_TURN_SECONDS", 0.01)
-        for module in ("clock", "measuring"):
-            patch.setattr(f"iresnet_export.benchmark.{module}.halves_agree", lambda _rounds: True)
+        whatever_is_measured_counts(patch)
         patch.setattr(limits, "SECONDS", 0.01)
         write_json(folder / "bench.json", bench_document(bench(paths[:1], speed, verification=verification), speed))
     write_json(folder / "eval.json", eval_document(accuracies(paths[:1], counts), counts))

@@ -15,7 +15,7 @@ from iresnet_export.reporting.comparison import Comparison
 from iresnet_export.reporting.missing import not_measured
 from iresnet_export.reporting.page.sections import sections
 from iresnet_export.reporting.report_tables import environment_rows
-from iresnet_export.reporting.summary import headline, key_figures, verdicts
+from iresnet_export.reporting.summary import headline, in_doubt, key_figures, verdicts
 from iresnet_export.reporting.words import listed
 
 _UNIT = re.compile(r"(\d) (%|×|ms\b|dB\b|MB\b|GiB\b|threads?\b)")
@@ -36,6 +36,7 @@ def html_page(collection: Collection, comparison: Comparison | None, title: str 
         title=title or sentence,
         eyebrow=title or names or "iresnet-export",
         headline=sentence,
+        doubtful=in_doubt(collection, comparison),
         style=Markup(_asset("style.css")),
         figures=key_figures(collection, comparison),
         verdicts=list(verdicts(collection)),

@@ -63,8 +63,8 @@ def _row(rows: Rows, index: int, measured: Measured, log: bool) -> None:
         axes.plot(places, base - heights * half * 1.25, color=colour, linewidth=1.2)
     if latency is None:
         return
-    if latency.p50_ci95 is not None:
-        axes.plot(latency.p50_ci95, [base, base], color=colour, linewidth=4, solid_capstyle="butt")
+    if latency.interval is not None:
+        axes.plot(latency.interval, [base, base], color=colour, linewidth=4, solid_capstyle="butt")
     for value in (latency.p90, latency.p99):
         if value is not None:
             axes.plot([value, value], [base - 5, base + 5], color=MUTED, linewidth=1.4)
@@ -72,22 +72,27 @@ def _row(rows: Rows, index: int, measured: Measured, log: bool) -> None:
 
 
 def _hill(samples: Values, log: bool) -> tuple[Values, Values]:
-    """A smoothed histogram of the samples from the 0.5th to the 99.5th percentile, of height 1."""
+    """A smoothed histogram of the samples from the 0.5th to the 99.5th percentile, of height 1; nothing beyond a sample."""
     values = np.log(samples) if log else samples
     low, high = np.percentile(values, [0.5, 99.5])
     width = max(float(high - low), 1e-3 * abs(float(high)) or 1e-9)
-    counts, edges = np.histogram(values, bins=_STEPS, range=(low - 0.15 * width, high + 0.15 * width))
+    ends = max(low - 0.15 * width, float(values.min())), min(high + 0.15 * width, float(values.max()))
+    if ends[0] >= ends[1]:
+        return np.exp(values[:1]) if log else values[:1], np.ones(1)
+    counts, edges = np.histogram(values, bins=_STEPS, range=ends)
     kernel = np.exp(-0.5 * (np.arange(-9, 10) / 2.6) ** 2)
     smooth = np.convolve(counts, kernel, mode="same")
-    middles = (edges[1:] + edges[:-1]) / 2
-    return np.exp(middles) if log else middles, smooth / smooth.max()
+    # It falls to nothing at both ends.
+    places = np.concatenate([edges[:1], (edges[1:] + edges[:-1]) / 2, edges[-1:]])
+    heights = np.concatenate([[0.0], smooth / smooth.max(), [0.0]])
+    return np.exp(places) if log else places, heights
 
 
 def _extent(measured: Measured) -> list[float]:
     samples, latency = flat_samples(measured), measured.result.latency_ms
     found = list(np.percentile(samples, [0.5, 99.5])) if len(samples) else []
     if latency is not None:
-        found += [value for value in (latency.p50, latency.p90, latency.p99, *(latency.p50_ci95 or ())) if value is not None]
+        found += [value for value in (latency.p50, latency.p90, latency.p99, *(latency.interval or ())) if value is not None]
     return [float(value) for value in found]
 
 
