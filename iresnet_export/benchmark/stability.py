@@ -31,7 +31,7 @@ def unsteadiness(rounds: Sequence[Sequence[float]]) -> str | None:
     turns = [median(turn) for turn in rounds]
     low, middle, high = quantiles(turns, n=4, method="inclusive") if len(turns) > 1 else (turns[0],) * 3
     if high - low > DISPERSION * middle:
-        return f"its turns lie far apart: half of them took {low:.3g} to {high:.3g} ms, and the others less or more"
+        return f"its turns lie far apart: half of them took {_figure(low)} to {_figure(high)} ms, and the others less or more"
     return None
 
 
@@ -45,7 +45,11 @@ def contradictions(medians: Mapping[int, float]) -> dict[int, str]:
     for small in sorted(medians):
         for large in sorted(medians):
             if large > small and medians[small] > CONTRADICTION * medians[large]:
-                text = f"it took {medians[small]:.3g} ms at batch {small} and {medians[large]:.3g} ms at batch {large}"
+                text = f"it took {_figure(medians[small])} ms at batch {small} and {_figure(medians[large])} ms at batch {large}"
                 found.setdefault(small, text)
                 found.setdefault(large, text)
     return found
+
+
+def _figure(milliseconds: float) -> str:
+    return f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"

@@ -195,6 +195,8 @@ def _live() -> Iterator[tuple[Progress, Callable[[Sequence[Result], Sequence[Sam
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from iresnet_export.reporting.bench_tables import bench_tables, progress_table
+    from iresnet_export.reporting.tables import fitted
+    from iresnet_export.reporting.words import one_line
 
     console = Console(stderr=True, markup=False)
     bar = Progress(
@@ -209,11 +211,12 @@ def _live() -> Iterator[tuple[Progress, Callable[[Sequence[Result], Sequence[Sam
         tables: list[Any] = []
 
         def update(step: str, share: float) -> None:
-            bar.update(task, description=step, completed=share)
+            bar.update(task, description=one_line(step), completed=share)
             live.update(Group(*tables, bar), refresh=True)
 
         def watch(results: Sequence[Result], samples: Sequence[Samples]) -> None:
-            tables[:] = [*bench_tables(results), *([progress_table(samples)] if samples else [])]
+            made = [*bench_tables(results), *([progress_table(samples)] if samples else [])]
+            tables[:] = [part for whole in made for part in fitted(whole, console.width)]
 
         yield update, watch
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from iresnet_export.progress import Progress
+    from iresnet_export.reporting.tables import ResultTable
 
 _PIPED_WIDTH = 200
 
@@ -25,15 +26,19 @@ def out() -> Console:
 
 
 def say(text: str | Text) -> None:
-    """A line of the result."""
-    out().print(text, soft_wrap=True)
+    """A line of the result; here as below, nothing in it acts on the terminal."""
+    from iresnet_export.reporting.tables import safe
+
+    out().print(safe(text), soft_wrap=True)
 
 
 def notice(text: str | Text) -> None:
     """A line that is not part of the result."""
     from rich.console import Console
 
-    Console(stderr=True, highlight=False, markup=False).print(text, soft_wrap=True)
+    from iresnet_export.reporting.tables import safe
+
+    Console(stderr=True, highlight=False, markup=False).print(safe(text), soft_wrap=True)
 
 
 def warn(text: str) -> None:
@@ -49,8 +54,13 @@ def bold(text: str) -> Text:
     return Text(text, "bold")
 
 
-def show(table: Any) -> None:
-    out().print(table)
+def show(table: ResultTable) -> None:
+    """A table, in as many parts as the terminal's width takes."""
+    from iresnet_export.reporting.tables import fitted
+
+    console = out()
+    for part in fitted(table, console.width):
+        console.print(part)
 
 
 @contextmanager
@@ -59,13 +69,15 @@ def progress_bar() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    from iresnet_export.reporting.words import one_line
+
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
 
         def update(step: str, share: float) -> None:
-            bar.update(task, description=step, completed=share)
+            bar.update(task, description=one_line(step), completed=share)
 
         yield update
 

@@ -17,11 +17,11 @@ def models() -> None:
     from iresnet_models.operations import multiply_accumulates, parameter_count
     from iresnet_models.spec import IMAGENET_TOP1, OFFICIAL_WEIGHTS, ModelSpec, list_models
 
-    made = table("arch", ">depth", ">parameters", ">multiply-accumulates", ">ImageNet top-1, published", "official weights")
+    made = table("arch", ">depth", ">parameters", ">multiply-accumulates", ">ImageNet top-1, published", "official weights", keys=2)
     for arch, depth in list_models():
         spec = ModelSpec(arch, depth)
         top1 = IMAGENET_TOP1.get((arch, depth))
-        made.add_row(
+        made.line(
             arch,
             str(depth),
             f"{parameter_count(spec) / 1e6:.1f} M",
@@ -40,11 +40,12 @@ def inspect(
     """Say what a file is: its network and manifest, inputs and outputs, operators, and the precision of its weights."""
     from iresnet_export.inspection import inspect_file
     from iresnet_export.reporting.tables import table
+    from iresnet_export.reporting.words import one_line
 
     found = inspect_file(artifact)
     made = table("", "")
     made.show_header = False
     for key, value in found.rows():
-        made.add_row(bold(key), value)
+        made.line(bold(one_line(key)), one_line(value))
     show(made)
     write_report(json, found.to_json())

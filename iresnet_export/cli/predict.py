@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from iresnet_export.cli.options import Device, JsonFile, Trust, device_from_opti
 
 if TYPE_CHECKING:
     from iresnet_export.prediction import Predictions
+    from iresnet_export.reporting.tables import ResultTable
 
 
 def predict(
@@ -53,15 +54,16 @@ def predict(
         raise typer.Exit(2)
 
 
-def _table(predictions: Predictions) -> Any:
+def _table(predictions: Predictions) -> ResultTable:
     """A row for each image, a line in it for each class."""
     from iresnet_export.reporting.tables import status, table
+    from iresnet_export.reporting.words import one_line
 
     made = table("image", "class", ">probability")
     for image in predictions.images:
         if not image.top:
-            made.add_row(image.file, status(image.status), "")
+            made.line(one_line(image.file), status(image.status), "")
             continue
-        labels = "\n".join(entry.label for entry in image.top)
-        made.add_row(image.file, labels, "\n".join(f"{entry.probability:.2%}" for entry in image.top))
+        labels = "\n".join(one_line(entry.label) for entry in image.top)
+        made.line(one_line(image.file), labels, "\n".join(f"{entry.probability:.2%}" for entry in image.top))
     return made

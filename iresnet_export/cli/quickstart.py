@@ -11,11 +11,10 @@ from iresnet_export.cli.console import bold, notice, progress_bar, say, show, wa
 from iresnet_export.cli.training_progress import training_bar
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from rich.text import Text
 
     from iresnet_export.quickstart import Row, Summary
-    from iresnet_export.reporting.tables import Cell
+    from iresnet_export.reporting.tables import Cell, ResultTable
 
 
 def quickstart(
@@ -81,12 +80,13 @@ def _speed_in_words(summary: Summary) -> Text | str:
     return bold(f"Fastest on this machine: {said}; {times}.")
 
 
-def _table(summary: Summary) -> Table:
+def _table(summary: Summary) -> ResultTable:
     from iresnet_export.reporting.tables import table
 
-    made = table("artifact", "runs by", "precision", ">size", "parity", ">noise ratio", ">top-1", ">median ms", ">speed-up")
+    columns = ("artifact", "runs by", "precision", ">size", "parity", ">noise ratio", ">top-1", ">median ms", ">speed-up")
+    made = table(*columns, keys=2)
     for row in summary.rows:
-        made.add_row(*_row(row))
+        made.line(*_row(row))
     return made
 
 

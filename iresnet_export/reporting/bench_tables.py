@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from rich.table import Table
 from rich.text import Text
 
 from iresnet_export.benchmark.clock import Samples
 from iresnet_export.benchmark.recommendation import unsteady_baseline
 from iresnet_export.benchmark.results import BenchReport, Limit, Result
 from iresnet_export.benchmark.server import response_percentile
-from iresnet_export.reporting.tables import Cell, status, table
+from iresnet_export.reporting.tables import Cell, ResultTable, one_line, status, table
 from iresnet_export.reporting.words import megabytes
 
 
-def bench_tables(results: Sequence[Result], verified: bool = True) -> list[Table]:
+def bench_tables(results: Sequence[Result], verified: bool = True) -> list[ResultTable]:
     """One for latency and throughput, one for the server, one for cold starts; those that have something to show."""
     made = []
     if turns := [result for result in results if result.mode in ("latency", "throughput")]:
@@ -28,12 +27,12 @@ def bench_tables(results: Sequence[Result], verified: bool = True) -> list[Table
     return made
 
 
-def progress_table(samples: Sequence[Samples]) -> Table:
+def progress_table(samples: Sequence[Samples]) -> ResultTable:
     """What is being measured, and its median so far."""
     made = table("measuring in turns", ">median ms so far", ">turns")
     for sample in samples:
         middle = f"{median(sample.all):.2f}" if sample.rounds else ("failed" if sample.failure else "")
-        made.add_row(sample.name, middle, str(len(sample.rounds)))
+        made.line(sample.name, middle, str(len(sample.rounds)))
     return made
 
 
@@ -63,43 +62,47 @@ def remarks(report: BenchReport) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _turns_table(results: Sequence[Result], verified: bool) -> Table:
+def _turns_table(results: Sequence[Result], verified: bool) -> ResultTable:
     threads = len({result.subject.threads for result in results}) > 1
     shown = [
         "artifact",
         "backend",
-        "precision",
         *([">threads"] if threads else []),
         ">batch",
+        "precision",
+        "parity",
         ">median ms",
         ">95 % interval",
-        ">p90",
+        ">speed-up",
+        ">95 % of it",
     ]
-    shown += [">p99", ">images/s", ">of limit", ">memory", ">size", "parity", ">speed-up", ">95 %"]
-    made = table(*shown)
+    shown += [">p90", ">p99", ">images/s", ">of limit", ">memory", ">size"]
+    keys = 4 if threads else 3
+    made = table(*shown, keys=keys)
     for result in results:
         count = [str(result.subject.threads)] if threads else []
         subject = result.subject
-        named = [subject.artifact, subject.backend, subject.precision, *count, str(result.batch)]
-        made.add_row(*named, *_figures(result), _parity(result, verified), *_speedup(result))
+        named = [one_line(subject.artifact), subject.backend, *count, str(result.batch)]
+        middle, tails = _figures(result)
+        made.line(*named, subject.precision, _parity(result, verified), *middle, *_speedup(result), *tails)
         if result.device_ms is not None and result.copy_ms is not None:
-            rest = [""] * (len(shown) - len(named) - 1)
+            rest = [""] * (len(shown) - keys - 3)
             for what, value in (("on the device alone", result.device_ms), ("copies to and from it", result.copy_ms)):
-                made.add_row(f"  {what}", subject.backend, subject.precision, *count, str(result.batch), f"{value:.2f}", *rest)
+                made.line(f"  {what}", *named[1:], subject.precision, "", f"{value:.2f}", *rest)
     return made
 
 
-def _figures(result: Result) -> list[str]:
+def _figures(result: Result) -> tuple[list[str], list[str]]:
+    """The median with its interval, and the rest."""
     latency = result.latency
     memory = "" if result.memory_mb is None else f"{result.memory_mb:,.0f} MB"
     if latency is None:
-        return ["", "", "", "", "", "", memory, megabytes(result.subject.size_bytes)]
+        return ["", ""], ["", "", "", "", memory, megabytes(result.subject.size_bytes)]
     share = "" if result.peak_fraction is None else f"{result.peak_fraction:.0%}"
     interval = f"{latency.p50_ci95[0]:.2f} to {latency.p50_ci95[1]:.2f}"
     tails = ["" if value is None else f"{value:.2f}" for value in (latency.p90, latency.p99)]
-    return [
-        f"{latency.p50:.2f}", interval, *tails, f"{result.throughput:.1f}", share, memory, megabytes(result.subject.size_bytes)
-    ]  # fmt: skip
+    rest = [*tails, f"{result.throughput:.1f}", share, memory, megabytes(result.subject.size_bytes)]
+    return [f"{latency.p50:.2f}", interval], rest
 
 
 def _parity(result: Result, verified: bool) -> Cell:
@@ -120,37 +123,37 @@ def _speedup(result: Result) -> list[Cell]:
     return ["baseline" if result.is_baseline else "no verdict", ""]
 
 
-def _server_table(results: Sequence[Result]) -> Table:
+def _server_table(results: Sequence[Result]) -> ResultTable:
     made = table(
         "artifact", "backend", "precision", ">threads", ">requests/s", ">answered", ">busy", ">p50 ms", ">p90", ">p99", ">p99.9",
-        ">highest rate", "", title="Server: requests at random moments, response times from arrival to logits",
+        ">highest rate", "", title="Server: requests at random moments, response times from arrival to logits", keys=2,
     )  # fmt: skip
     for result in results:
         subject, found = result.subject, result.server
-        named = [subject.artifact, subject.backend, subject.precision, str(subject.threads)]
+        named = [one_line(subject.artifact), subject.backend, subject.precision, str(subject.threads)]
         if found is None:
-            made.add_row(*named, *[""] * 8, status(result.status))
+            made.line(*named, *[""] * 8, status(result.status))
             continue
         tails = [response_percentile(found, percent) for percent in (50, 90, 99, 99.9)]
         limit = "" if found.highest_rate_per_s is None else f"{found.highest_rate_per_s:.1f}/s (p99 ≤ {found.p99_limit_ms:g} ms)"
         answered = f"{found.completed:,} of {found.offered:,}"
         cells = ["" if value is None else f"{value:.2f}" for value in tails]
-        made.add_row(*named, f"{found.rate_per_s:.1f}", answered, f"{found.utilisation:.0%}", *cells, limit, status(result.status))
+        made.line(*named, f"{found.rate_per_s:.1f}", answered, f"{found.utilisation:.0%}", *cells, limit, status(result.status))
     return made
 
 
-def _cold_table(results: Sequence[Result]) -> Table:
+def _cold_table(results: Sequence[Result]) -> ResultTable:
     title = "Cold starts, in fresh processes: medians"
     made = table(
-        "artifact", "backend", "precision", ">threads", ">load ms", ">first inference ms", ">memory", ">starts", "", title=title
+        "artifact", "backend", "precision", ">threads", ">load ms", ">first inference ms", ">memory", ">starts", "", title=title, keys=2
     )
     for result in results:
         subject, found = result.subject, result.cold
-        named = [subject.artifact, subject.backend, subject.precision, str(subject.threads)]
+        named = [one_line(subject.artifact), subject.backend, subject.precision, str(subject.threads)]
         if found is None:
-            made.add_row(*named, "", "", "", "", status(result.status))
+            made.line(*named, "", "", "", "", status(result.status))
             continue
         memory = "" if result.memory_mb is None else f"{result.memory_mb:,.0f} MB"
         times = [f"{median(samples):.1f}" for samples in (found.load_ms, found.first_inference_ms)]
-        made.add_row(*named, *times, memory, str(len(found.load_ms)), status(result.status))
+        made.line(*named, *times, memory, str(len(found.load_ms)), status(result.status))
     return made

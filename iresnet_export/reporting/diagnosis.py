@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.table import Table
 from rich.text import Text
 
 from iresnet_export.doctor import Diagnosis
-from iresnet_export.reporting.tables import table
+from iresnet_export.reporting.tables import ResultTable, table
+from iresnet_export.reporting.words import one_line
 
 _ANSWERS = {"yes": Text("yes", "green"), "untried": Text("untried", "yellow"), "no": Text("no", "red")}
 
 
-def diagnosis_tables(diagnosis: Diagnosis) -> Iterator[Table]:
+def diagnosis_tables(diagnosis: Diagnosis) -> Iterator[ResultTable]:
     """What can be done, the parts of the stack, and the engines of a folder where one was named."""
-    found = table("backend", "direction", "device", "here", "why not", "what mends it")
+    found = table("backend", "direction", "device", "here", "why not", "what mends it", keys=3)
     said: set[str] = set()
     for finding in diagnosis.findings:
         row = (finding.backend, finding.direction, finding.device, _ANSWERS[finding.answer])
         mend = "as above" if finding.mend in said else finding.mend or ""
-        found.add_row(*row, finding.reason or "", mend)
+        found.line(*row, finding.reason or "", mend)
         said |= {finding.mend} if finding.mend else set()
     yield found
     parts = table("part", "version", "")
     for part in diagnosis.parts:
-        parts.add_row(part.name, Text("not here", "red") if part.version is None else part.version, part.note or "")
+        parts.line(part.name, Text("not here", "red") if part.version is None else part.version, part.note or "")
     yield parts
     if diagnosis.engines:
         engines = table("engine", "runs here", "")
         for engine in diagnosis.engines:
-            engines.add_row(engine.file, _ANSWERS[engine.answer], engine.says)
+            engines.line(one_line(engine.file), _ANSWERS[engine.answer], engine.says)
         yield engines

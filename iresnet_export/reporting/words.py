@@ -40,6 +40,25 @@ STATUS = {
 }
 
 
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\ufff9-\ufffb]"
+)
+"""Control characters (C0 but tabs and new lines, C1), those that turn or hide text, and halves of surrogate pairs."""
+
+
+def printable(text: str) -> str:
+    r"""Text that may come from a file, as a terminal or a page can show it: what would act on either is written out, as `\x1b`.
+
+    Names of files and classes can hold anything: sequences that clear the screen, or that make a line read backwards.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(text: str) -> str:
+    """The same where a line ends nothing but itself: a name, a cell."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def backend_name(backend: str) -> str:
     """A backend as it calls itself, with the settings that a report gives in parentheses."""
     name, space, settings = backend.partition(" (")

@@ -227,3 +227,32 @@ def test_hundreds_of_blocks_and_measurements(write: Write) -> None:
     text = page_of(write(verify=verify, bench=bench))
     parsed(text)
     assert len(text) < 3_000_000
+
+
+def test_a_speed_from_a_loaded_machine_is_not_shouted(write: Write) -> None:
+    document = report_samples.bench()
+    document["environment"]["warnings"] = ["The machine was loaded: just before the run other work held 1.9 cores. So it is."]
+    paths = write(bench=document)
+    said = headline(paths)
+    assert said.startswith("Measured on a loaded machine, so in doubt: iResNet-50 int8 by OpenVINO at 5.5")
+    assert "95 % interval 5.4" in said
+    text = page_of(paths)
+    assert '<h1 class="doubtful">' in text
+    assert text.count("the machine was loaded</span>") == 2, "both figures say so"
+    governor = report_samples.bench()
+    governor["environment"]["warnings"] = ["The processor's frequency governor is powersave, not performance: it changes."]
+    assert "doubtful" not in page_of(write(bench=governor)).partition("<h1")[2][:30]
+
+
+def test_an_earlier_reports_verdict_over_a_baseline_that_contradicts_itself_is_withdrawn(write: Write) -> None:
+    """It was 535 times as fast, over a baseline that took longer for one image than for eight."""
+    document = report_samples.bench(batches=(1, 8))
+    document["results"][0]["latency_ms"] |= {"p50": 5000.0, "max": 9000.0, "p50_ci95": [-19.89, 9358.73]}
+    for entry in document["results"]:
+        entry["parity"] = None
+    text = page_of(write(bench=document))
+    assert headline(write(bench=document)) == "No verdict on speed: eager PyTorch was not steady while it was measured"
+    assert "It took 5,000 ms at batch 1 and" in text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "-19.9" not in text
+    assert "9,359" not in text
+    assert "times as fast as" not in text.partition("<main")[0]

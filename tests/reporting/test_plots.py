@@ -15,6 +15,7 @@ from iresnet_export.reporting.collection import Collection
 from iresnet_export.reporting.page.figures import accuracy_figure, roofline_figure
 from iresnet_export.reporting.plots.accuracy import Point, pareto_front
 from iresnet_export.reporting.plots.canvas import VARIABLES, axes_at, figure_of, plot
+from iresnet_export.reporting.plots.latency import _hill
 from iresnet_export.reporting.plots.marks import distinct, mark
 from iresnet_export.reporting.plots.roofline import Reached, Roof, _draw
 from iresnet_export.reporting.report_files import read_reports
@@ -125,3 +126,16 @@ def test_a_roofline_shows_no_artifact_that_failed_parity(rich: Shown) -> None:
     assert figure is not None
     assert not any("unfolded" in item.text for item in figure.legend)
     assert "410 GFLOP/s" in figure.plot.wide
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_no_hill_reaches_beyond_its_samples(log: bool) -> None:
+    """A loaded machine's samples lie so far apart that a smoothed histogram would reach below zero."""
+    generator = np.random.default_rng(0)
+    samples = np.concatenate([generator.uniform(0.6, 0.7, 20), generator.uniform(300, 400, 15)])
+    for values in (samples, np.full(10, 3.0), np.array([1.0, 2.0, 2.0, 2.0, 3.0])):
+        places, heights = _hill(values, log)
+        assert values.min() <= places.min() * (1 + 1e-12)
+        assert places.max() <= values.max() * (1 + 1e-12)
+        assert heights.max() == 1
+        assert heights.min() >= 0
