@@ -23,6 +23,7 @@ from iresnet_export.cli.report import report
 from iresnet_export.cli.train import train
 from iresnet_export.cli.verify import verify
 from iresnet_export.errors import IResNetError
+from iresnet_export.reporting.words import printable
 
 DEBUG = "--debug"
 
@@ -80,7 +81,7 @@ def main() -> None:
         if debug:
             raise
         message, status = _explained(error)
-        print(f"iresnet-export: {message}", file=sys.stderr)  # noqa: T201 - the one place where errors are shown
+        print(f"iresnet-export: {printable(message)}", file=sys.stderr)  # noqa: T201 - the one place where errors are shown
         sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)

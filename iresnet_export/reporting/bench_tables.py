@@ -57,7 +57,7 @@ def remarks(report: BenchReport) -> list[str]:
             batch = f" at batch {result.batch}" if result.status in ("oom", "unstable") else ""
             lines.append(f"{result.artifact} by {result.backend}{batch}: {result.status}: {result.reason}")
         elif unsteady := unsteady_baseline(result):
-            lines.append(f"{result.artifact} by {result.backend} at batch {result.batch}: {unsteady}")
+            lines.append(f"Batch {result.batch}: {unsteady}")
         lines += [f"{result.artifact} by {result.backend}: {notice}" for notice in result.notices]
     return list(dict.fromkeys(lines))
 
@@ -70,13 +70,12 @@ def _turns_table(results: Sequence[Result], verified: bool) -> ResultTable:
         *([">threads"] if threads else []),
         ">batch",
         "precision",
-        "parity",
         ">median ms",
         ">95 % interval",
         ">speed-up",
         ">95 % of it",
     ]
-    shown += [">p90", ">p99", ">images/s", ">of limit", ">memory", ">size"]
+    shown += ["parity", ">p90", ">p99", ">images/s", ">of limit", ">memory", ">size"]
     keys = 4 if threads else 3
     made = table(*shown, keys=keys)
     for result in results:
@@ -84,11 +83,11 @@ def _turns_table(results: Sequence[Result], verified: bool) -> ResultTable:
         subject = result.subject
         named = [one_line(subject.artifact), subject.backend, *count, str(result.batch)]
         middle, tails = _figures(result)
-        made.line(*named, subject.precision, _parity(result, verified), *middle, *_speedup(result), *tails)
+        made.line(*named, subject.precision, *middle, *_speedup(result), _parity(result, verified), *tails)
         if result.device_ms is not None and result.copy_ms is not None:
-            rest = [""] * (len(shown) - keys - 3)
+            rest = [""] * (len(shown) - keys - 2)
             for what, value in (("on the device alone", result.device_ms), ("copies to and from it", result.copy_ms)):
-                made.line(f"  {what}", *named[1:], subject.precision, "", f"{value:.2f}", *rest)
+                made.line(f"  {what}", *named[1:], subject.precision, f"{value:.2f}", *rest)
     return made
 
 

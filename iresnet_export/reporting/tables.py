@@ -40,7 +40,7 @@ class ResultTable(Table):
 
     def __init__(self, columns: Sequence[str], title: str | None, keys: int) -> None:
         title = None if title is None else one_line(title)
-        super().__init__(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+        super().__init__(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, collapse_padding=True)
         self.names, self.keys = tuple(columns), keys
         self.lines: list[tuple[tuple[Cell, ...], str | None]] = []
         for column in columns:
@@ -76,15 +76,18 @@ def fitted(made: ResultTable, width: int) -> list[ResultTable]:
         keys = list(range(made.keys))
         if _framed([needed[index] for index in keys] + [max(needed[made.keys :], default=0)]) <= width:
             break
+    whole = _framed(natural) <= width
     parts: list[list[int]] = [[]]
     for index in range(made.keys, len(made.names)):
+        if not whole and not any(str(cells[index]) for cells, _ in made.lines):
+            continue  # there is little room
         if parts[-1] and _framed([needed[place] for place in (*keys, *parts[-1], index)]) > width:
             parts.append([])
         parts[-1].append(index)
     shown = []
     for part in parts:
         columns = [*keys, *part]
-        found = made if len(parts) == 1 else _part(made, columns, first=part is parts[0])
+        found = made if len(columns) == len(made.names) else _part(made, columns, first=part is parts[0])
         widths = _widths([needed[index] for index in columns], [natural[index] for index in columns], width)
         for column, size in zip(found.columns, widths, strict=True):
             column.width = size
@@ -118,7 +121,7 @@ def _needed(made: ResultTable, index: int, least: int) -> int:
 
 def _framed(widths: Sequence[int]) -> int:
     """What columns take with what stands between and beside them."""
-    return sum(widths) + 3 * len(widths) - 1
+    return sum(widths) + 2 * len(widths)
 
 
 def _part(made: ResultTable, columns: Sequence[int], first: bool) -> ResultTable:
@@ -182,7 +185,8 @@ def decision_lines(candidate: Candidate, limit: float | None) -> list[str]:
     lines = [] if flips is None else [flips]
     if accuracy is not None:
         figures = f"accuracy {accuracy.candidate.percent:.2f} %, in float64 {accuracy.reference.percent:.2f} %"
-        lines.append(f"{figures}: {accuracy.verdict(limit)}")
+        verdict = accuracy.verdict(limit)
+        lines.append(figures if verdict in (candidate.reason or "") else f"{figures}: {verdict}")
     return lines
 
 

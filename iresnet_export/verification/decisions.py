@@ -103,9 +103,8 @@ class AccuracyDrop:
         """Why it is not shown, at 95 %, that the drop is within `limit` points: it is worse, or it cannot be told."""
         if self.bound <= limit:
             return None
-        # The least drop is the other way round the largest gain.
-        if -100 * _upper_difference(self.only_candidate, self.only_reference, self.images) > limit:
-            return f"it is worse: the accuracy drops by {self.points:.3g} points, by more than {limit:g} at 95 %"
+        if (worse := self._worse(limit)) is not None:
+            return worse
         needed = images_needed(self.only_reference, self.only_candidate, self.images, limit / 100)
         if needed is None:
             return (
@@ -118,8 +117,15 @@ class AccuracyDrop:
         )
 
     def verdict(self, limit: float | None = None) -> str:
-        """In words, what may be said of the drop."""
-        return self.complaint(limit or TELLING) or f"no worse than {_rounded_up(self.bound)} points, at 95 %"
+        """In words, what may be said of the drop; how many images it would take only where a limit was asked for."""
+        against = self._worse(TELLING) if limit is None else self.complaint(limit or TELLING)
+        return against or f"no worse than {_rounded_up(self.bound)} points, at 95 %"
+
+    def _worse(self, limit: float) -> str | None:
+        """Whether it is shown to be worse by more than that; the least drop is the other way round the largest gain."""
+        if -100 * _upper_difference(self.only_candidate, self.only_reference, self.images) > limit:
+            return f"it is worse: the accuracy drops by {self.points:.3g} points, by more than {limit:g} at 95 %"
+        return None
 
 
 @dataclass(frozen=True)
