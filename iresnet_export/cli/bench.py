@@ -10,7 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from iresnet_export.cli.console import bold, notice, say, show, write_report
-from iresnet_export.cli.options import BackendNames, Device, JsonFile, OrtCuda, Trust, cuda_settings, device_from_option, integers
+from iresnet_export.cli.options import (
+    MOST_BATCH,
+    MOST_IMAGES,
+    MOST_RATE,
+    MOST_REPEATS,
+    MOST_SECONDS,
+    MOST_SEED,
+    MOST_THREADS,
+    BackendNames,
+    Device,
+    JsonFile,
+    OrtCuda,
+    Trust,
+    cuda_settings,
+    device_from_option,
+    digits_or_folder,
+    finite,
+    integers,
+    offering,
+)
 from iresnet_export.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +46,12 @@ def bench(
         list[Path] | None, typer.Argument(help="Artifacts. Default: all in artifacts/.", show_default=False)
     ] = None,
     mode: Annotated[
-        str, typer.Option("--mode", help="latency, throughput, server, cold, or several: latency,cold.", rich_help_panel=WHAT)
+        str, typer.Option(
+            "--mode",
+            help="latency, throughput, server, cold, or several: latency,cold.",
+            rich_help_panel=WHAT,
+            autocompletion=offering("latency", "throughput", "server", "cold"),
+        ),
     ] = "latency",
     batch: Annotated[str, typer.Option("--batch", help="Batch sizes of mode latency, such as 1,8,32.", rich_help_panel=WHAT)] = "1",
     threads: Annotated[
@@ -40,10 +64,24 @@ def bench(
         ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", help="Measured time for each candidate and batch size.", rich_help_panel=WHAT)
+        float,
+        typer.Option(
+            "--seconds",
+            help="Measured time for each candidate and batch size.",
+            rich_help_panel=WHAT,
+            max=MOST_SECONDS,
+            callback=finite,
+        ),
     ] = 3.0,
     repeats: Annotated[
-        int, typer.Option("--repeats", help="Fresh processes for each candidate in mode cold.", rich_help_panel=WHAT, min=1)
+        int,
+        typer.Option(
+            "--repeats",
+            help="Fresh processes for each candidate in mode cold.",
+            rich_help_panel=WHAT,
+            min=1,
+            max=MOST_REPEATS,
+        ),
     ] = 5,
     peers: Annotated[
         bool,
@@ -66,6 +104,8 @@ def bench(
             help="Look for the highest rate whose p99 stays within these milliseconds.",
             rich_help_panel=SERVER,
             show_default=False,
+            max=1e3 * MOST_SECONDS,
+            callback=finite,
         ),
     ] = None,
     skip_verify: Annotated[
@@ -75,12 +115,18 @@ def bench(
         int | None,
         typer.Option(
             "--images", help="To verify over. Default: 32, or 500 with --max-accuracy-drop.", rich_help_panel=PARITY, min=1,
-            show_default=False,
+            max=MOST_IMAGES, show_default=False,
         ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="`digits` or a folder. Default: as `verify`.", rich_help_panel=PARITY, show_default=False),
+        typer.Option(
+            "--data",
+            help="`digits` or a folder. Default: as `verify`.",
+            rich_help_panel=PARITY,
+            show_default=False,
+            autocompletion=digits_or_folder,
+        ),
     ] = None,
     recommend: Annotated[
         bool, typer.Option("--recommend", help="Say which artifact and backend to take on this machine.", rich_help_panel=PARITY)
@@ -92,9 +138,17 @@ def bench(
             help="Recommend only what is shown to lose at most so many percentage points.",
             rich_help_panel=PARITY,
             show_default=False,
+            min=0,
+            max=100,
+            callback=finite,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the order of turns, of arrivals and of the images.", min=0)] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", metavar="SEED", help="Of the order of turns, of arrivals and of the images.", min=0, max=MOST_SEED
+        ),
+    ] = 0,
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="The network of artifacts that have no manifest.", show_default=False)
     ] = None,
@@ -117,9 +171,9 @@ def bench(
 
     options = BenchOptions(
         modes=_modes(mode),
-        batch_sizes=integers(batch, "--batch"),
+        batch_sizes=integers(batch, "--batch", MOST_BATCH),
         device=device_from_option(device),
-        threads=() if threads is None else integers(threads, "--threads"),
+        threads=() if threads is None else integers(threads, "--threads", MOST_THREADS),
         seconds=seconds,
         seed=seed,
         rates=() if rate is None else _numbers(rate, "--rate"),
@@ -228,9 +282,12 @@ def _modes(text: str) -> tuple[Mode, ...]:
 
 def _numbers(text: str, option: str) -> tuple[float, ...]:
     try:
-        return tuple(dict.fromkeys(float(part) for part in text.split(",")))
+        numbers = tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError as error:
         raise InputError(f"{option} takes numbers separated by commas, such as 20,40; not {text!r}.") from error
+    if max(numbers) > MOST_RATE:
+        raise InputError(f"{option} takes numbers up to {MOST_RATE:,.0f}, not {max(numbers):g}.")
+    return numbers
 
 
 def _artifacts_here() -> list[Path]:

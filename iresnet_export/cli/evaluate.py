@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from iresnet_export.cli.console import progress_bar, say, show, write_report
-from iresnet_export.cli.options import BackendNames, Device, JsonFile, Trust, device_from_option
+from iresnet_export.cli.options import (
+    MOST_BATCH,
+    MOST_THREADS,
+    BackendNames,
+    Device,
+    JsonFile,
+    Trust,
+    device_from_option,
+    digits_or_folder,
+)
 
 
 def evaluate(
@@ -17,10 +26,15 @@ def evaluate(
     ],
     data: Annotated[
         str | None,
-        typer.Option("--data", help="`digits` or a folder. Default: what the network was trained on.", show_default=False),
+        typer.Option(
+            "--data",
+            help="`digits` or a folder. Default: what the network was trained on.",
+            show_default=False,
+            autocompletion=digits_or_folder,
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images run at a time.", min=1)] = 32,
-    workers: Annotated[int, typer.Option("--workers", help="Processes that load images.", min=0)] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images run at a time.", min=1, max=MOST_BATCH)] = 32,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that load images.", min=0, max=MOST_THREADS)] = 0,
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="The network of artifacts that have no manifest.", show_default=False)
     ] = None,

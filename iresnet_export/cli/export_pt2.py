@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -22,15 +22,14 @@ from iresnet_export.cli.options import (
     Output,
     PrecisionName,
     Seed,
+    StaticBatch,
     WeightsName,
     WithPreprocessing,
     device_from_option,
+    offering,
     source_from_options,
 )
 from iresnet_export.errors import InputError
-
-if TYPE_CHECKING:
-    from iresnet_models.deployed import Precision
 
 
 def pt2(
@@ -46,10 +45,16 @@ def pt2(
         typer.Option("--compile", help="Compile it to a shared library by AOTInductor (.aoti.pt2).", rich_help_panel=OUTPUT),
     ] = False,
     device: Annotated[
-        str, typer.Option("--device", help="--compile: for `cpu`, or for the GPU at hand, `cuda`.", rich_help_panel=OUTPUT)
+        str,
+        typer.Option(
+            "--device",
+            help="--compile: for `cpu`, or for the GPU at hand, `cuda`.",
+            rich_help_panel=OUTPUT,
+            autocompletion=offering("cpu", "cuda"),
+        ),
     ] = "cpu",
     dynamic_batch: DynamicBatch = True,
-    batch: Annotated[int, typer.Option("--batch", help="The batch size of --static-batch.", rich_help_panel=OUTPUT, min=1)] = 1,
+    batch: StaticBatch = 1,
     precision: PrecisionName = "fp32",
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
@@ -67,7 +72,7 @@ def pt2(
     if device != "cpu" and not compile:
         raise InputError("--device says what --compile compiles for, and a program runs on any device; add --compile.")
     options = ExportOptions(
-        precision=cast("Precision", precision),
+        precision=precision,
         fold=fold,
         with_preprocessing=with_preprocessing,
         calibration_data=calibration_data,

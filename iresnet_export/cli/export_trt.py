@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, Literal
 
 import typer
 
 from iresnet_export.cli.console import notice, say
 from iresnet_export.cli.exports import Opset, run_export
 from iresnet_export.cli.options import (
+    MOST_BATCH,
     OUTPUT,
     Arch,
     CalibrationData,
@@ -22,17 +23,13 @@ from iresnet_export.cli.options import (
     ImageSize,
     NumClasses,
     Output,
-    PrecisionName,
+    QuantizedPrecisionName,
     Seed,
     WeightsName,
     WithPreprocessing,
     source_from_options,
 )
 from iresnet_export.errors import InputError
-
-if TYPE_CHECKING:
-    from iresnet_export.quantization.schemes import Calibrator
-    from iresnet_models.deployed import Precision
 
 BUILDER = "Building the engine"
 
@@ -48,7 +45,15 @@ Profiles = Annotated[
 ]
 Workspace = Annotated[
     int | None,
-    typer.Option("--workspace", metavar="MIB", help="Most scratch memory of a layer.", rich_help_panel=BUILDER, show_default=False),
+    typer.Option(
+        "--workspace",
+        metavar="MIB",
+        help="Most scratch memory of a layer.",
+        rich_help_panel=BUILDER,
+        show_default=False,
+        min=1,
+        max=2**24,
+    ),
 ]
 BuilderLevel = Annotated[
     int | None,
@@ -57,13 +62,15 @@ BuilderLevel = Annotated[
         help="0 (builds fastest) to 5 (runs fastest); TensorRT alone. Default: its own, 3.",
         rich_help_panel=BUILDER,
         show_default=False,
+        min=0,
+        max=5,
     ),
 ]
 HardwareCompatibility = Annotated[
-    str,
+    Literal["none", "ampere-plus", "same-compute-capability"],
     typer.Option(
         "--hardware-compatibility",
-        help="none, ampere-plus or same-compute-capability: other GPUs that may run it; TensorRT alone.",
+        help="Other GPUs that may run it; TensorRT alone.",
         rich_help_panel=BUILDER,
     ),
 ]
@@ -96,7 +103,7 @@ def trt(
     image_size: ImageSize = None,
     num_classes: NumClasses = None,
     flavour: Annotated[
-        str | None,
+        Literal["tensorrt", "tensorrt_rtx"] | None,
         typer.Option(
             "--flavour",
             help="`tensorrt` or `tensorrt_rtx`. Default: tensorrt where it and a GPU are here, else tensorrt_rtx.",
@@ -131,16 +138,22 @@ def trt(
             help="The batch size to optimise for, or that of --static-batch. Default: 1.",
             rich_help_panel=OUTPUT,
             min=1,
+            max=MOST_BATCH,
             show_default=False,
         ),
     ] = None,
     max_batch: Annotated[
         int | None,
         typer.Option(
-            "--max-batch", help="The largest dynamic batch. Default: 32.", rich_help_panel=OUTPUT, min=1, show_default=False
+            "--max-batch",
+            help="The largest dynamic batch. Default: 32.",
+            rich_help_panel=OUTPUT,
+            min=1,
+            max=MOST_BATCH,
+            show_default=False,
         ),
     ] = None,
-    precision: PrecisionName = "fp32",
+    precision: QuantizedPrecisionName = "fp32",
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
     calibration_data: CalibrationData = None,
@@ -161,11 +174,11 @@ def trt(
     if profile and (batch or max_batch):
         raise InputError("--profile says which batches an engine takes: leave out --batch and --max-batch.")
     options = ExportOptions(
-        precision=cast("Precision", precision),
+        precision=precision,
         fold=fold,
         with_preprocessing=with_preprocessing,
         target="tensorrt",
-        calibrator=cast("Calibrator | None", calibrator),
+        calibrator=calibrator,
         calibration_data=calibration_data,
         calibration_images=calibration_images,
         dynamic_batch=dynamic_batch,
@@ -199,6 +212,8 @@ def batches(text: str, option: str) -> tuple[int, int, int]:
         smallest, best, largest = (int(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"{option} takes MIN,OPT,MAX, three whole numbers such as 1,8,32; not {text!r}.") from error
+    if largest > MOST_BATCH:
+        raise InputError(f"{option} takes batches up to {MOST_BATCH:,}, not {largest:,}.")
     return smallest, best, largest
 
 

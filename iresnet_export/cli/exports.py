@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,18 +23,19 @@ from iresnet_export.cli.options import (
     NumClasses,
     Output,
     PrecisionName,
+    QuantizedPrecisionName,
     Seed,
+    StaticBatch,
     WeightsName,
     WithPreprocessing,
+    offering,
     source_from_options,
 )
 
 if TYPE_CHECKING:
     from iresnet_export.artifact import Artifact
     from iresnet_export.backends.base import ExportOptions
-    from iresnet_export.quantization.schemes import Calibrator, Target
     from iresnet_export.source import Source
-    from iresnet_models.deployed import Precision
 
 _UNTRAINED = (
     "no checkpoint was given, so the weights are untrained (seed {seed}): good for measuring latency, not for "
@@ -56,7 +57,11 @@ _PARENTS = {
 Opset = Annotated[
     int | None,
     typer.Option(
-        "--opset", help="ONNX operator set, 18 to 25. Default: 20; 22 for bf16.", rich_help_panel=OUTPUT, show_default=False
+        "--opset",
+        help="ONNX operator set, 18 to 25. Default: 20; 22 for bf16.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+        autocompletion=offering(*range(18, 26)),
     ),
 ]
 
@@ -83,7 +88,7 @@ def torchscript(
     from iresnet_export.backends.base import ExportOptions
 
     options = ExportOptions(
-        precision=cast("Precision", precision), fold=fold, with_preprocessing=with_preprocessing, calibration_data=calibration_data
+        precision=precision, fold=fold, with_preprocessing=with_preprocessing, calibration_data=calibration_data
     )
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
     run_export("torchscript", source, options, output, force)
@@ -99,10 +104,11 @@ def onnx(
     num_classes: NumClasses = None,
     opset: Opset = None,
     dynamic_batch: DynamicBatch = True,
-    batch: Annotated[int, typer.Option("--batch", help="The batch size of --static-batch.", rich_help_panel=OUTPUT, min=1)] = 1,
-    precision: PrecisionName = "fp32",
+    batch: StaticBatch = 1,
+    precision: QuantizedPrecisionName = "fp32",
     target: Annotated[
-        str, typer.Option("--target", help="int8: for `cpu` (U8S8) or `tensorrt` (S8S8); fp8: `tensorrt`.", rich_help_panel=OUTPUT)
+        Literal["cpu", "tensorrt"],
+        typer.Option("--target", help="int8: for `cpu` (U8S8) or `tensorrt` (S8S8); fp8: `tensorrt`.", rich_help_panel=OUTPUT),
     ] = "cpu",
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
@@ -116,11 +122,11 @@ def onnx(
     from iresnet_export.backends.base import ExportOptions
 
     options = ExportOptions(
-        precision=cast("Precision", precision),
+        precision=precision,
         fold=fold,
         with_preprocessing=with_preprocessing,
-        target=cast("Target", target),
-        calibrator=cast("Calibrator | None", calibrator),
+        target=target,
+        calibrator=calibrator,
         calibration_data=calibration_data,
         calibration_images=calibration_images,
         dynamic_batch=dynamic_batch,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from iresnet_export.errors import InputError
-from iresnet_models.spec import FAMILIES, ModelSpec
+from iresnet_models.spec import BLOCKS, FAMILIES, ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -18,11 +20,59 @@ if TYPE_CHECKING:
 
 NETWORK, OUTPUT = "Network and weights", "Output"
 
+MOST_SEED = 2**63 - 1
+"""What every generator of random numbers here takes."""
+MOST_PIXELS, MOST_CLASSES, MOST_BATCH, MOST_IMAGES = 4096, 1_000_000, 65_536, 10_000_000
+MOST_THREADS, MOST_SECONDS, MOST_REPEATS, MOST_RATE = 1024, 86_400.0, 10_000, 1e6
+"""More than anybody needs; beyond, a number is a slip, and is told before it takes memory or time."""
+
+FloatingPrecision = Literal["fp32", "fp16", "bf16"]
+OnnxPrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+ArchName = Literal["resnet", "resstage", "iresnet", "resgroup", "resgroupfix", "iresgroup", "iresgroupfix"]
+"""Written out, as `typer` needs them: a test holds them against what there is."""
+
+
+def offering(*values: object) -> Callable[[str], list[str]]:
+    """Completes an option that takes more than these: numbers, devices with an index, several separated by commas."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{value}" for value in map(str, values) if value.startswith(last)]
+
+    return complete
+
+
+def digits_or_folder(incomplete: str) -> list[str]:
+    """`digits`, and the folders that are there."""
+    start = Path(incomplete)
+    parent = start if incomplete.endswith("/") else start.parent
+    try:
+        folders = [f"{path}/" for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    except OSError:
+        folders = []
+    return [value for value in ("digits", *folders) if value.startswith(incomplete)]
+
+
+def backends(incomplete: str) -> list[str]:
+    """All that there are; a backend is imported only when it is used."""
+    from iresnet_export.backends import NAMES
+
+    return [name for name in NAMES if name.startswith(incomplete)]
+
+
+def finite(value: float | None) -> float | None:
+    """NaN passes every bound, since it is neither below nor above it."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number to go by; give a finite one.")
+    return value
+
+
 Arch = Annotated[
-    str | None,
+    ArchName | None,
     typer.Option(
         "--arch",
-        help=f"Family: {', '.join(FAMILIES)}. Default: the checkpoint's, or iresnet.",
+        metavar="FAMILY",
+        help=f"{', '.join(FAMILIES)}. Default: the checkpoint's, or iresnet.",
         rich_help_panel=NETWORK,
         show_default=False,
     ),
@@ -30,7 +80,11 @@ Arch = Annotated[
 Depth = Annotated[
     int | None,
     typer.Option(
-        "--depth", help="Depth of the network. Default: the checkpoint's, or 50.", rich_help_panel=NETWORK, show_default=False
+        "--depth",
+        help=f"Depth of the network: {', '.join(map(str, BLOCKS))}. Default: the checkpoint's, or 50.",
+        rich_help_panel=NETWORK,
+        show_default=False,
+        autocompletion=offering(*BLOCKS),
     ),
 ]
 CheckpointFile = Annotated[
@@ -45,11 +99,23 @@ CheckpointFile = Annotated[
 WeightsName = Annotated[
     str | None,
     typer.Option(
-        "--weights", help="`official`: download the authors' ImageNet weights.", rich_help_panel=NETWORK, show_default=False
+        "--weights",
+        help="`official`: download the authors' ImageNet weights.",
+        rich_help_panel=NETWORK,
+        show_default=False,
+        autocompletion=offering("official"),
     ),
 ]
 Seed = Annotated[
-    int, typer.Option("--seed", help="Fills untrained weights, where no checkpoint is given.", rich_help_panel=NETWORK, min=0)
+    int,
+    typer.Option(
+        "--seed",
+        metavar="SEED",
+        help="Fills untrained weights, where no checkpoint is given.",
+        rich_help_panel=NETWORK,
+        min=0,
+        max=MOST_SEED,
+    ),
 ]
 ImageSize = Annotated[
     int | None,
@@ -59,6 +125,7 @@ ImageSize = Annotated[
         rich_help_panel=NETWORK,
         show_default=False,
         min=1,
+        max=MOST_PIXELS,
     ),
 ]
 NumClasses = Annotated[
@@ -69,6 +136,7 @@ NumClasses = Annotated[
         rich_help_panel=NETWORK,
         show_default=False,
         min=1,
+        max=MOST_CLASSES,
     ),
 ]
 Output = Annotated[
@@ -86,10 +154,16 @@ DynamicBatch = Annotated[
     bool, typer.Option("--dynamic-batch/--static-batch", help="Take any batch size, or --batch alone.", rich_help_panel=OUTPUT)
 ]
 PrecisionName = Annotated[
-    str,
+    FloatingPrecision, typer.Option("--precision", help="Of weights and activations; in- and outputs stay float32.", rich_help_panel=OUTPUT)
+]
+QuantizedPrecisionName = Annotated[
+    OnnxPrecision,
     typer.Option(
-        "--precision", help="fp32, fp16, bf16, int8, or fp8 for TensorRT; inputs and outputs stay float32.", rich_help_panel=OUTPUT
+        "--precision", help="Of weights and activations; in- and outputs stay float32. fp8 is for TensorRT.", rich_help_panel=OUTPUT
     ),
+]
+StaticBatch = Annotated[
+    int, typer.Option("--batch", help="The batch size of --static-batch.", rich_help_panel=OUTPUT, min=1, max=MOST_BATCH)
 ]
 WithPreprocessing = Annotated[
     bool,
@@ -100,17 +174,24 @@ WithPreprocessing = Annotated[
     ),
 ]
 CalibratorName = Annotated[
-    str | None,
+    Literal["minmax", "percentile", "entropy"] | None,
     typer.Option(
         "--calibrator",
-        help="int8, fp8: minmax, percentile (99.999) or entropy (int8 alone). Default: percentile for int8, minmax for fp8.",
+        help="int8, fp8: how ranges are found; percentile is the 99.999th, entropy for int8 alone. Default: percentile for int8, "
+        "minmax for fp8.",
         rich_help_panel=OUTPUT,
         show_default=False,
     ),
 ]
 CalibrationImages = Annotated[
     int,
-    typer.Option("--calibration-images", help="int8, fp8: how many images to measure ranges with.", rich_help_panel=OUTPUT, min=1),
+    typer.Option(
+        "--calibration-images",
+        help="int8, fp8: how many images to measure ranges with.",
+        rich_help_panel=OUTPUT,
+        min=1,
+        max=MOST_IMAGES,
+    ),
 ]
 Fold = Annotated[
     bool,
@@ -123,13 +204,24 @@ CalibrationData = Annotated[
         help="`digits` or a folder with train/: images for quantized ranges and the fold's bounds. Default: the network's own.",
         rich_help_panel=OUTPUT,
         show_default=False,
+        autocompletion=digits_or_folder,
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="`cpu`, `cuda`, or `auto` for a GPU where there is one.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", help="`cpu`, `cuda`, or `auto` for a GPU where there is one.", autocompletion=offering("auto", "cpu", "cuda")
+    ),
+]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the full report to this file.", show_default=False)]
 BackendNames = Annotated[
     list[str] | None,
-    typer.Option("--backend", help="Run by this one alone; may be repeated. Default: all that are installed.", show_default=False),
+    typer.Option(
+        "--backend",
+        help="Run by this one alone; may be repeated. Default: all that are installed.",
+        show_default=False,
+        autocompletion=backends,
+    ),
 ]
 OrtCuda = Annotated[
     str | None,
@@ -137,6 +229,7 @@ OrtCuda = Annotated[
         "--ort-cuda",
         help="How ONNX Runtime computes on a GPU: tf32, nhwc, cuda-graph, search=heuristic, or several. Default: for parity.",
         show_default=False,
+        autocompletion=offering("tf32", "nhwc", "cuda-graph", "search=heuristic"),
     ),
 ]
 Trust = Annotated[
@@ -202,12 +295,14 @@ def cuda_settings(text: str | None) -> CudaSettings | None:
     return None if text is None else CudaSettings.parsed(text)
 
 
-def integers(text: str, option: str) -> tuple[int, ...]:
-    """`1,8,32` as numbers, each once, in order."""
+def integers(text: str, option: str, most: int | None = None) -> tuple[int, ...]:
+    """`1,8,32` as numbers, each once, in order; InputError for one that is below 1 or above `most`."""
     try:
         numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 1:
         raise InputError(f"{option} takes whole numbers of at least 1, separated by commas, such as 1,8,32; not {text!r}.")
+    if most is not None and max(numbers) > most:
+        raise InputError(f"{option} takes numbers up to {most:,}, not {max(numbers):,}.")
     return numbers

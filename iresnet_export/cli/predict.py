@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iresnet_export.cli.console import notice, progress_bar, show, write_report
-from iresnet_export.cli.options import Device, JsonFile, Trust, device_from_option
+from iresnet_export.cli.options import MOST_BATCH, MOST_CLASSES, Device, JsonFile, Trust, backends, device_from_option
 
 if TYPE_CHECKING:
     from iresnet_export.prediction import Predictions
@@ -21,15 +21,17 @@ def predict(
         list[Path],
         typer.Argument(metavar="IMAGE_OR_FOLDER", help="Image files, and folders with images at any depth.", show_default=False),
     ],
-    top_k: Annotated[int, typer.Option("--top-k", help="How many classes to show, at most all.", min=1)] = 5,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images run at a time.", min=1)] = 32,
+    top_k: Annotated[int, typer.Option("--top-k", help="How many classes to show, at most all.", min=1, max=MOST_CLASSES)] = 5,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images run at a time.", min=1, max=MOST_BATCH)] = 32,
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="The network of an artifact that has no manifest.", show_default=False)
     ] = None,
     device: Device = "auto",
     backend: Annotated[
         str | None,
-        typer.Option("--backend", help="Run by this one, not by the first that can.", show_default=False),
+        typer.Option(
+            "--backend", help="Run by this one, not by the first that can.", show_default=False, autocompletion=backends
+        ),
     ] = None,
     trust: Trust = False,
     json: JsonFile = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iresnet_export.cli.console import bold, notice, progress_bar, say, show, warn
+from iresnet_export.cli.options import MOST_SECONDS, finite
 from iresnet_export.cli.training_progress import training_bar
 
 if TYPE_CHECKING:
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 
 def quickstart(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that it makes.")] = Path("quickstart"),
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Default: the digits preset's.", show_default=False, min=1)] = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="Measured time for each candidate of the benchmark.")] = 3.0,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Default: the digits preset's.", show_default=False, min=1, max=10_000)] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            "--seconds", help="Measured time for each candidate of the benchmark.", min=0.001, max=MOST_SECONDS, callback=finite
+        ),
+    ] = 3.0,
 ) -> None:
     """Train, export, verify and measure, all in one: a small iResNet on real handwritten digits, in a minute or two."""
     from iresnet_export.quickstart import deploy, train_digits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,7 +14,7 @@ def report(
     reports: Annotated[list[Path], typer.Argument(help="What --json of verify, bench, eval and train wrote.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("report.html"),
     format: Annotated[
-        str | None, typer.Option("--format", help="html, md or csv. Default: by the output's name, or html.", show_default=False)
+        Literal["html", "md", "csv"] | None, typer.Option("--format", help="html, md or csv. Default: by the output's name, or html.", show_default=False)
     ] = None,
     title: Annotated[str | None, typer.Option("--title", help="Above the page's result.", show_default=False)] = None,
     compare: Annotated[

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from iresnet_export.cli.console import notice, progress_bar, say, show, write_report
-from iresnet_export.cli.options import BackendNames, Device, JsonFile, OrtCuda, Trust, cuda_settings, device_from_option, integers
+from iresnet_export.cli.options import (
+    MOST_BATCH,
+    MOST_IMAGES,
+    BackendNames,
+    Device,
+    JsonFile,
+    OrtCuda,
+    Trust,
+    cuda_settings,
+    device_from_option,
+    digits_or_folder,
+    finite,
+    integers,
+)
 from iresnet_export.errors import InputError
 
 
@@ -24,9 +37,10 @@ def verify(
             "--data",
             help="`digits` or a folder of images. Default: the network's own data set, or seeded noise.",
             show_default=False,
+            autocompletion=digits_or_folder,
         ),
     ] = None,
-    images: Annotated[int, typer.Option("--images", help="How many images; at least 32.")] = 64,
+    images: Annotated[int, typer.Option("--images", help="How many images; at least 32.", max=MOST_IMAGES)] = 64,
     batch: Annotated[str, typer.Option("--batch", help="Batch sizes to run at.")] = "1,7,32",
     device: Device = "cpu",
     localise: Annotated[
@@ -39,6 +53,9 @@ def verify(
             metavar="POINTS",
             help="Fail unless the accuracy is shown, at 95 %, to drop by no more than this; needs labelled images.",
             show_default=False,
+            min=0,
+            max=100,
+            callback=finite,
         ),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute references anew, and keep none.")] = False,
@@ -71,7 +88,7 @@ def verify(
         checkpoint,
         data,
         images,
-        integers(batch, "--batch"),
+        integers(batch, "--batch", MOST_BATCH),
         device_from_option(device),
         trust,
         backends=tuple(backend or ()),
