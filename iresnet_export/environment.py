@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -78,8 +79,8 @@ def commit() -> str | None:
 
 
 def command() -> str:
-    """This process's command line, every path cut to its last part."""
-    return " ".join(_cut(argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]])
+    """This process's command line, quoted for a shell, every path cut to its last part."""
+    return shlex.join(_cut(argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def environment() -> dict[str, Any]:

@@ -154,7 +154,8 @@ DynamicBatch = Annotated[
     bool, typer.Option("--dynamic-batch/--static-batch", help="Take any batch size, or --batch alone.", rich_help_panel=OUTPUT)
 ]
 PrecisionName = Annotated[
-    FloatingPrecision, typer.Option("--precision", help="Of weights and activations; in- and outputs stay float32.", rich_help_panel=OUTPUT)
+    FloatingPrecision,
+    typer.Option("--precision", help="Of weights and activations; in- and outputs stay float32.", rich_help_panel=OUTPUT),
 ]
 QuantizedPrecisionName = Annotated[
     OnnxPrecision,
@@ -276,15 +277,17 @@ def device_from_option(name: str) -> torch.device:
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = name.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"--device takes cpu, cuda or auto, not {name!r}.")
+    kind, colon, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and not (index.isascii() and index.isdigit() and len(index) < 4)):
+        raise InputError(f"--device takes cpu, cuda (or cuda:1 for the second GPU) or auto, not {name!r}.")
     if kind == "cuda" and not torch.cuda.is_available():
         from iresnet_export import nvidia
 
         missing = nvidia.absence()
         why = "torch finds none" if missing is None else missing.sentence
         raise UnavailableError(f"No NVIDIA GPU can be used here: {why}; or use --device cpu.")
+    if kind == "cuda" and colon and int(index) >= torch.cuda.device_count():
+        raise UnavailableError(f"There is no GPU number {index} here; nvidia-smi lists those that there are.")
     return torch.device(name)
 
 

@@ -29,9 +29,7 @@ def predict(
     device: Device = "auto",
     backend: Annotated[
         str | None,
-        typer.Option(
-            "--backend", help="Run by this one, not by the first that can.", show_default=False, autocompletion=backends
-        ),
+        typer.Option("--backend", help="Run by this one, not by the first that can.", show_default=False, autocompletion=backends),
     ] = None,
     trust: Trust = False,
     json: JsonFile = None,

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def quickstart(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that it makes.")] = Path("quickstart"),
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Default: the digits preset's.", show_default=False, min=1, max=10_000)] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Default: the digits preset's.", show_default=False, min=1, max=10_000)
+    ] = None,
     seconds: Annotated[
         float,
         typer.Option(
@@ -45,6 +47,7 @@ def quickstart(
 
 
 def _explain(summary: Summary) -> None:
+    from iresnet_export.pasting import command_line
     from iresnet_export.verification.criteria import NOISE_LIMIT
 
     for name, reason in summary.missing.items():
@@ -61,8 +64,8 @@ def _explain(summary: Summary) -> None:
     folder = summary.folder
     say(f"\nEverything lies in {folder}/: the run (log.csv, best.pt) in run/, the artifacts and their manifests in artifacts/,")
     say("the measurements in verify.json, eval.json and bench.json. Try next:")
-    say(f"  iresnet-export inspect {folder}/artifacts/iresnet18.onnx")
-    say(f"  iresnet-export verify {folder}/artifacts/iresnet18.onnx --json report.json")
+    say(f"  {command_line('inspect', folder / 'artifacts' / 'iresnet18.onnx')}")
+    say(f"  {command_line('verify', folder / 'artifacts' / 'iresnet18.onnx', '--json', 'report.json')}")
     say("  iresnet-export train --data FOLDER --depth 50      your own images: FOLDER/train/<class>/ and FOLDER/val/<class>/")
     say("  iresnet-export onnx --depth 101 --weights official  the authors' ImageNet weights")
 
@@ -73,7 +76,9 @@ def _speed_in_words(summary: Summary) -> Text | str:
 
     best = summary.fastest
     if best is None or best.result is None or best.result.latency is None:
-        return "Which is the fastest cannot be said: no measurement of one that passed was steady. Measure again on a quiet machine."
+        return (
+            "Which is the fastest cannot be said: no measurement of one that passed was steady. Measure again on a quiet machine."
+        )
     latency, speedup = best.result.latency, best.result.speedup
     name, loaded = f"{best.path.name} by {best.backend}", under_load(summary.warnings)
     low, high = latency.p50_ci95

@@ -14,7 +14,8 @@ def report(
     reports: Annotated[list[Path], typer.Argument(help="What --json of verify, bench, eval and train wrote.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("report.html"),
     format: Annotated[
-        Literal["html", "md", "csv"] | None, typer.Option("--format", help="html, md or csv. Default: by the output's name, or html.", show_default=False)
+        Literal["html", "md", "csv"] | None,
+        typer.Option("--format", help="html, md or csv. Default: by the output's name, or html.", show_default=False),
     ] = None,
     title: Annotated[str | None, typer.Option("--title", help="Above the page's result.", show_default=False)] = None,
     compare: Annotated[

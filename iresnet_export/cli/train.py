@@ -100,4 +100,6 @@ def train(
         f"{result.seconds:.0f} s, {result.images_per_second:.0f} images/s."
     )
     say(f"{result.best}: the best network; {result.last}: the last; {result.log}: a line an epoch; {result.report}: the report.")
-    say(f"Next: iresnet-export onnx --checkpoint {result.best}")
+    from iresnet_export.pasting import export_of
+
+    say(f"Next: {export_of(result.best, data)}")

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from iresnet_export.cli.options import digits_or_folder, offering
+from iresnet_models.spec import BLOCKS, FAMILIES
+
 NETWORK, DATA, PLACE = "Network", "Data", "Where it goes, and going on"
 RECIPE, COMPUTING = "Recipe (each replaces the preset's value)", "How it is computed"
 
@@ -15,6 +18,7 @@ TrainData = Annotated[
     typer.Option(
         "--data",
         help="`digits`, `synthetic`, a folder with train/ and val/ and in each a folder for every class, or shards (.tar).",
+        autocompletion=digits_or_folder,
     ),
 ]
 ValData = Annotated[
@@ -38,6 +42,7 @@ LoaderOption = Annotated[
         help="`torch`, or `dali`: JPEGs decoded and cropped on the GPU (extra `dali`). Default: torch.",
         rich_help_panel=DATA,
         show_default=False,
+        autocompletion=offering("torch", "dali"),
     ),
 ]
 MaxCorrupt = Annotated[
@@ -50,10 +55,24 @@ MaxCorrupt = Annotated[
     ),
 ]
 TrainArch = Annotated[
-    str | None, typer.Option("--arch", help="Family. Default: iresnet.", rich_help_panel=NETWORK, show_default=False)
+    str | None,
+    typer.Option(
+        "--arch",
+        help="Family. Default: iresnet.",
+        rich_help_panel=NETWORK,
+        show_default=False,
+        autocompletion=offering(*FAMILIES),
+    ),
 ]
 TrainDepth = Annotated[
-    int | None, typer.Option("--depth", help="Depth. Default: 50; 18 for digits.", rich_help_panel=NETWORK, show_default=False)
+    int | None,
+    typer.Option(
+        "--depth",
+        help="Depth. Default: 50; 18 for digits.",
+        rich_help_panel=NETWORK,
+        show_default=False,
+        autocompletion=offering(*BLOCKS),
+    ),
 ]
 Groups = Annotated[
     int | None, typer.Option("--groups", help="Groups of a group family. Default: 64.", rich_help_panel=NETWORK, show_default=False)
@@ -94,6 +113,7 @@ Preset = Annotated[
         help="`official`, `modern` or `digits`. Default: what suits the data.",
         rich_help_panel=RECIPE,
         show_default=False,
+        autocompletion=offering("official", "modern", "digits"),
     ),
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", rich_help_panel=RECIPE, show_default=False)]
@@ -114,7 +134,14 @@ LearningRate = Annotated[
     float | None, typer.Option("--lr", help="Learning rate for the whole batch.", rich_help_panel=RECIPE, show_default=False)
 ]
 LrSchedule = Annotated[
-    str | None, typer.Option("--lr-schedule", help="`steps` or `cosine`.", rich_help_panel=RECIPE, show_default=False)
+    str | None,
+    typer.Option(
+        "--lr-schedule",
+        help="`steps` or `cosine`.",
+        rich_help_panel=RECIPE,
+        show_default=False,
+        autocompletion=offering("steps", "cosine"),
+    ),
 ]
 LrSteps = Annotated[
     str | None,
@@ -145,6 +172,7 @@ AugmentationName = Annotated[
         help="`crop-flip`, `trivial` (and TrivialAugment) or `affine`.",
         rich_help_panel=RECIPE,
         show_default=False,
+        autocompletion=offering("crop-flip", "trivial", "affine"),
     ),
 ]
 RandomErasing = Annotated[
@@ -177,6 +205,7 @@ Precision = Annotated[
         help="`fp32`, `bf16`, `fp16`, or `auto` for bf16 on GPUs that have it.",
         rich_help_panel=COMPUTING,
         show_default=False,
+        autocompletion=offering("fp32", "bf16", "fp16", "auto"),
     ),
 ]
 ChannelsLast = Annotated[
@@ -203,5 +232,6 @@ OnNan = Annotated[
         help="`stop`, or `skip` to leave out steps whose loss is not finite (fp16).",
         rich_help_panel=COMPUTING,
         show_default=False,
+        autocompletion=offering("stop", "skip"),
     ),
 ]

@@ -11,8 +11,8 @@ from iresnet_export.benchmark.clock import Samples
 from iresnet_export.benchmark.recommendation import unsteady_baseline
 from iresnet_export.benchmark.results import BenchReport, Limit, Result
 from iresnet_export.benchmark.server import response_percentile
-from iresnet_export.reporting.tables import Cell, ResultTable, one_line, status, table
-from iresnet_export.reporting.words import megabytes
+from iresnet_export.reporting.tables import Cell, ResultTable, status, table
+from iresnet_export.reporting.words import megabytes, one_line
 
 
 def bench_tables(results: Sequence[Result], verified: bool = True) -> list[ResultTable]:
@@ -144,7 +144,17 @@ def _server_table(results: Sequence[Result]) -> ResultTable:
 def _cold_table(results: Sequence[Result]) -> ResultTable:
     title = "Cold starts, in fresh processes: medians"
     made = table(
-        "artifact", "backend", "precision", ">threads", ">load ms", ">first inference ms", ">memory", ">starts", "", title=title, keys=2
+        "artifact",
+        "backend",
+        "precision",
+        ">threads",
+        ">load ms",
+        ">first inference ms",
+        ">memory",
+        ">starts",
+        "",
+        title=title,
+        keys=2,
     )
     for result in results:
         subject, found = result.subject, result.cold

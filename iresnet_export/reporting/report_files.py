@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ def _complaint(path: Path, kind: str, error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     more = f" ({error.error_count() - 1} more like it)" if error.error_count() > 1 else ""
     what = "is missing" if first["type"] == "missing" else f"is not as it should be: {first['msg'][0].lower()}{first['msg'][1:]}"
-    mend = f"Make it anew with: iresnet-export {kind} ... --json {path.name}"
+    mend = f"Make it anew with: iresnet-export {kind} ... --json {shlex.quote(path.name)}"
     return f"{path} is no whole report of `{kind}`: {place} {what}{more}. {mend}"
 
 

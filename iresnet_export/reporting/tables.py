@@ -40,7 +40,9 @@ class ResultTable(Table):
 
     def __init__(self, columns: Sequence[str], title: str | None, keys: int) -> None:
         title = None if title is None else one_line(title)
-        super().__init__(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, collapse_padding=True)
+        super().__init__(
+            title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, collapse_padding=True
+        )
         self.names, self.keys = tuple(columns), keys
         self.lines: list[tuple[tuple[Cell, ...], str | None]] = []
         for column in columns:

@@ -52,14 +52,23 @@ def test_a_small_batch_takes_no_longer_than_a_large_one() -> None:
     assert contradictions({1: 3.0, 8: 20.0, 32: 80.0}) == {}
     assert contradictions({7: 10.5, 8: 10.0}) == {}, "kernels for odd sizes are a little slower"
     found = contradictions({1: 350.0, 8: 120.0, 32: 500.0})
-    assert found == {batch: "it took 350 ms at batch 1 and 120 ms at batch 8" for batch in (1, 8)}
+    assert found == dict.fromkeys((1, 8), "it took 350 ms at batch 1 and 120 ms at batch 8")
 
 
 def result(name: str, milliseconds: float, batch: int, speedup: float | None = None) -> Result:
     eager = speedup is None
     parity = None if eager else Parity("pass", 1.0, None, None)
     subject = Subject(
-        name, "eager" if eager else "onnxruntime", "fp32", "iresnet", 18, 32, "cpu", 2, baseline=None if eager else "net", parity=parity
+        name,
+        "eager" if eager else "onnxruntime",
+        "fp32",
+        "iresnet",
+        18,
+        32,
+        "cpu",
+        2,
+        baseline=None if eager else "net",
+        parity=parity,
     )
     samples = Samples(name, tuple((milliseconds * (1 + 0.0001 * index),) * 3 for index in range(10)))
     over = None if speedup is None else Speedup(speedup, (0.9 * speedup, 1.1 * speedup))
@@ -91,7 +100,9 @@ def test_a_recommendation_says_first_that_the_machine_was_loaded() -> None:
 
 
 def test_warnings_of_load_say_that_ratios_suffer_too() -> None:
-    busy = load_warnings({"load_before": 1.5, "load_after": 1.5, "governor": "powersave"}, {"throttle_reasons": ["hw_slowdown"]}, 1.0)
+    busy = load_warnings(
+        {"load_before": 1.5, "load_after": 1.5, "governor": "powersave"}, {"throttle_reasons": ["hw_slowdown"]}, 1.0
+    )
     assert all("ratios suffer too" in warning for warning in busy[:3])
     assert under_load(busy[:1])
     assert under_load(busy[2:3])
