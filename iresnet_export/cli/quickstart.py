@@ -47,7 +47,7 @@ def quickstart(
 
 
 def _explain(summary: Summary) -> None:
-    from iresnet_export.pasting import command_line
+    from iresnet_export.cli.pasting import command_line
     from iresnet_export.verification.criteria import NOISE_LIMIT
 
     for name, reason in summary.missing.items():
@@ -94,7 +94,7 @@ def _speed_in_words(summary: Summary) -> Text | str:
 def _table(summary: Summary) -> ResultTable:
     from iresnet_export.reporting.tables import table
 
-    columns = ("artifact", "runs by", "precision", ">size", "parity", ">noise ratio", ">top-1", ">median ms", ">speed-up")
+    columns = ("artifact", "runs by", "precision", "parity", ">noise ratio", ">top-1", ">median ms", ">speed-up", ">size")
     made = table(*columns, keys=2)
     for row in summary.rows:
         made.line(*_row(row))
@@ -105,7 +105,8 @@ def _row(row: Row) -> list[Cell]:
     from iresnet_export.reporting.tables import noise, status
     from iresnet_export.reporting.words import megabytes
 
-    cells: list[Cell] = [row.path.name, row.backend, row.precision, megabytes(row.size_bytes)]
+    cells: list[Cell] = [row.path.name, row.backend, row.precision]
+    size = megabytes(row.size_bytes)
     candidate, found, result = row.candidate, row.accuracy.evaluation, row.result
     if candidate is None:
         cells += ["reference", ""]
@@ -113,9 +114,9 @@ def _row(row: Row) -> list[Cell]:
         cells += [status(candidate.status), "" if candidate.outputs is None else noise(candidate.outputs)]
     cells.append("" if found is None else f"{found.top1:.1f} %")
     if result is None or result.latency is None:
-        return [*cells, "", ""]
+        return [*cells, "", "", size]
     if result.speedup is None:
         said = "baseline" if result.is_baseline else status(result.status) if result.status != "ok" else "no verdict"
     else:
         said = f"{result.speedup.p50:.2f} ×" + (" (tie)" if result.speedup.tie else "")
-    return [*cells, f"{result.latency.p50:.2f}", said]
+    return [*cells, f"{result.latency.p50:.2f}", said, size]

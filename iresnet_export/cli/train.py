@@ -100,6 +100,6 @@ def train(
         f"{result.seconds:.0f} s, {result.images_per_second:.0f} images/s."
     )
     say(f"{result.best}: the best network; {result.last}: the last; {result.log}: a line an epoch; {result.report}: the report.")
-    from iresnet_export.pasting import export_of
+    from iresnet_export.cli.pasting import export_of
 
     say(f"Next: {export_of(result.best, data)}")

@@ -108,7 +108,18 @@ class Collection:
 
     @property
     def recommendations(self) -> list[Recommendation]:
-        return [report.recommendation for _, report in self.benchmarks if report.recommendation is not None]
+        """None whose speed-up is over a baseline that contradicts itself."""
+        return [
+            found
+            for _, report in self.benchmarks
+            if (found := report.recommendation) is not None
+            and not any(
+                (one.artifact, one.backend, one.batch, one.threads) == (found.artifact, found.backend, found.batch, found.threads)
+                and one.speedup is not None
+                and kept.speedup is None
+                for one, kept in zip(report.results, _without_contradictions(report.results), strict=True)
+            )
+        ]
 
     @cached_property
     def measurements(self) -> list[Measured]:

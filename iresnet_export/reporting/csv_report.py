@@ -21,7 +21,7 @@ COLUMNS = (
 
 _PLAIN = (*COLUMNS[1:14], "device_ms", "copy_ms", "memory_mb", "size_bytes", "gflops", "peak_fraction")
 """Columns that are keys of a measurement too."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def csv_report(collection: Collection, comparison: Comparison | None) -> str:

@@ -32,7 +32,7 @@ def _row(candidate: Candidate) -> list[str]:
         text(candidate.artifact.name),
         candidate.backend,
         verdict,
-        candidate.precision,
+        text(candidate.precision),
         weights_in_words(candidate),
         "" if outputs is None else noise(outputs),
         agrees,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from iresnet_export.reporting.words import printable
+
 
 def text(words: str) -> str:
-    """On one line, nothing in it read as markup or as the end of a cell."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~@])", r"\\\1", " ".join(words.split()))
+    """On one line, nothing in it read as markup or as the end of a cell, nothing that turns or hides what follows."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~@])", r"\\\1", printable(" ".join(words.split())))
 
 
 def bullets(lines: Iterable[str]) -> str:

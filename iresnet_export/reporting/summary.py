@@ -195,8 +195,8 @@ def _speed_headline(found: Measured, collection: Collection) -> str:
     speedup, over = found.result.speedup, baseline_name(found, collection)
     parity = "parity passed" if found.parity is not None and found.parity.status == "pass" else "parity not checked"
     if speedup is not None and under_load(collection.warnings()):
-        bounds = f"95 % interval {interval(speedup.ci95)}"
-        return f"Measured on a loaded machine, so in doubt: {found.name} at {times(speedup.p50)} the speed of {over} ({bounds}), {parity}"
+        ratio = f"{times(speedup.p50)} the speed of {over} (95 % interval {interval(speedup.ci95)})"
+        return f"Measured on a loaded machine, so in doubt: {found.name} at {ratio}, {parity}"
     if speedup is None or speedup.is_tie:
         return f"{found.name}: as fast as {over} within noise, {parity}"
     if speedup.p50 < 1:

@@ -12,8 +12,8 @@ from conftest import Outcome
 
 from iresnet_export.backends import NAMES, backend_named
 from iresnet_export.cli.options import ArchName, FloatingPrecision, OnnxPrecision, device_from_option, finite
+from iresnet_export.cli.pasting import command_line, export_of
 from iresnet_export.errors import InputError, UnavailableError
-from iresnet_export.pasting import command_line, export_of
 from iresnet_models.deployed import PRECISIONS
 from iresnet_models.spec import BLOCKS, FAMILIES
 

@@ -75,11 +75,11 @@ def test_columns_are_stable_and_documented() -> None:
 
 def test_no_cell_is_a_formula(write: Write) -> None:
     document = report_samples.bench()
-    attacks = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", 'a,"b"\nc']
+    attacks = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "＝1", "\n=1", 'a,"b"\nc']
     for result, text in zip(document["results"], attacks, strict=False):
         result["artifact"] = text
     found = [row["artifact"] for row in csv_of(write(bench=document))]
-    assert found[:6] == ["'=cmd|' /C calc'!A0", "'+1+1", "'-2+3", "'@SUM(A1)", "'\t=1", 'a,"b"\nc']
+    assert found[:7] == ["'=cmd|' /C calc'!A0", "'+1+1", "'-2+3", "'@SUM(A1)", "'\t=1", "'＝1", "'\n=1"]
     assert not any(name.startswith(("=", "+", "-", "@")) for name in found)
 
 
