@@ -57,10 +57,10 @@ def digits_of(spec: ModelSpec, *, held_out: bool) -> tuple[list[Image.Image], li
     return [images[index] for index in chosen], [labels[index] for index in chosen]
 
 
-def permutation(count: int, seed: int) -> list[int]:
-    """The numbers below `count` in an order that follows from `seed`."""
+def permutation(count: int, seed: int, most: int | None = None) -> list[int]:
+    """The numbers below `count` in an order that follows from `seed`, or the first `most` of them."""
     # NumPy keeps the stream of RandomState the same in all its versions, that of its newer generators not.
-    return [int(index) for index in np.random.RandomState(seed).permutation(count)]
+    return [int(index) for index in np.random.RandomState(seed).permutation(count)[:most]]
 
 
 def some_of(names: Sequence[str]) -> str:
