@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Manifest
+from iresnet_export.data_choice import chosen_data
 from iresnet_export.errors import ArtifactError, ExportError
 from iresnet_export.layers import Array
 from iresnet_export.observing import NetworkObserver, place_in_words
@@ -71,7 +72,7 @@ class FoldSample:
 def fold_sample(source: Source, data: str | None, seed: int = 0) -> FoldSample:
     """Inputs that say how far the network's stream reaches: training images, or seeded noise where there are none."""
     spec = source.spec
-    data = data or spec.data
+    data = chosen_data(data, spec, source.weights)
     if data is None:
         pixels = noise_pixels(spec, 4 if spec.image_size > 64 else 64, seed)
         where = f"{len(pixels)} images of seeded noise"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import stat
@@ -33,10 +34,8 @@ class ImageFiles:
 @functools.cache
 def image_suffixes() -> tuple[str, ...]:
     """What the names of images end in, in either case: what Pillow can read here. Registers Pillow's plug-in for HEIC."""
-    try:
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # it is not here, or does not fit the machine
         import_module("pillow_heif").register_heif_opener()
-    except (ImportError, OSError, AttributeError):
-        pass  # it is not here, or does not fit the machine
     known = Image.registered_extensions()
     return (*_ALWAYS, *(suffix for suffix in _BY_PLUGIN if suffix in known))
 
@@ -96,7 +95,7 @@ def left_out(others: Counter[str]) -> str | None:
     more = ", ..." if len(endings) > _SHOWN else ""
     return (
         f"Left out: {count} file{'s' if count > 1 else ''} that end{'' if count > 1 else 's'} in {', '.join(named)}{more}"
-        f"{f' ({chr(59).join(readers)})' if readers else ''}."
+        f"{' (' + '; '.join(readers) + ')' if readers else ''}."
     )
 
 
@@ -115,7 +114,8 @@ def require_regular(path: str | Path) -> None:
 
 def printable(path: str | Path) -> str:
     """A path with `/` on every system, in one line; bytes in it that are no text appear as `\\udc..` escapes."""
-    text = Path(path).as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
+    text = path if isinstance(path, str) else path.as_posix()
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 

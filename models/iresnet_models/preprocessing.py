@@ -161,7 +161,7 @@ def _grey8(values: NDArray[Any]) -> NDArray[np.uint8]:
 def _reason(error: Exception) -> str:
     """What was wrong, without the path that some messages repeat."""
     if isinstance(error, Image.DecompressionBombError):
-        return f"it has more than {_MOST_PIXELS:,} pixels"
+        return f"it claims more than {_MOST_PIXELS:,} pixels, as a decompression bomb does"
     if isinstance(error, UnidentifiedImageError):
         return "it is empty, damaged, or no image of a known format"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from iresnet_models.errors import InputError
-from iresnet_models.preprocessing import load_image, preprocessing, to_pixels
+from iresnet_models.image_files import image_files, image_suffixes, left_out, printable, require_regular, subfolders
+from iresnet_models.preprocessing import UNREADABLE, load_image, preprocessing, to_pixels, unreadable
 from iresnet_models.spec import ModelSpec
 from iresnet_train.digits import DIGITS_DATA, digits_of, digits_spec, permutation, some_of
-from iresnet_train.shards import ShardMember, Shards, has_shards
-from iresnet_train.synthetic import CLASSES, Prepared, is_synthetic, synthetic_images
+from iresnet_train.shards import ShardMember, Shards, has_shards, require_name
+from iresnet_train.synthetic import CLASSES, Prepared, is_synthetic, synthetic_count, synthetic_images
 
 __all__ = [
     "DIGITS_DATA",
     "LabelledImages",
+    "all_read",
     "calibration_set",
     "digits_spec",
+    "embedded",
     "evaluation_pixels",
     "evaluation_set",
     "has_labels",
+    "place_of",
+    "remark",
     "spec_for",
     "training_pixels",
     "training_set",
@@ -40,14 +48,22 @@ Source = Image.Image | str | ShardMember
 
 Transform = Callable[[Image.Image], Tensor]
 
+T = TypeVar("T")
+
+_log = logging.getLogger("iresnet_train")
+
 
 class LabelledImages(Dataset[tuple[Tensor, int]]):
-    """Images, each opened and transformed when it is asked for, with the numbers of their classes."""
+    """Images, each opened and transformed when it is asked for, with the numbers of their classes.
 
-    def __init__(self, images: Sequence[Source], labels: Sequence[int], transform: Transform) -> None:
+    `left_out`: a sentence about files that lie among them and were passed over; None where there are none.
+    """
+
+    def __init__(self, images: Sequence[Source], labels: Sequence[int], transform: Transform, left_out: str | None = None) -> None:
         self.images = images
         self.labels = labels
         self.transform = transform
+        self.left_out = left_out
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,6 +86,37 @@ class ShardImages(LabelledImages):
 
     def order(self, generator: torch.Generator) -> Sequence[int]:
         return self._shards.order(generator)
+
+
+def embedded(name: str) -> str:
+    """`name`, if it is of data that need no file. Whatever a file names as its data goes through here.
+
+    A file may come from a stranger: folders, addresses and commands are opened because a user named them, and for no other reason.
+    """
+    if name == DIGITS_DATA:
+        return name
+    if is_synthetic(name):
+        synthetic_count(name)
+        return name
+    raise InputError(
+        f"The file names {name[:80]!r} as its data set, and a file may only name embedded data: {DIGITS_DATA!r} or 'synthetic'. "
+        "Nothing was opened. If you know these images, name them yourself."
+    )
+
+
+def place_of(data: str) -> str | None:
+    """The absolute path of a folder, or pattern of local shards; None for what is no place here: embedded data, commands, URLs."""
+    if data == DIGITS_DATA or is_synthetic(data) or data.startswith("pipe:") or "://" in data:
+        return None
+    require_name(data)
+    return os.path.abspath(data)
+
+
+@functools.cache
+def remark(text: str) -> None:
+    """Says something of the data, once, by the first of torchrun's processes."""
+    if os.environ.get("RANK", "0") == "0":
+        _log.warning("%s", text)
 
 
 def spec_for(data: str, arch: str, depth: int, **fields: Any) -> ModelSpec:
@@ -111,9 +158,10 @@ def _part(data: str, spec: ModelSpec, transform: Transform, *, held_out: bool) -
     training = _folder(data) / "train"
     if not held_out:
         folder = _training_folder(data)
-        return LabelledImages(*_labelled_images(folder, _class_names(spec, folder)), transform)
+        return _labelled_images(folder, _class_names(spec, folder), transform, held_out=False)
     folder = _held_out_folder(data)
-    return LabelledImages(*_labelled_images(folder, _class_names(spec, training if training.is_dir() else folder)), transform)
+    names = _class_names(spec, training if training.is_dir() else folder)
+    return _labelled_images(folder, names, transform, held_out=True)
 
 
 def evaluation_pixels(data: str, spec: ModelSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -150,13 +198,31 @@ def _selection(images: LabelledImages, spec: ModelSpec, count: int, seed: int) -
 
 def _pixels(images: Sequence[Source], spec: ModelSpec, chosen: list[int]) -> Tensor:
     prepare = to_pixels(spec)
-    return torch.stack([prepare(_opened(images[index])) for index in chosen])
+    return torch.stack(list(all_read(lambda index: prepare(_opened(images[index])), chosen)))
+
+
+def all_read(read: Callable[[int], T], indices: Iterable[int], others: Iterable[int] = ()) -> Iterator[T]:
+    """What `read` gives for each index. If that raises InputError, one error names all of `indices` and `others` that do."""
+    left = iter(indices)
+    for index in left:
+        try:
+            yield read(index)
+        except InputError as error:
+            raise unreadable([str(error), *_complaints(read, left), *_complaints(read, others)]) from error
+
+
+def _complaints(read: Callable[[int], object], indices: Iterable[int]) -> Iterator[str]:
+    for index in indices:
+        try:
+            read(index)
+        except InputError as error:
+            yield str(error)
 
 
 def _choice(available: int, count: int, seed: int) -> list[int]:
     if count < 1:
         raise InputError(f"At least one image has to be chosen, not {count}.")
-    return permutation(available, seed)[:count]
+    return permutation(available, seed, count)
 
 
 def file_content(image: Source) -> tuple[str, bytes]:
@@ -166,9 +232,11 @@ def file_content(image: Source) -> tuple[str, bytes]:
     if isinstance(image, Image.Image):
         raise InputError("The embedded images are no files; they can be loaded by the default loader alone.")
     try:
+        require_regular(image)
         return image, Path(image).read_bytes()
-    except OSError as error:
-        raise InputError(f"The image {image} cannot be read ({error.strerror}). Remove it or replace it.") from error
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise InputError(f"The image {printable(image)} cannot be read ({reason}).{UNREADABLE}") from error
 
 
 def _opened(image: Source) -> Image.Image:
@@ -178,19 +246,29 @@ def _opened(image: Source) -> Image.Image:
 
 
 def _folder(data: str) -> Path:
-    folder = Path(data)
-    if not folder.is_dir():
+    require_name(data)
+    if not os.path.isdir(data):
         raise InputError(
-            f"The data folder {folder} {'is a file' if folder.exists() else 'does not exist'}. "
+            f"The data folder {printable(data)} {_why_none(data)}. "
             f"Name a folder that holds {_LAYOUT}; or {DIGITS_DATA!r}, the embedded data."
         )
-    return folder
+    return Path(data)
+
+
+def _why_none(data: str) -> str:
+    try:
+        os.stat(data)
+    except FileNotFoundError:
+        return "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be opened ({(error.strerror if isinstance(error, OSError) else None) or error})"
+    return "is a file"
 
 
 def _training_folder(data: str) -> Path:
     folder = _folder(data) / "train"
     if not folder.is_dir():
-        raise InputError(f"{folder.parent} has no folder train/; expected {_LAYOUT}.")
+        raise InputError(f"{printable(folder.parent)} has no folder train/; expected {_LAYOUT}.")
     return folder
 
 
@@ -199,25 +277,27 @@ def _held_out_folder(data: str) -> Path:
     if (root / "val").is_dir():
         return root / "val"
     if (root / "train").is_dir():
-        raise InputError(f"{root} has a folder train/, but none named val/ with the held-out images; expected {_LAYOUT}.")
+        raise InputError(
+            f"{printable(root)} has a folder train/, but none named val/ with the held-out images; expected {_LAYOUT}."
+        )
     return root
 
 
-def _subfolders(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
-
-
 def _class_folders(folder: Path) -> tuple[str, ...]:
-    names = _subfolders(folder)
+    names = subfolders(folder)
+    strange = next((name for name in names if name.encode("utf-8", "replace").decode() != name), None)
+    if strange is not None:
+        raise InputError(f"{printable(folder / strange)} is no name of a class: it is not text in UTF-8. Rename the folder.")
     if not names:
         raise InputError(
-            f"{folder} holds no folders, but {len(_images_in(folder))} images; expected a folder of images for every class."
+            f"{printable(folder)} holds no folders, but {len(_images_in(folder))} images; expected a folder of images for every "
+            "class."
         )
     return names
 
 
 def _images_in(folder: Path) -> list[str]:
-    return sorted(str(path) for path in folder.iterdir() if path.is_file() and path.suffix.lower() in IMG_EXTENSIONS)
+    return list(image_files(folder, deep=False).paths)
 
 
 def _images_without_classes(data: str) -> list[str]:
@@ -225,7 +305,7 @@ def _images_without_classes(data: str) -> list[str]:
     if data == DIGITS_DATA or is_synthetic(data) or has_shards(data):
         return []
     folder = _held_out_folder(data)
-    return [] if _subfolders(folder) else _images_in(folder)
+    return [] if subfolders(folder) else _images_in(folder)
 
 
 def _class_names(spec: ModelSpec, folder: Path) -> tuple[str, ...]:
@@ -235,28 +315,47 @@ def _class_names(spec: ModelSpec, folder: Path) -> tuple[str, ...]:
     names = _class_folders(folder)
     if len(names) != spec.num_classes:
         raise InputError(
-            f"{folder} holds folders of {len(names)} classes, but this {spec.name} has {spec.num_classes}. "
+            f"{printable(folder)} holds folders of {len(names)} classes, but this {spec.name} has {spec.num_classes}. "
             "Name the data that it was trained on, or a network of these classes."
         )
     return names
 
 
-def _labelled_images(folder: Path, names: tuple[str, ...]) -> tuple[list[Source], list[int]]:
-    """The images in the folders of classes, as torchvision's ImageFolder finds them; a class is its place in `names`."""
+def _labelled_images(folder: Path, names: tuple[str, ...], transform: Transform, *, held_out: bool) -> LabelledImages:
+    """The images in the folders of classes, as torchvision's ImageFolder finds them; a class is its place in `names`.
+
+    That is at any depth in a class's folder; hidden files and folders are passed over.
+    """
     found = _class_folders(folder)
-    place = {name: names.index(name) for name in found if name in names}
+    place = {name: number for number, name in enumerate(names)}
     foreign = [name for name in found if name not in place]
     if foreign:
         raise InputError(
-            f"{folder} has folders that are no classes of the network or of its training data: {some_of(foreign)}; "
+            f"{printable(folder)} has folders that are no classes of the network or of its training data: {some_of(foreign)}; "
             f"the {len(names)} classes are {some_of(names)}. Rename or remove them, or name other data."
         )
-    samples = make_dataset(str(folder), place, IMG_EXTENSIONS, allow_empty=True)
-    filled = {label for _, label in samples}
+    images: list[Source] = []
+    labels: list[int] = []
+    others: Counter[str] = Counter()
+    for name in found:
+        files = image_files(folder / name)
+        images += files.paths
+        labels += [place[name]] * len(files.paths)
+        others += files.others
+    filled = set(labels)
     empty = [name for name in found if place[name] not in filled]
-    if empty:
+    if empty and (not held_out or not images):
         raise InputError(
-            f"{folder} has folders without images: {some_of(empty)}; expected files that end in {', '.join(IMG_EXTENSIONS)}. "
-            "Add images, or remove these folders."
+            f"{printable(folder)} has folders without images: {some_of(empty)}; expected files that end in "
+            f"{', '.join(image_suffixes())}. Add images, or remove these folders."
         )
-    return [path for path, _ in samples], [label for _, label in samples]
+    if held_out and len(filled) < len(names):
+        lacking = [name for name in names if place[name] not in filled]
+        remark(
+            f"{printable(folder)} has no images of {len(lacking)} of the {len(names)} classes ({some_of(lacking)}), and the "
+            "accuracy says nothing of them."
+        )
+    sentences = [left_out(others)]
+    if beside := _images_in(folder):
+        sentences.append(f"Left out: {len(beside)} images in {printable(folder)} itself, which lie in no class's folder.")
+    return LabelledImages(images, labels, transform, " ".join(filter(None, sentences)) or None)

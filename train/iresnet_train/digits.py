@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from iresnet_models.errors import InputError
+from iresnet_models.image_files import printable
 from iresnet_models.spec import ModelSpec
 
 DIGITS_DATA = "digits"
@@ -65,4 +66,4 @@ def permutation(count: int, seed: int, most: int | None = None) -> list[int]:
 
 def some_of(names: Sequence[str]) -> str:
     """The first few, for a message."""
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return ", ".join(printable(name) for name in names[:4]) + (", ..." if len(names) > 4 else "")

@@ -33,7 +33,8 @@ def synthetic_count(data: str) -> int:
     count = 0 if match is None else int(match[1] or _IMAGENET)
     if not 1 <= count <= MOST:
         raise InputError(
-            f"{data[:80]!r} is no synthetic data set; write `synthetic`, or a number of images up to {MOST:,}, as in synthetic:5000."
+            f"{data[:80]!r} is no synthetic data set; write `synthetic`, or a number of images up to {MOST:,}, as in "
+            "synthetic:5000."
         )
     return count
 
