@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from iresnet_export.artifact import Weights
+from iresnet_models.errors import InputError
 from iresnet_models.image_files import printable
 from iresnet_models.remembered import recall
 from iresnet_models.spec import ModelSpec
@@ -32,6 +33,11 @@ def chosen_data(given: str | None, spec: ModelSpec, weights: Weights | None, *, 
     return _remembered(weights, held_out)
 
 
+def is_named(given: str | None, spec: ModelSpec) -> bool:
+    """Whether the user or the network's file names data, so that nothing has to be remembered."""
+    return given is not None or spec.data is not None
+
+
 def _remembered(weights: Weights | None, held_out: bool) -> str | None:
     """What a training here noted of the checkpoint, if it is still there; says so."""
     if weights is None or weights.kind != "checkpoint":
@@ -42,9 +48,13 @@ def _remembered(weights: Weights | None, held_out: bool) -> str | None:
     from iresnet_train.data import place_of, remark
     from iresnet_train.shards import expanded, is_pattern
 
-    if place_of(data) != data:  # what is no place was not noted by us
+    try:
+        if place_of(data) != data:  # what is no place was not noted by us
+            return None
+        there = os.path.isfile(expanded(data)[0]) if is_pattern(data) else os.path.isdir(data)
+    except InputError:
         return None
-    if not (os.path.isfile(expanded(data)[0]) if is_pattern(data) else os.path.isdir(data)):
+    if not there:
         remark(f"The images that this checkpoint was trained on are no longer in {printable(data)}.")
         return None
     remark(f"Images: {printable(data)}, which this checkpoint was trained on.")

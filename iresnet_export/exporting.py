@@ -21,7 +21,7 @@ from iresnet_export.artifact import (
 from iresnet_export.backends import backend_named, backends_for
 from iresnet_export.backends.base import Backend, ExportJob, ExportOptions
 from iresnet_export.calibrating import calibration_images, chosen_quantization, equalising_scales
-from iresnet_export.data_choice import chosen_data
+from iresnet_export.data_choice import chosen_data, is_named
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.layers import layers_of_network
 from iresnet_export.precision import in_words, precision_shares, shares
@@ -89,16 +89,15 @@ def export_artifact(
 
 def _with_images(source: Source, options: ExportOptions) -> ExportOptions:
     """The options with the images named that a training here remembers: the manifest records them as if the user had."""
-    if not options.fold or options.calibration_data is not None or source.spec.data is not None:
+    if not options.fold or is_named(options.calibration_data, source.spec):
         return options
     data = chosen_data(None, source.spec, source.weights)
-    if data is not None and options.scheme is None:  # seeded noise will do: what became of the images is no reason to fail
-        from iresnet_train.data import remark, training_set
+    if data is not None and options.scheme is None:  # `fold_sample` does without
+        from iresnet_train.data import training_set
 
         try:
             training_set(data, source.spec)
-        except InputError as error:
-            remark(f"Seeded noise is taken in place of these images: {error}")
+        except InputError:
             return options
     return dataclasses.replace(options, calibration_data=data)
 

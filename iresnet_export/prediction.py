@@ -155,7 +155,8 @@ def find_images(named: Sequence[Path]) -> list[Found]:
         endings = ", ".join(image_suffixes())
         raise InputError(
             f"No image was found in {where or 'nothing'}: folders are searched for files that end in {endings}. "
-            f"{'' if passed_over is None else passed_over + ' '}Name other folders, or the image files themselves, which may end in anything."
+            f"{'' if passed_over is None else passed_over + ' '}Name other folders, or the image files themselves, which may end "
+            "in anything."
         )
     if passed_over:
         remark(passed_over)

@@ -16,7 +16,7 @@ from iresnet_export.artifact import Artifact, Weights, open_artifact
 from iresnet_export.backends import runners
 from iresnet_export.backends.base import Backend, require_trusted
 from iresnet_export.backends.onnxruntime_cuda import CudaSettings, require_use
-from iresnet_export.data_choice import chosen_data
+from iresnet_export.data_choice import chosen_data, is_named
 from iresnet_export.errors import ArtifactError, InputError, IResNetError, StaleManifestError, UnavailableError
 from iresnet_export.observing import GraphReport
 from iresnet_export.progress import Progress, no_progress
@@ -257,16 +257,17 @@ def pixels_for(spec: ModelSpec, options: VerifyOptions, weights: Weights | None 
     `weights`: whose training may be remembered here.
     """
     data = chosen_data(options.data, spec, weights, held_out=True)
+    named = is_named(options.data, spec)
     if data is None:
         return noise_pixels(spec, options.images, options.seed), None, f"{options.images} images of seeded noise"
     from iresnet_train.data import evaluation_pixels
 
     try:
         pixels, labels = evaluation_pixels(data, spec, options.images, seed=options.seed)
-        if options.data is None and spec.data is None and len(pixels) < MINIMUM_IMAGES <= options.images:
+        if not named and len(pixels) < MINIMUM_IMAGES <= options.images:
             raise InputError(f"They are {len(pixels)}, and parity is measured over at least {MINIMUM_IMAGES}.")
     except InputError as error:
-        if options.data is not None or spec.data is not None or options.max_accuracy_drop is not None:
+        if named or options.max_accuracy_drop is not None:
             raise
         # Nobody named these images in this command: what became of them is no reason to fail.
         remark(f"Seeded noise is taken in place of these images: {error}")

@@ -11,6 +11,7 @@ import fnmatch
 import hashlib
 import http.client
 import json
+import math
 import os
 import re
 import subprocess
@@ -46,6 +47,8 @@ _LONGEST_NAME = 4096
 
 _SCANNING = 2
 """Of the rules by which a shard is read, so that what other rules found is not taken from the cache."""
+
+_BRACES = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 
 Row = tuple[str, int, int, int]
 """Name, offset, size and class of an image in a shard."""
@@ -144,23 +147,28 @@ class Shards:
 def expanded(pattern: str) -> list[str]:
     """`a-{08..10}.tar` as three names; braces may come several times. InputError where there would be too many."""
     require_name(pattern)
+    _require_few(pattern, math.prod(len(_counted(pattern, match)) for match in _BRACES.finditer(pattern)))
     names = [pattern]
     while any("{" in name for name in names):
-        found = [(name, re.search(r"\{([0-9]+)\.\.([0-9]+)\}", name)) for name in names]
+        found = [(name, _BRACES.search(name)) for name in names]
         if not any(match for _, match in found):
             break
         ranges = [(name, match, _counted(pattern, match)) for name, match in found]
-        count = sum(len(numbers) for _, _, numbers in ranges)
-        if count > _MOST_SHARDS:
-            raise InputError(
-                f"{printable(pattern)} stands for {count:,} shards or more, and up to {_MOST_SHARDS:,} are taken; check its braces."
-            )
+        _require_few(pattern, sum(len(numbers) for _, _, numbers in ranges))  # what lies within braces may have made new ones
         names = [
             name if match is None else f"{name[: match.start()]}{number:0{len(match[1])}}{name[match.end() :]}"
             for name, match, numbers in ranges
             for number in numbers
         ]
     return names
+
+
+def _require_few(pattern: str, count: int) -> None:
+    if count > _MOST_SHARDS:
+        found = f"{count:,}" if count < 10**18 else "more than 10^18"
+        raise InputError(
+            f"{printable(pattern)} stands for {found} shards or more, and up to {_MOST_SHARDS:,} are taken; check its braces."
+        )
 
 
 def _counted(pattern: str, match: re.Match[str] | None) -> range:
