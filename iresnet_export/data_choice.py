@@ -27,7 +27,7 @@ def chosen_data(given: str | None, spec: ModelSpec, weights: Weights | None, *, 
     if given is not None:
         return given
     if spec.data is not None:
-        from iresnet_train.data import embedded
+        from iresnet_train.named_data import embedded
 
         return embedded(spec.data)
     return _remembered(weights, held_out)
@@ -45,7 +45,7 @@ def _remembered(weights: Weights | None, held_out: bool) -> str | None:
     data = (recall("val_data", weights.sha256) if held_out else None) or recall("data", weights.sha256)
     if data is None:
         return None
-    from iresnet_train.data import place_of, remark
+    from iresnet_train.named_data import place_of, remark
     from iresnet_train.shards import expanded, is_pattern
 
     try:

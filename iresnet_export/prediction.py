@@ -26,7 +26,7 @@ from iresnet_export.verification.reference import in_batches
 from iresnet_models.image_files import image_files, image_suffixes, left_out, printable
 from iresnet_models.preprocessing import load_image, to_pixels
 from iresnet_models.spec import ModelSpec
-from iresnet_train.data import remark
+from iresnet_train.named_data import remark
 
 SCHEMA = "iresnet-export/predict/1"
 

@@ -22,7 +22,7 @@ from iresnet_export.verification.reference import in_batches
 from iresnet_models.preprocessing import to_pixels
 from iresnet_models.spec import ModelSpec
 from iresnet_train import Evaluation, Loader, evaluate, evaluation_set
-from iresnet_train.data import remark
+from iresnet_train.named_data import remark
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from iresnet_models.folding import fold_by_plan
 from iresnet_models.folding_decisions import GivenScales, plan_fold
 from iresnet_models.folding_plan import FoldPlan
 from iresnet_models.preprocessing import noise_pixels, normalised
-from iresnet_train.data import remark, training_pixels
+from iresnet_train.data import training_pixels
+from iresnet_train.named_data import remark
 
 FOLD_LIMIT = 2.0
 """A fold that is exact errs about as much as the unfolded network does; twice as much is another network."""

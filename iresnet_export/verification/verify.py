@@ -31,7 +31,7 @@ from iresnet_export.verification.reference_cache import cached_reference
 from iresnet_export.verification.weights import WeightsReport
 from iresnet_models.preprocessing import noise_pixels
 from iresnet_models.spec import ModelSpec
-from iresnet_train.data import remark
+from iresnet_train.named_data import remark
 
 Status = Literal["pass", "fail", "skipped"]
 

@@ -32,7 +32,7 @@ from iresnet_models.files import sha256_of
 from iresnet_models.initialization import untrained_network
 from iresnet_models.remembered import recall, remember
 from iresnet_train import TrainConfig
-from iresnet_train.data import remark
+from iresnet_train.named_data import remark
 from iresnet_train.run_folder import RunFolder
 
 Run = Callable[..., Outcome]
@@ -235,7 +235,7 @@ def test_images_that_nobody_named_are_no_reason_to_fail(own: Path, photos: Path,
     pixels, labels, where = pixels_for(source.spec, VerifyOptions(), source.weights)
     assert (len(pixels), labels, where) == (64, None, "64 images of seeded noise")
     assert "Seeded noise is taken in place of these images" in caplog.text
-    with pytest.raises(InputError, match="another"):
+    with pytest.raises(InputError, match="folders of 11 classes"):
         export_artifact("onnxruntime", source, ExportOptions(precision="int8"), output=Path("q.onnx"))
     with pytest.raises(InputError):
         pixels_for(source.spec, VerifyOptions(max_accuracy_drop=1.0), source.weights)

@@ -19,7 +19,8 @@ from iresnet_models import ModelSpec
 from iresnet_models.errors import InputError
 from iresnet_models.preprocessing import normalised
 from iresnet_train import Loader, digits_spec, evaluation_pixels, evaluation_set, spec_for, training_pixels, training_set
-from iresnet_train.data import embedded, file_content, place_of
+from iresnet_train.data import file_content
+from iresnet_train.named_data import embedded, place_of
 from iresnet_train.synthetic import MOST
 
 SMALL = {"image_size": 32, "resize": 32}

@@ -16,7 +16,7 @@ from PIL import Image
 
 from iresnet_models import ModelSpec
 from iresnet_models.errors import InputError, UnavailableError
-from iresnet_train import evaluation_set, spec_for, train, training_set
+from iresnet_train import evaluation_set, shard_index, spec_for, train, training_set
 from iresnet_train import shards as module
 from iresnet_train.data import LabelledImages
 from iresnet_train.shards import Shards, expanded
@@ -63,7 +63,7 @@ def test_names_of_classes_come_from_a_file(shards: Path) -> None:
 
 
 def test_the_order_is_complete_and_goes_through_few_shards_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_index", lambda path: (path, [(f"{at}.jpg", 0, 0, 0) for at in range(10)]))
+    monkeypatch.setattr(module, "indexed", lambda path: (path, [(f"{at}.jpg", 0, 0, 0) for at in range(10)]))
     for shard in range(20):
         (tmp_path / f"train-{shard:02}.tar").write_bytes(b"")
     order = Shards(str(tmp_path), "train").order(torch.Generator().manual_seed(0))
@@ -375,7 +375,7 @@ def test_without_a_cache_shards_are_read_anew_and_nothing_can_be_fetched(shards:
     expected = Shards(str(shards), "train").labels
     Path("file").touch()
     monkeypatch.setenv("IRESNET_EXPORT_CACHE", "file")
-    module._index_of.cache_clear()
+    shard_index._index_of.cache_clear()
     assert Shards(str(shards), "train").labels == expected
     with pytest.raises(UnavailableError, match=r"cache folder file/shards cannot be written .*IRESNET_EXPORT_CACHE"):
         Shards(f"pipe:cat {shards}/val-00.tar", "val")
@@ -401,7 +401,7 @@ def test_a_damaged_index_is_made_anew(kept: bytes, shards: Path) -> None:
     expected = Shards(str(shards), "train")
     for path in (Path(os.environ["IRESNET_EXPORT_CACHE"]) / "shards").glob("*.json"):
         path.write_bytes(kept)
-    module._index_of.cache_clear()
+    shard_index._index_of.cache_clear()
     again = Shards(str(shards), "train")
     assert (again.images, again.labels) == (expected.images, expected.labels)
     assert all(json.loads(path.read_bytes()) for path in (Path(os.environ["IRESNET_EXPORT_CACHE"]) / "shards").glob("*.json"))

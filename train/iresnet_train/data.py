@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import logging
-import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +13,21 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from iresnet_models.errors import InputError
-from iresnet_models.image_files import image_files, image_suffixes, left_out, printable, require_regular, subfolders
+from iresnet_models.image_files import printable, require_regular, subfolders
 from iresnet_models.preprocessing import UNREADABLE, load_image, preprocessing, to_pixels, unreadable
 from iresnet_models.spec import ModelSpec
-from iresnet_train.digits import DIGITS_DATA, digits_of, digits_spec, permutation, some_of
-from iresnet_train.shards import ShardMember, Shards, has_shards, require_name
-from iresnet_train.synthetic import CLASSES, Prepared, is_synthetic, synthetic_count, synthetic_images
+from iresnet_train.digits import DIGITS_DATA, digits_of, digits_spec, permutation
+from iresnet_train.folders import (
+    class_folders,
+    class_names,
+    data_folder,
+    held_out_folder,
+    images_in,
+    labelled_images,
+    training_folder,
+)
+from iresnet_train.shards import ShardMember, Shards, has_shards
+from iresnet_train.synthetic import CLASSES, Prepared, is_synthetic, synthetic_images
 
 __all__ = [
     "DIGITS_DATA",
@@ -30,18 +35,13 @@ __all__ = [
     "all_read",
     "calibration_set",
     "digits_spec",
-    "embedded",
     "evaluation_pixels",
     "evaluation_set",
     "has_labels",
-    "place_of",
-    "remark",
     "spec_for",
     "training_pixels",
     "training_set",
 ]
-
-_LAYOUT = "train/ and val/, and in each of them one folder of images for every class"
 
 Source = Image.Image | str | ShardMember
 """An image, the path of one, or its place in a shard."""
@@ -49,8 +49,6 @@ Source = Image.Image | str | ShardMember
 Transform = Callable[[Image.Image], Tensor]
 
 T = TypeVar("T")
-
-_log = logging.getLogger("iresnet_train")
 
 
 class LabelledImages(Dataset[tuple[Tensor, int]]):
@@ -88,37 +86,6 @@ class ShardImages(LabelledImages):
         return self._shards.order(generator)
 
 
-def embedded(name: str) -> str:
-    """`name`, if it is of data that need no file. Whatever a file names as its data goes through here.
-
-    A file may come from a stranger: folders, addresses and commands are opened because a user named them, and for no other reason.
-    """
-    if name == DIGITS_DATA:
-        return name
-    if is_synthetic(name):
-        synthetic_count(name)
-        return name
-    raise InputError(
-        f"The file names {name[:80]!r} as its data set, and a file may only name embedded data: {DIGITS_DATA!r} or 'synthetic'. "
-        "Nothing was opened. If you know these images, name them yourself."
-    )
-
-
-def place_of(data: str) -> str | None:
-    """The absolute path of a folder, or pattern of local shards; None for what is no place here: embedded data, commands, URLs."""
-    if data == DIGITS_DATA or is_synthetic(data) or data.startswith("pipe:") or "://" in data:
-        return None
-    require_name(data)
-    return os.path.abspath(data)
-
-
-@functools.cache
-def remark(text: str) -> None:
-    """Says something of the data, once, by the first of torchrun's processes."""
-    if os.environ.get("RANK", "0") == "0":
-        _log.warning("%s", text)
-
-
 def spec_for(data: str, arch: str, depth: int, **fields: Any) -> ModelSpec:
     """The spec of a network that is to learn `data`: its classes follow from the data, `fields` are as given."""
     if data == DIGITS_DATA:
@@ -128,7 +95,7 @@ def spec_for(data: str, arch: str, depth: int, **fields: Any) -> ModelSpec:
     if has_shards(data):
         shards = Shards(data, "train")
         return ModelSpec(arch, depth, num_classes=shards.num_classes, labels=shards.names, **fields)
-    labels = _class_folders(_training_folder(data))
+    labels = class_folders(training_folder(data))
     return ModelSpec(arch, depth, num_classes=len(labels), labels=labels, **fields)
 
 
@@ -155,13 +122,18 @@ def _part(data: str, spec: ModelSpec, transform: Transform, *, held_out: bool) -
         shards = Shards(data, "val" if held_out else "train")
         shards.require_classes_of(spec)
         return ShardImages(shards, transform)
-    training = _folder(data) / "train"
+    training = data_folder(data) / "train"
     if not held_out:
-        folder = _training_folder(data)
-        return _labelled_images(folder, _class_names(spec, folder), transform, held_out=False)
-    folder = _held_out_folder(data)
-    names = _class_names(spec, training if training.is_dir() else folder)
-    return _labelled_images(folder, names, transform, held_out=True)
+        folder = training_folder(data)
+        return _of_folder(folder, class_names(spec, folder), transform, held_out=False)
+    folder = held_out_folder(data)
+    names = class_names(spec, training if training.is_dir() else folder)
+    return _of_folder(folder, names, transform, held_out=True)
+
+
+def _of_folder(folder: Path, names: tuple[str, ...], transform: Transform, *, held_out: bool) -> LabelledImages:
+    images, labels, left_out = labelled_images(folder, names, held_out=held_out)
+    return LabelledImages(images, labels, transform, left_out)
 
 
 def evaluation_pixels(data: str, spec: ModelSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -245,117 +217,9 @@ def _opened(image: Source) -> Image.Image:
     return image if isinstance(image, Image.Image) else load_image(Path(image))
 
 
-def _folder(data: str) -> Path:
-    require_name(data)
-    if not os.path.isdir(data):
-        raise InputError(
-            f"The data folder {printable(data)} {_why_none(data)}. "
-            f"Name a folder that holds {_LAYOUT}; or {DIGITS_DATA!r}, the embedded data."
-        )
-    return Path(data)
-
-
-def _why_none(data: str) -> str:
-    try:
-        os.stat(data)
-    except FileNotFoundError:
-        return "does not exist"
-    except (OSError, ValueError) as error:
-        return f"cannot be opened ({(error.strerror if isinstance(error, OSError) else None) or error})"
-    return "is a file"
-
-
-def _training_folder(data: str) -> Path:
-    folder = _folder(data) / "train"
-    if not folder.is_dir():
-        raise InputError(f"{printable(folder.parent)} has no folder train/; expected {_LAYOUT}.")
-    return folder
-
-
-def _held_out_folder(data: str) -> Path:
-    root = _folder(data)
-    if (root / "val").is_dir():
-        return root / "val"
-    if (root / "train").is_dir():
-        raise InputError(
-            f"{printable(root)} has a folder train/, but none named val/ with the held-out images; expected {_LAYOUT}."
-        )
-    return root
-
-
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    names = subfolders(folder)
-    strange = next((name for name in names if name.encode("utf-8", "replace").decode() != name), None)
-    if strange is not None:
-        raise InputError(f"{printable(folder / strange)} is no name of a class: it is not text in UTF-8. Rename the folder.")
-    if not names:
-        raise InputError(
-            f"{printable(folder)} holds no folders, but {len(_images_in(folder))} images; expected a folder of images for every "
-            "class."
-        )
-    return names
-
-
-def _images_in(folder: Path) -> list[str]:
-    return list(image_files(folder, deep=False).paths)
-
-
 def _images_without_classes(data: str) -> list[str]:
     """The images that lie in the folder itself, where it has no folders of classes."""
     if data == DIGITS_DATA or is_synthetic(data) or has_shards(data):
         return []
-    folder = _held_out_folder(data)
-    return [] if subfolders(folder) else _images_in(folder)
-
-
-def _class_names(spec: ModelSpec, folder: Path) -> tuple[str, ...]:
-    """The names of the network's classes in their order: those of `folder`, where the network does not know them."""
-    if spec.labels is not None:
-        return spec.labels
-    names = _class_folders(folder)
-    if len(names) != spec.num_classes:
-        raise InputError(
-            f"{printable(folder)} holds folders of {len(names)} classes, but this {spec.name} has {spec.num_classes}. "
-            "Name the data that it was trained on, or a network of these classes."
-        )
-    return names
-
-
-def _labelled_images(folder: Path, names: tuple[str, ...], transform: Transform, *, held_out: bool) -> LabelledImages:
-    """The images in the folders of classes, as torchvision's ImageFolder finds them; a class is its place in `names`.
-
-    That is at any depth in a class's folder; hidden files and folders are passed over.
-    """
-    found = _class_folders(folder)
-    place = {name: number for number, name in enumerate(names)}
-    foreign = [name for name in found if name not in place]
-    if foreign:
-        raise InputError(
-            f"{printable(folder)} has folders that are no classes of the network or of its training data: {some_of(foreign)}; "
-            f"the {len(names)} classes are {some_of(names)}. Rename or remove them, or name other data."
-        )
-    images: list[Source] = []
-    labels: list[int] = []
-    others: Counter[str] = Counter()
-    for name in found:
-        files = image_files(folder / name)
-        images += files.paths
-        labels += [place[name]] * len(files.paths)
-        others += files.others
-    filled = set(labels)
-    empty = [name for name in found if place[name] not in filled]
-    if empty and (not held_out or not images):
-        raise InputError(
-            f"{printable(folder)} has folders without images: {some_of(empty)}; expected files that end in "
-            f"{', '.join(image_suffixes())}. Add images, or remove these folders."
-        )
-    if held_out and len(filled) < len(names):
-        lacking = [name for name in names if place[name] not in filled]
-        remark(
-            f"{printable(folder)} has no images of {len(lacking)} of the {len(names)} classes ({some_of(lacking)}), and the "
-            "accuracy says nothing of them."
-        )
-    sentences = [left_out(others)]
-    if beside := _images_in(folder):
-        sentences.append(f"Left out: {len(beside)} images in {printable(folder)} itself, which lie in no class's folder.")
-    return LabelledImages(images, labels, transform, " ".join(filter(None, sentences)) or None)
+    folder = held_out_folder(data)
+    return [] if subfolders(folder) else images_in(folder)

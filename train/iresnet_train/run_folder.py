@@ -18,7 +18,7 @@ from iresnet_models.network import Network
 from iresnet_models.remembered import remember
 from iresnet_models.spec import ModelSpec
 from iresnet_train.config import TrainConfig
-from iresnet_train.data import place_of
+from iresnet_train.named_data import place_of
 from iresnet_train.records import EpochRecord, Position, csv_of
 from iresnet_train.state import StateFolder
 
