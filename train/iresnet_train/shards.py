@@ -94,10 +94,10 @@ class Shards:
         paths = [_local(address) for address in expanded(data)] if is_pattern(data) else _in_folder(data, part)
         if not paths:
             raise InputError(f"{printable(data)} has no shards named {part}-*.tar; expected train-*.tar and val-*.tar.")
-        indexed = [indexed(path) for path in paths]
-        self.images = [ShardMember(str(path), name, at, size) for path, rows in indexed for name, at, size, _ in rows]
-        self.labels = [label for _, rows in indexed for _, _, _, label in rows]
-        self._sizes = [len(rows) for _, rows in indexed]
+        found = [indexed(path) for path in paths]
+        self.images = [ShardMember(str(path), name, at, size) for path, rows in found for name, at, size, _ in rows]
+        self.labels = [label for _, rows in found for _, _, _, label in rows]
+        self._sizes = [len(rows) for _, rows in found]
         self.names = None if is_pattern(data) else _listed_classes(Path(data) / "classes.txt")
 
     @property
