@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx_graph import onnx_from_network
+from iresnet_export.data_choice import chosen_data
 from iresnet_export.errors import InputError
 from iresnet_export.layers import Array
 from iresnet_export.onnx_evaluation import OnnxGraph
@@ -51,18 +52,25 @@ class Images:
 
     def batches(self, count: int) -> Iterator[Tensor]:
         """The first `count` images in batches of pixels (n, h, w, 3)."""
+        from iresnet_train.data import all_read
+
         for start in range(0, count, _BATCH):
-            found = [self.pixels[index] for index in range(start, min(start + _BATCH, count))]
-            yield torch.stack([item if isinstance(item, Tensor) else item[0] for item in found])
+            end = min(start + _BATCH, count)
+            yield torch.stack(list(all_read(self._pixels_of, range(start, end), others=range(end, self.count))))
+
+    def _pixels_of(self, index: int) -> Tensor:
+        item = self.pixels[index]
+        return item if isinstance(item, Tensor) else item[0]
 
 
 def calibration_images(source: Source, options: ExportOptions) -> Images:
     """The images that the options ask for; seeded noise for untrained weights alone, since noise says nothing of photographs."""
-    spec, data = source.spec, options.calibration_data or source.spec.data
+    spec, data = source.spec, chosen_data(options.calibration_data, source.spec, source.weights)
     if data is None and source.checkpoint is not None:
+        own = "" if source.trained_on is None else f" This one was trained on {source.trained_on}, as its file says."
         raise InputError(
-            f"{options.precision} needs images to measure how far activations reach, best some that the network was trained on. "
-            "Name a folder that holds train/ with --calibration-data FOLDER."
+            f"{options.precision} needs images to measure how far activations reach, best some that the network was trained on."
+            f"{own} Name a folder that holds train/ with --calibration-data FOLDER."
         )
     if data is None:
         count = 64 if spec.image_size <= 64 else 32

@@ -21,6 +21,7 @@ from iresnet_export.artifact import (
 from iresnet_export.backends import backend_named, backends_for
 from iresnet_export.backends.base import Backend, ExportJob, ExportOptions
 from iresnet_export.calibrating import calibration_images, chosen_quantization, equalising_scales
+from iresnet_export.data_choice import chosen_data, is_named
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.layers import layers_of_network
 from iresnet_export.precision import in_words, precision_shares, shares
@@ -67,6 +68,7 @@ def export_artifact(
         able = ", ".join(backend.precisions)
         raise InputError(f"{backend.format} files are exported in {able}, not in {options.precision}; choose another --precision.")
     output = output or default_output(backend, source, options)
+    options = _with_images(source, options)
     planned = _planned(backend, source, options, output)
     require_replaceable(output, planned, force=force)
     parent = _parent(backend, source, options, output, force, progress)
@@ -83,6 +85,21 @@ def export_artifact(
             details=planned.details | details,
         )
     return record(output, written)
+
+
+def _with_images(source: Source, options: ExportOptions) -> ExportOptions:
+    """The options with the images named that a training here remembers: the manifest records them as if the user had."""
+    if not options.fold or is_named(options.calibration_data, source.spec):
+        return options
+    data = chosen_data(None, source.spec, source.weights)
+    if data is not None and options.scheme is None:  # `fold_sample` does without
+        from iresnet_train.data import training_set
+
+        try:
+            training_set(data, source.spec)
+        except InputError:
+            return options
+    return dataclasses.replace(options, calibration_data=data)
 
 
 def _planned(backend: Backend, source: Source, options: ExportOptions, output: Path) -> Manifest:

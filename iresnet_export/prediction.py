@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -12,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from iresnet_export.artifact import Artifact, open_artifact
 from iresnet_export.backends import runners
@@ -23,13 +23,12 @@ from iresnet_export.progress import Progress, no_progress
 from iresnet_export.verification.accuracy import spec_of
 from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import in_batches
+from iresnet_models.image_files import image_files, image_suffixes, left_out, printable
 from iresnet_models.preprocessing import load_image, to_pixels
 from iresnet_models.spec import ModelSpec
+from iresnet_train.named_data import remark
 
 SCHEMA = "iresnet-export/predict/1"
-
-IMAGE_SUFFIXES: tuple[str, ...] = (*IMG_EXTENSIONS, ".gif")
-"""What the names of images in folders end in, in either case."""
 
 _DECODERS = min(4, os.cpu_count() or 1)
 
@@ -141,34 +140,27 @@ def find_images(named: Sequence[Path]) -> list[Found]:
     one thing is named, so that the images of two folders can be told apart. Hidden files and folders are passed over.
     """
     found: list[Found] = []
+    others: Counter[str] = Counter()
     for path in named:
-        if not path.is_dir():
-            found.append(Found(path, _printable(path)))
+        if not os.path.isdir(path):
+            found.append(Found(path, printable(path)))
             continue
-        found += [Found(image, _printable(image.relative_to(path) if len(named) == 1 else image)) for image in _images_under(path)]
+        files = image_files(path)
+        others += files.others
+        images = sorted(map(Path, files.paths))
+        found += [Found(image, printable(image.relative_to(path) if len(named) == 1 else image)) for image in images]
+    passed_over = left_out(others)
     if not found:
-        where = ", ".join(map(_printable, named[:4])) + (", ..." if len(named) > 4 else "")
+        where = ", ".join(map(printable, named[:4])) + (", ..." if len(named) > 4 else "")
+        endings = ", ".join(image_suffixes())
         raise InputError(
-            f"No image was found in {where or 'nothing'}: folders are searched for files that end in {', '.join(IMAGE_SUFFIXES)}. "
-            "Name other folders, or the image files themselves, which may end in anything."
+            f"No image was found in {where or 'nothing'}: folders are searched for files that end in {endings}. "
+            f"{'' if passed_over is None else passed_over + ' '}Name other folders, or the image files themselves, which may end "
+            "in anything."
         )
+    if passed_over:
+        remark(passed_over)
     return found
-
-
-def _images_under(folder: Path) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise InputError(f"The folder {error.filename} cannot be searched ({error.strerror}). Change its permissions.") from error
-
-    images: list[Path] = []
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        images += [Path(place, name) for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
-    return sorted(images)
-
-
-def _printable(path: Path) -> str:
-    """A path with `/` on every system; bytes in it that are no text appear as `\\udc..` escapes."""
-    return path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _session(artifact: Artifact, options: PredictOptions) -> tuple[str, Session]:
@@ -194,7 +186,7 @@ def _decoded(found: Sequence[Found], spec: ModelSpec, size: int) -> Generator[li
         try:
             return image, prepare(load_image(image.path))
         except InputError as error:
-            return image, str(error).replace(str(image.path), image.name)
+            return image, str(error).replace(printable(image.path), image.name)
 
     pool = ThreadPoolExecutor(_DECODERS)
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iresnet_export.artifact import Artifact, Manifest, Weights, relative_path
+from iresnet_export.data_choice import trained_on
 from iresnet_export.errors import InputError, StaleManifestError
 from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.initialization import state_sha256, untrained_network
@@ -24,6 +25,8 @@ class Source:
     checkpoint: Path | None = None
     trained_spec: ModelSpec | None = None
     """The checkpoint's own spec, where `spec` is an artifact's."""
+    trained_on: str | None = None
+    """What the checkpoint calls its data: to be shown, never opened."""
 
     def weights_seen_from(self, folder: Path) -> Weights:
         """The origin as an artifact in `folder` records it."""
@@ -44,7 +47,8 @@ def source_from_checkpoint(
     checkpoint = load_checkpoint(path, arch=arch, depth=depth, num_classes=num_classes)
     spec = checkpoint.spec if image_size is None else checkpoint.spec.with_image_size(image_size)
     checkpoint.model.spec = spec
-    return Source(checkpoint.model, spec, Weights("checkpoint", checkpoint.sha256), Path(path))
+    weights = Weights("checkpoint", checkpoint.sha256)
+    return Source(checkpoint.model, spec, weights, Path(path), trained_on=trained_on(checkpoint.details))
 
 
 def untrained_source(spec: ModelSpec, seed: int) -> Source:

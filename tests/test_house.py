@@ -25,6 +25,7 @@ ORDER = [
     ("iresnet_export.observing", 4),
     ("iresnet_export.onnx_evaluation", 4),
     ("iresnet_export.quantization", 4),
+    ("iresnet_export.data_choice", 4),
     ("iresnet_export.source", 4),
     ("iresnet_export.backends", 5),
     ("iresnet_export.calibrating", 6),

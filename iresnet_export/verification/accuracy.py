@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from iresnet_export.artifact import Artifact, open_artifact
+from iresnet_export.artifact import Artifact, Weights, open_artifact
 from iresnet_export.backends import runners
 from iresnet_export.backends.base import Backend
+from iresnet_export.data_choice import chosen_data, trained_on
 from iresnet_export.errors import InputError, UnavailableError
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.source import source_of_artifact
@@ -21,6 +22,7 @@ from iresnet_export.verification.reference import in_batches
 from iresnet_models.preprocessing import to_pixels
 from iresnet_models.spec import ModelSpec
 from iresnet_train import Evaluation, Loader, evaluate, evaluation_set
+from iresnet_train.named_data import remark
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,14 @@ def accuracies(paths: Sequence[Path], options: EvalOptions, progress: Progress =
 
 
 def accuracy_of(artifact: Artifact, backend: Backend, options: EvalOptions, progress: Progress = no_progress) -> Accuracy:
-    spec = spec_of(artifact, options.checkpoint)
-    data = options.data or spec.data
+    subject = subject_of(artifact, options.checkpoint)
+    spec = subject.spec
+    data = chosen_data(options.data, spec, subject.weights, held_out=True)
     if data is None:
-        raise InputError(f"{artifact.path} does not say which images it was trained on; name a folder with --data.")
+        known = "does not say which images it was trained on; name a folder with --data."
+        if subject.trained_on is not None:
+            known = f"was trained on {subject.trained_on}: name it with --data. Folders are opened because you name them."
+        raise InputError(f"{artifact.path} {known}")
     if artifact.manifest is not None:
         artifact.require_intact()
     try:
@@ -70,7 +76,10 @@ def accuracy_of(artifact: Artifact, backend: Backend, options: EvalOptions, prog
         return Accuracy(artifact.path, backend.name, "skipped", None, str(error))
     with session:
         (size,) = usable_batch_sizes(session, [options.batch_size])
-        loader = Loader(evaluation_set(data, spec, to_pixels(spec)), size, workers=options.workers)
+        images = evaluation_set(data, spec, to_pixels(spec))
+        if images.left_out is not None:
+            remark(images.left_out)
+        loader = Loader(images, size, workers=options.workers)
         done = 0
 
         def predict(pixels: Tensor) -> Tensor:
@@ -83,12 +92,28 @@ def accuracy_of(artifact: Artifact, backend: Backend, options: EvalOptions, prog
         return Accuracy(artifact.path, backend.name, "ok", evaluate(predict, loader))
 
 
-def spec_of(artifact: Artifact, checkpoint: Path | None) -> ModelSpec:
-    """The spec of an artifact (from its manifest or `checkpoint`) or of a checkpoint (its own)."""
+@dataclass(frozen=True)
+class Subject:
+    """What is known of a network without building it. `trained_on`: what its checkpoint calls its data, to be shown only."""
+
+    spec: ModelSpec
+    weights: Weights
+    trained_on: str | None = None
+
+
+def subject_of(artifact: Artifact, checkpoint: Path | None) -> Subject:
+    """Of an artifact (from its manifest or `checkpoint`) or of a checkpoint (from itself)."""
     if artifact.manifest is not None:
-        return artifact.manifest.spec
+        return Subject(artifact.manifest.spec, artifact.manifest.weights)
     if artifact.format == "checkpoint":
         from iresnet_models.checkpoint import load_checkpoint
 
-        return load_checkpoint(artifact.path).spec
-    return source_of_artifact(artifact, checkpoint).spec
+        own = load_checkpoint(artifact.path)
+        return Subject(own.spec, Weights("checkpoint", own.sha256), trained_on(own.details))
+    source = source_of_artifact(artifact, checkpoint)
+    return Subject(source.spec, source.weights, source.trained_on)
+
+
+def spec_of(artifact: Artifact, checkpoint: Path | None) -> ModelSpec:
+    """The spec of an artifact (from its manifest or `checkpoint`) or of a checkpoint (its own)."""
+    return subject_of(artifact, checkpoint).spec

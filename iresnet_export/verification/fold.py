@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import Manifest
-from iresnet_export.errors import ArtifactError, ExportError
+from iresnet_export.data_choice import chosen_data, is_named
+from iresnet_export.errors import ArtifactError, ExportError, InputError
 from iresnet_export.layers import Array
 from iresnet_export.observing import NetworkObserver, place_in_words
 from iresnet_export.progress import Progress
@@ -27,6 +28,7 @@ from iresnet_models.folding_decisions import GivenScales, plan_fold
 from iresnet_models.folding_plan import FoldPlan
 from iresnet_models.preprocessing import noise_pixels, normalised
 from iresnet_train.data import training_pixels
+from iresnet_train.named_data import remark
 
 FOLD_LIMIT = 2.0
 """A fold that is exact errs about as much as the unfolded network does; twice as much is another network."""
@@ -71,13 +73,20 @@ class FoldSample:
 def fold_sample(source: Source, data: str | None, seed: int = 0) -> FoldSample:
     """Inputs that say how far the network's stream reaches: training images, or seeded noise where there are none."""
     spec = source.spec
-    data = data or spec.data
+    named, data = is_named(data, spec), chosen_data(data, spec, source.weights)
+    if data is not None:
+        try:
+            pixels, _ = training_pixels(data, spec, 32 if spec.image_size > 64 else 64, seed)
+            where = f"{len(pixels)} training images of {data if data == 'digits' else Path(data).name}"
+        except InputError as error:
+            if named:
+                raise
+            # Nobody named these images in this command: what became of them is no reason to fail.
+            remark(f"Seeded noise is taken in place of these images: {error}")
+            data = None
     if data is None:
         pixels = noise_pixels(spec, 4 if spec.image_size > 64 else 64, seed)
         where = f"{len(pixels)} images of seeded noise"
-    else:
-        pixels, _ = training_pixels(data, spec, 32 if spec.image_size > 64 else 64, seed)
-        where = f"{len(pixels)} training images of {data if data == 'digits' else Path(data).name}"
     return FoldSample(source, normalised(pixels, spec), where)
 
 

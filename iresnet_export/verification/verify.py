@@ -12,24 +12,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from iresnet_export.artifact import Artifact, open_artifact
+from iresnet_export.artifact import Artifact, Weights, open_artifact
 from iresnet_export.backends import runners
 from iresnet_export.backends.base import Backend, require_trusted
 from iresnet_export.backends.onnxruntime_cuda import CudaSettings, require_use
+from iresnet_export.data_choice import chosen_data, is_named
 from iresnet_export.errors import ArtifactError, InputError, IResNetError, StaleManifestError, UnavailableError
 from iresnet_export.observing import GraphReport
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.source import Source, source_of_artifact
-from iresnet_export.verification.accuracy import spec_of
+from iresnet_export.verification.accuracy import subject_of
 from iresnet_export.verification.contents import Contents, contents_of
 from iresnet_export.verification.criteria import Criterion, criterion_for
 from iresnet_export.verification.localisation import Localisation, localise
 from iresnet_export.verification.outputs import OutputsReport, compare_outputs
-from iresnet_export.verification.reference import Reference, reference_of
+from iresnet_export.verification.reference import MINIMUM_IMAGES, Reference, reference_of
 from iresnet_export.verification.reference_cache import cached_reference
 from iresnet_export.verification.weights import WeightsReport
 from iresnet_models.preprocessing import noise_pixels
 from iresnet_models.spec import ModelSpec
+from iresnet_train.named_data import remark
 
 Status = Literal["pass", "fail", "skipped"]
 
@@ -107,7 +109,9 @@ class References:
     def of(self, source: Source) -> Reference:
         key = (source.weights.sha256, source.spec)
         if key not in self._known:
-            pixels, labels, where = pixels_for(source.spec, self._options)
+            pixels, labels, where = pixels_for(source.spec, self._options, source.weights)
+            if source.trained_on is not None and where.endswith("noise"):
+                remark(f"This checkpoint was trained on {source.trained_on}, as its file says: name it with --data.")
             compute = cached_reference if self._options.cache else reference_of
             self._known[key] = compute(
                 self._identifier(source),
@@ -237,7 +241,8 @@ def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit
     from iresnet_train.data import has_labels
 
     for artifact in artifacts:
-        data = options.data or spec_of(artifact, options.checkpoint).data
+        subject = subject_of(artifact, options.checkpoint)
+        data = chosen_data(options.data, subject.spec, subject.weights, held_out=True)
         if data is None or not has_labels(data):
             found = "seeded noise" if data is None else f"the images of {Path(data).name}"
             raise InputError(
@@ -246,13 +251,26 @@ def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit
             )
 
 
-def pixels_for(spec: ModelSpec, options: VerifyOptions) -> tuple[Tensor, Tensor | None, str]:
-    """Held-out images of the network's data set as pixels (n, h, w, 3), their labels if there are any, and what they are."""
-    data = options.data or spec.data
+def pixels_for(spec: ModelSpec, options: VerifyOptions, weights: Weights | None = None) -> tuple[Tensor, Tensor | None, str]:
+    """Held-out images of the network's data set as pixels (n, h, w, 3), their labels if there are any, and what they are.
+
+    `weights`: whose training may be remembered here.
+    """
+    data = chosen_data(options.data, spec, weights, held_out=True)
+    named = is_named(options.data, spec)
     if data is None:
         return noise_pixels(spec, options.images, options.seed), None, f"{options.images} images of seeded noise"
     from iresnet_train.data import evaluation_pixels
 
-    pixels, labels = evaluation_pixels(data, spec, options.images, seed=options.seed)
+    try:
+        pixels, labels = evaluation_pixels(data, spec, options.images, seed=options.seed)
+        if not named and len(pixels) < MINIMUM_IMAGES <= options.images:
+            raise InputError(f"They are {len(pixels)}, and parity is measured over at least {MINIMUM_IMAGES}.")
+    except InputError as error:
+        if named or options.max_accuracy_drop is not None:
+            raise
+        # Nobody named these images in this command: what became of them is no reason to fail.
+        remark(f"Seeded noise is taken in place of these images: {error}")
+        return noise_pixels(spec, options.images, options.seed), None, f"{options.images} images of seeded noise"
     name = data if data == "digits" else Path(data).name
     return pixels, labels, f"{len(pixels)} held-out images of {name}"

@@ -6,7 +6,7 @@ takes the one or the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from iresnet_models.errors import InputError
+from iresnet_models.image_files import image_suffixes, printable, require_regular
 from iresnet_models.spec import ModelSpec
 
 
@@ -76,6 +77,12 @@ _TURNS = {
 }
 """What makes an image upright, by its EXIF orientation."""
 
+_MOST_PIXELS = 178_956_970
+"""Pillow's own limit: a small file can claim to be larger than all memory."""
+
+_LONGEST = 200
+"""Times the shorter side. The longer one grows with it when it is resized: of 1 x 65,535 pixels, 256 would make gigabytes."""
+
 
 def load_image(path: Path, content: bytes | None = None) -> Image.Image:
     """An image file as 8-bit RGB, upright as its EXIF orientation says; InputError names a file that cannot be read.
@@ -87,14 +94,48 @@ def load_image(path: Path, content: bytes | None = None) -> Image.Image:
     taken if they lie within 0 to 1, or within 0 to 255.
     """
     try:
+        image_suffixes()  # registers what is there
+        if content is None:
+            require_regular(path)
         with Image.open(path if content is None else BytesIO(content)) as image:
+            _require_bounded(*image.size)
             image.load()
-            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            turn = _turn_of(image)
             return _as_rgb(image if turn is None else image.transpose(turn))
     except MemoryError:
         raise
     except Exception as error:  # a decoder that meets a damaged file raises whatever it stumbles over
-        raise InputError(f"The image {path} cannot be read ({_reason(error)}). Remove it or replace it.") from error
+        raise InputError(f"The image {printable(path)} cannot be read ({_reason(error)}).{UNREADABLE}") from error
+
+
+UNREADABLE = " Remove it or replace it."
+"""How the message of an image that cannot be read ends."""
+
+
+def unreadable(reasons: Sequence[str]) -> InputError:
+    """One error for all images that could not be read, from the messages of `load_image`; five of them are named."""
+    if len(reasons) == 1:
+        return InputError(reasons[0])
+    named = "; ".join(reason.removeprefix("The image ").removesuffix(UNREADABLE).rstrip(".") for reason in reasons[:5])
+    more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+    return InputError(f"{len(reasons)} images cannot be read: {named}{more}. Remove or replace them.")
+
+
+def _require_bounded(width: int, height: int) -> None:
+    if width * height > _MOST_PIXELS:
+        raise ValueError(f"it is {width} x {height} pixels large, and those of more than {_MOST_PIXELS:,} pixels are not read")
+    if min(width, height) < 1 or max(width, height) > _LONGEST * min(width, height):
+        raise ValueError(f"it is {width} x {height} pixels, and the longer side may be {_LONGEST} times the shorter one at most")
+
+
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except MemoryError:
+        raise
+    except Exception:  # a damaged EXIF says nothing of the pixels
+        return None
+    return _TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -119,6 +160,8 @@ def _grey8(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _reason(error: Exception) -> str:
     """What was wrong, without the path that some messages repeat."""
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it claims more than {_MOST_PIXELS:,} pixels, as a decompression bomb does"
     if isinstance(error, UnidentifiedImageError):
         return "it is empty, damaged, or no image of a known format"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

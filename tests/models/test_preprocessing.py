@@ -326,6 +326,8 @@ def test_folders_and_absent_and_forbidden_files_are_named(tmp_path: Path, monkey
     with pytest.raises(InputError, match=r"absent\.png cannot be read \(No such file or directory\)"):
         load_image(tmp_path / "absent.png")
 
+    (tmp_path / "secret.png").touch()
+
     def forbid(path: Path, *_arguments: object) -> None:  # root, who may run the tests, may read everything
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 

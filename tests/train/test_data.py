@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +14,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import ImageFolder
 
+from iresnet_export.prediction import find_images
 from iresnet_models import ModelSpec
 from iresnet_models.errors import InputError
 from iresnet_models.preprocessing import normalised
-from iresnet_train import digits_spec, evaluation_pixels, evaluation_set, spec_for, training_pixels, training_set
+from iresnet_train import Loader, digits_spec, evaluation_pixels, evaluation_set, spec_for, training_pixels, training_set
+from iresnet_train.data import file_content
+from iresnet_train.named_data import embedded, place_of
+from iresnet_train.synthetic import MOST
 
 SMALL = {"image_size": 32, "resize": 32}
 
@@ -256,3 +262,135 @@ def test_an_unreadable_image_is_named(digit_folder: Path, tmp_path: Path) -> Non
     bad.write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"bad\.png cannot be read"):
         evaluation_pixels(str(tmp_path / "d"), three_classes(digit_folder), 1000)
+
+
+# What files may name, and what is bounded
+
+
+def test_files_may_name_embedded_data_alone(tmp_path: Path) -> None:
+    for name in ("digits", "synthetic", "synthetic:5000", f"synthetic:{MOST}"):
+        assert embedded(name) == name
+    made = tmp_path / "made"
+    for name in (str(tmp_path), f"pipe:touch {made}; false", "http://127.0.0.1:9/a.tar", "x-{0..3}.tar", "", "digits/", "Digits"):
+        with pytest.raises(InputError, match="a file may only name embedded data"):
+            embedded(name)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["synthetic:0", "synthetic:99999999999", "synthetic:" + "0" * 1_000_000 + "1", "synthetic:٣", "synthetic:-1", "synthetic:x"],
+)
+def test_synthetic_data_are_bounded(name: str) -> None:
+    for use in (embedded, lambda data: training_set(data, ModelSpec("iresnet", 18))):
+        with pytest.raises(InputError, match="is no synthetic data set") as caught:
+            use(name)
+        assert len(str(caught.value)) < 300
+
+
+def test_synthetic_images_take_no_memory() -> None:
+    found = training_set(f"synthetic:{MOST}", ModelSpec("iresnet", 18))
+    assert len(found) == len(found.labels) == MOST
+    assert found.labels[MOST - 1] == (MOST - 1) % 1000
+    assert found.images[MOST - 1] is found.images[(MOST - 1) % 64]
+    with pytest.raises(IndexError):
+        found.labels[MOST]
+
+
+def test_places_are_folders_and_local_shards_alone(tmp_path: Path) -> None:
+    assert place_of("digits") is place_of("synthetic:3") is place_of("pipe:x") is place_of("https://x/a.tar") is None
+    assert place_of("photos/") == str(tmp_path / "photos")
+    assert place_of("a/../t-{0..3}.tar") == str(tmp_path / "t-{0..3}.tar")
+
+
+# What lies beside images
+
+
+def test_hidden_files_are_no_images_anywhere(digit_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(digit_folder, folder)
+    for part in ("train", "val"):
+        (folder / part / "0" / "._0.png").write_bytes(b"\0\5\26\7")
+        (folder / part / "0" / ".ipynb_checkpoints").mkdir()
+        (folder / part / "0" / ".ipynb_checkpoints" / "0.png").write_bytes(b"")
+        (folder / part / "1" / "deep").mkdir()
+        next((folder / part / "1").glob("*.png")).rename(folder / part / "1" / "deep" / "x.JFIF")
+    spec = three_classes(folder)
+    training, held_out = training_set(str(folder), spec), evaluation_set(str(folder), spec)
+    assert (len(training), len(held_out)) == (72, 24)
+    assert training.left_out is held_out.left_out is None
+    assert len(evaluation_pixels(str(folder), spec, 100)[0]) == len(find_images([folder / "val"])) == 24
+
+
+def test_what_is_left_out_is_told(digit_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(digit_folder, folder)
+    for name in ("0/a.heic", "1/b.HEIC", "1/notes.txt", "loose.png", "README.md"):
+        (folder / "train" / name).write_bytes(b"")
+    found = training_set(str(folder), three_classes(folder))
+    assert found.left_out is not None
+    assert "Left out: 3 files that end in .heic, .txt (pillow-heif reads .heic)." in found.left_out
+    assert "Left out: 1 images in" in found.left_out
+    assert len(found) == 72
+
+
+def test_classes_without_held_out_images_are_a_warning(
+    digit_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(digit_folder, folder)
+    spec = three_classes(folder)
+    shutil.rmtree(folder / "val" / "2")
+    for file in (folder / "val" / "1").iterdir():
+        file.rename(file.with_suffix(".txt"))
+    held_out = evaluation_set(str(folder), spec)
+    assert set(held_out.labels) == {0}
+    assert "has no images of 2 of the 3 classes (1, 2)" in caplog.text
+    shutil.rmtree(folder / "val" / "0")
+    with pytest.raises(InputError, match="folders without images: 1"):
+        evaluation_set(str(folder), spec)
+
+
+def test_all_unreadable_images_come_in_one_message(digit_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(digit_folder, folder)
+    spec = three_classes(folder)
+    for part in ("train", "val"):
+        for index in range(7):
+            (folder / part / "1" / f"bad{index}.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"^7 images cannot be read: .*and 2 more") as caught:
+        evaluation_pixels(str(folder), spec, 1000)
+    assert str(caught.value).count("bad") == 5
+    with pytest.raises(InputError, match=r"^7 images cannot be read: .*and 2 more"):
+        list(Loader(evaluation_set(str(folder), spec), 4))
+    told: list[str] = []
+    assert sum(len(labels) for _, labels in Loader(evaluation_set(str(folder), spec), 4, on_unreadable=told.append)) == 24
+    assert len(told) == 7
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text are Linux's")
+def test_names_that_are_no_text(digit_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(digit_folder, folder)
+    strange = folder / "train" / "0" / os.fsdecode(b"\xff\n[x].png")
+    strange.write_bytes(b"")
+    with pytest.raises(InputError, match=r"\\udcff\\n\[x\].png cannot be read"):
+        training_pixels(str(folder), three_classes(folder), 100)
+    strange.unlink()
+    (folder / "train" / os.fsdecode(b"\xff")).mkdir()
+    with pytest.raises(InputError, match=r"\\udcff is no name of a class"):
+        three_classes(folder)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_a_pipe_among_images_is_unreadable(digit_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(digit_folder, folder)
+    spec = three_classes(folder)
+    os.mkfifo(folder / "val" / "0" / "a.png")
+    os.mkfifo(folder / "train" / "0" / "a.png")
+    for find in (evaluation_pixels, training_pixels):
+        with pytest.raises(InputError, match=r"a\.png cannot be read \(it is a named pipe"):
+            find(str(folder), spec, 1000)
+    with pytest.raises(InputError, match=r"a\.png cannot be read \(it is a named pipe"):
+        file_content(str(folder / "val" / "0" / "a.png"))

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from iresnet_models.errors import InputError
-from iresnet_models.preprocessing import load_image, preprocessing, to_pixels
+from iresnet_models.image_files import printable, require_regular, subfolders
+from iresnet_models.preprocessing import UNREADABLE, load_image, preprocessing, to_pixels, unreadable
 from iresnet_models.spec import ModelSpec
-from iresnet_train.digits import DIGITS_DATA, digits_of, digits_spec, permutation, some_of
+from iresnet_train.digits import DIGITS_DATA, digits_of, digits_spec, permutation
+from iresnet_train.folders import (
+    class_folders,
+    class_names,
+    data_folder,
+    held_out_folder,
+    images_in,
+    labelled_images,
+    training_folder,
+)
 from iresnet_train.shards import ShardMember, Shards, has_shards
 from iresnet_train.synthetic import CLASSES, Prepared, is_synthetic, synthetic_images
 
 __all__ = [
     "DIGITS_DATA",
     "LabelledImages",
+    "all_read",
     "calibration_set",
     "digits_spec",
     "evaluation_pixels",
@@ -33,21 +43,25 @@ __all__ = [
     "training_set",
 ]
 
-_LAYOUT = "train/ and val/, and in each of them one folder of images for every class"
-
 Source = Image.Image | str | ShardMember
 """An image, the path of one, or its place in a shard."""
 
 Transform = Callable[[Image.Image], Tensor]
 
+T = TypeVar("T")
+
 
 class LabelledImages(Dataset[tuple[Tensor, int]]):
-    """Images, each opened and transformed when it is asked for, with the numbers of their classes."""
+    """Images, each opened and transformed when it is asked for, with the numbers of their classes.
 
-    def __init__(self, images: Sequence[Source], labels: Sequence[int], transform: Transform) -> None:
+    `left_out`: a sentence about files that lie among them and were passed over; None where there are none.
+    """
+
+    def __init__(self, images: Sequence[Source], labels: Sequence[int], transform: Transform, left_out: str | None = None) -> None:
         self.images = images
         self.labels = labels
         self.transform = transform
+        self.left_out = left_out
 
     def __len__(self) -> int:
         return len(self.images)
@@ -81,7 +95,7 @@ def spec_for(data: str, arch: str, depth: int, **fields: Any) -> ModelSpec:
     if has_shards(data):
         shards = Shards(data, "train")
         return ModelSpec(arch, depth, num_classes=shards.num_classes, labels=shards.names, **fields)
-    labels = _class_folders(_training_folder(data))
+    labels = class_folders(training_folder(data))
     return ModelSpec(arch, depth, num_classes=len(labels), labels=labels, **fields)
 
 
@@ -108,12 +122,18 @@ def _part(data: str, spec: ModelSpec, transform: Transform, *, held_out: bool) -
         shards = Shards(data, "val" if held_out else "train")
         shards.require_classes_of(spec)
         return ShardImages(shards, transform)
-    training = _folder(data) / "train"
+    training = data_folder(data) / "train"
     if not held_out:
-        folder = _training_folder(data)
-        return LabelledImages(*_labelled_images(folder, _class_names(spec, folder)), transform)
-    folder = _held_out_folder(data)
-    return LabelledImages(*_labelled_images(folder, _class_names(spec, training if training.is_dir() else folder)), transform)
+        folder = training_folder(data)
+        return _of_folder(folder, class_names(spec, folder), transform, held_out=False)
+    folder = held_out_folder(data)
+    names = class_names(spec, training if training.is_dir() else folder)
+    return _of_folder(folder, names, transform, held_out=True)
+
+
+def _of_folder(folder: Path, names: tuple[str, ...], transform: Transform, *, held_out: bool) -> LabelledImages:
+    images, labels, left_out = labelled_images(folder, names, held_out=held_out)
+    return LabelledImages(images, labels, transform, left_out)
 
 
 def evaluation_pixels(data: str, spec: ModelSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -150,13 +170,31 @@ def _selection(images: LabelledImages, spec: ModelSpec, count: int, seed: int) -
 
 def _pixels(images: Sequence[Source], spec: ModelSpec, chosen: list[int]) -> Tensor:
     prepare = to_pixels(spec)
-    return torch.stack([prepare(_opened(images[index])) for index in chosen])
+    return torch.stack(list(all_read(lambda index: prepare(_opened(images[index])), chosen)))
+
+
+def all_read(read: Callable[[int], T], indices: Iterable[int], others: Iterable[int] = ()) -> Iterator[T]:
+    """What `read` gives for each index. If that raises InputError, one error names all of `indices` and `others` that do."""
+    left = iter(indices)
+    for index in left:
+        try:
+            yield read(index)
+        except InputError as error:
+            raise unreadable([str(error), *_complaints(read, left), *_complaints(read, others)]) from error
+
+
+def _complaints(read: Callable[[int], object], indices: Iterable[int]) -> Iterator[str]:
+    for index in indices:
+        try:
+            read(index)
+        except InputError as error:
+            yield str(error)
 
 
 def _choice(available: int, count: int, seed: int) -> list[int]:
     if count < 1:
         raise InputError(f"At least one image has to be chosen, not {count}.")
-    return permutation(available, seed)[:count]
+    return permutation(available, seed, count)
 
 
 def file_content(image: Source) -> tuple[str, bytes]:
@@ -166,9 +204,11 @@ def file_content(image: Source) -> tuple[str, bytes]:
     if isinstance(image, Image.Image):
         raise InputError("The embedded images are no files; they can be loaded by the default loader alone.")
     try:
+        require_regular(image)
         return image, Path(image).read_bytes()
-    except OSError as error:
-        raise InputError(f"The image {image} cannot be read ({error.strerror}). Remove it or replace it.") from error
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise InputError(f"The image {printable(image)} cannot be read ({reason}).{UNREADABLE}") from error
 
 
 def _opened(image: Source) -> Image.Image:
@@ -177,86 +217,9 @@ def _opened(image: Source) -> Image.Image:
     return image if isinstance(image, Image.Image) else load_image(Path(image))
 
 
-def _folder(data: str) -> Path:
-    folder = Path(data)
-    if not folder.is_dir():
-        raise InputError(
-            f"The data folder {folder} {'is a file' if folder.exists() else 'does not exist'}. "
-            f"Name a folder that holds {_LAYOUT}; or {DIGITS_DATA!r}, the embedded data."
-        )
-    return folder
-
-
-def _training_folder(data: str) -> Path:
-    folder = _folder(data) / "train"
-    if not folder.is_dir():
-        raise InputError(f"{folder.parent} has no folder train/; expected {_LAYOUT}.")
-    return folder
-
-
-def _held_out_folder(data: str) -> Path:
-    root = _folder(data)
-    if (root / "val").is_dir():
-        return root / "val"
-    if (root / "train").is_dir():
-        raise InputError(f"{root} has a folder train/, but none named val/ with the held-out images; expected {_LAYOUT}.")
-    return root
-
-
-def _subfolders(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
-
-
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    names = _subfolders(folder)
-    if not names:
-        raise InputError(
-            f"{folder} holds no folders, but {len(_images_in(folder))} images; expected a folder of images for every class."
-        )
-    return names
-
-
-def _images_in(folder: Path) -> list[str]:
-    return sorted(str(path) for path in folder.iterdir() if path.is_file() and path.suffix.lower() in IMG_EXTENSIONS)
-
-
 def _images_without_classes(data: str) -> list[str]:
     """The images that lie in the folder itself, where it has no folders of classes."""
     if data == DIGITS_DATA or is_synthetic(data) or has_shards(data):
         return []
-    folder = _held_out_folder(data)
-    return [] if _subfolders(folder) else _images_in(folder)
-
-
-def _class_names(spec: ModelSpec, folder: Path) -> tuple[str, ...]:
-    """The names of the network's classes in their order: those of `folder`, where the network does not know them."""
-    if spec.labels is not None:
-        return spec.labels
-    names = _class_folders(folder)
-    if len(names) != spec.num_classes:
-        raise InputError(
-            f"{folder} holds folders of {len(names)} classes, but this {spec.name} has {spec.num_classes}. "
-            "Name the data that it was trained on, or a network of these classes."
-        )
-    return names
-
-
-def _labelled_images(folder: Path, names: tuple[str, ...]) -> tuple[list[Source], list[int]]:
-    """The images in the folders of classes, as torchvision's ImageFolder finds them; a class is its place in `names`."""
-    found = _class_folders(folder)
-    place = {name: names.index(name) for name in found if name in names}
-    foreign = [name for name in found if name not in place]
-    if foreign:
-        raise InputError(
-            f"{folder} has folders that are no classes of the network or of its training data: {some_of(foreign)}; "
-            f"the {len(names)} classes are {some_of(names)}. Rename or remove them, or name other data."
-        )
-    samples = make_dataset(str(folder), place, IMG_EXTENSIONS, allow_empty=True)
-    filled = {label for _, label in samples}
-    empty = [name for name in found if place[name] not in filled]
-    if empty:
-        raise InputError(
-            f"{folder} has folders without images: {some_of(empty)}; expected files that end in {', '.join(IMG_EXTENSIONS)}. "
-            "Add images, or remove these folders."
-        )
-    return [path for path, _ in samples], [label for _, label in samples]
+    folder = held_out_folder(data)
+    return [] if subfolders(folder) else images_in(folder)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from iresnet_models.errors import InputError
+from iresnet_models.image_files import printable
 from iresnet_models.spec import ModelSpec
 
 DIGITS_DATA = "digits"
@@ -57,12 +58,12 @@ def digits_of(spec: ModelSpec, *, held_out: bool) -> tuple[list[Image.Image], li
     return [images[index] for index in chosen], [labels[index] for index in chosen]
 
 
-def permutation(count: int, seed: int) -> list[int]:
-    """The numbers below `count` in an order that follows from `seed`."""
+def permutation(count: int, seed: int, most: int | None = None) -> list[int]:
+    """The numbers below `count` in an order that follows from `seed`, or the first `most` of them."""
     # NumPy keeps the stream of RandomState the same in all its versions, that of its newer generators not.
-    return [int(index) for index in np.random.RandomState(seed).permutation(count)]
+    return [int(index) for index in np.random.RandomState(seed).permutation(count)[:most]]
 
 
 def some_of(names: Sequence[str]) -> str:
     """The first few, for a message."""
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return ", ".join(printable(name) for name in names[:4]) + (", ..." if len(names) > 4 else "")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from iresnet_models.errors import InputError
+from iresnet_models.preprocessing import unreadable
 from iresnet_train.data import LabelledImages
 from iresnet_train.distributed import World
 from iresnet_train.preemption import leave_stopping_to_the_trainer, loading_processes
@@ -30,8 +31,8 @@ class Batch(NamedTuple):
 class Loader:
     """Batches (images, labels) of a data set, in order, pass after pass.
 
-    An image that cannot be read raises its InputError here, from whichever worker found it; with `on_unreadable`, that is told
-    the reason, and the image is left out.
+    Where images cannot be read, one InputError names them all, whichever workers found them; with `on_unreadable`, that is told
+    the reason of each, and the image is left out.
     """
 
     def __init__(
@@ -43,18 +44,24 @@ class Loader:
         pin_memory: bool = False,
         on_unreadable: Callable[[str], None] | None = None,
     ) -> None:
-        self._tell = _raise if on_unreadable is None else on_unreadable
+        self._tell = on_unreadable
         self._loader = _loader(_Guarded(dataset), workers, pin_memory, batch_size=batch_size)
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        reasons: list[str] = []
         for batch in self._loader:
-            for reason in batch.unreadable:
-                self._tell(reason)
-            if batch.images is not None:
+            if self._tell is None:
+                reasons += batch.unreadable
+            else:
+                for reason in batch.unreadable:
+                    self._tell(reason)
+            if batch.images is not None and not reasons:  # after an unreadable image only others are looked for
                 yield batch.images, batch.labels
+        if reasons:
+            raise unreadable(reasons)
 
 
 class TrainingLoader:
@@ -169,7 +176,3 @@ def _collated(items: list[Any]) -> Batch:
         return Batch(None, None, unreadable)
     images, labels = default_collate(read)
     return Batch(images, labels, unreadable)
-
-
-def _raise(reason: str) -> None:
-    raise InputError(reason)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from iresnet_models.checkpoint import save_checkpoint
 from iresnet_models.errors import InputError, IResNetError, PreemptedError, UnavailableError
-from iresnet_models.files import write_bytes, write_json
+from iresnet_models.files import sha256_of, write_bytes, write_json
 from iresnet_models.network import Network
+from iresnet_models.remembered import remember
 from iresnet_models.spec import ModelSpec
 from iresnet_train.config import TrainConfig
+from iresnet_train.named_data import place_of
 from iresnet_train.records import EpochRecord, Position, csv_of
 from iresnet_train.state import StateFolder
 
@@ -73,6 +75,7 @@ class RunFolder:
                 raise
             finally:
                 self.states.close()
+                self._remember_data()
                 if self._board is not None:
                     self._board.close()
                 self._attempt(self.report, lambda: self._write_report(status))
@@ -174,6 +177,17 @@ class RunFolder:
                     f"this comes again with --resume, that network is lost; {self.last_checkpoint} holds the last one."
                 )
             raise error
+
+    def _remember_data(self) -> None:
+        """Notes on this machine where the images of its checkpoints lie: no file is to say so."""
+        for path in (self.best_checkpoint, self.last_checkpoint):
+            if not self.records or path in self._errors or not path.is_file():
+                continue
+            digest = sha256_of(path)
+            for kind, data in (("data", self._config.data), ("val_data", self._config.val_data)):
+                place = None if data is None else place_of(data)
+                if place is not None:
+                    remember(kind, digest, place)
 
     def _attempt(self, path: Path, write: Callable[[], object]) -> None:
         try:

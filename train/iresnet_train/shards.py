@@ -6,33 +6,40 @@ a run is shuffled, divided among processes and resumed exactly, as with single f
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import http.client
+import math
+import os
 import re
 import subprocess
-import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from functools import cache
+from collections import Counter
 from pathlib import Path
 from shutil import copyfileobj
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from filelock import FileLock
 from PIL import Image
 
 from iresnet_models.errors import InputError, UnavailableError
-from iresnet_models.files import read_json, replacing, write_json
-from iresnet_models.official import cache_folder
+from iresnet_models.files import replacing
+from iresnet_models.image_files import printable, unsearchable
+from iresnet_models.official import CACHE_VARIABLE, cache_folder
 from iresnet_models.preprocessing import load_image
 from iresnet_models.spec import ModelSpec
+from iresnet_train.named_data import require_name
+from iresnet_train.shard_index import indexed, reason_of, require_shard
 
 _WINDOW = 8
 """Shards that are shuffled together."""
 
-_IMAGES = ("jpg", "jpeg", "png", "webp", "ppm", "bmp")
+_MOST_SHARDS = 100_000
+"""Names that a pattern may stand for; the largest data sets of images have some ten thousand shards."""
+
+_BRACES = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 
 
 class ShardMember(NamedTuple):
@@ -46,16 +53,21 @@ class ShardMember(NamedTuple):
     @property
     def place(self) -> str:
         """What messages call it."""
-        return str(Path(self.shard) / self.name)
+        return os.path.join(self.shard, self.name.lstrip("/"))
 
     def content(self) -> bytes:
         """InputError where the shard is there no more, or cannot be read."""
         try:
             with Path(self.shard).open("rb") as file:
                 file.seek(self.offset)
-                return file.read(self.size)
+                content = file.read(self.size)
         except OSError as error:
-            raise InputError(f"The shard {self.shard} cannot be read any more ({error.strerror}). Put it back.") from error
+            raise InputError(
+                f"The shard {printable(self.shard)} cannot be read any more ({error.strerror}). Put it back."
+            ) from error
+        if len(content) != self.size:
+            raise InputError(f"The shard {printable(self.shard)} has become shorter while it was in use. Put it back.")
+        return content
 
     def opened(self) -> Image.Image:
         return load_image(Path(self.place), self.content())
@@ -68,6 +80,7 @@ def is_pattern(data: str) -> bool:
 
 def has_shards(data: str) -> bool:
     """Whether `data` is such a pattern, or a folder of shards named train-*.tar or val-*.tar."""
+    require_name(data)
     return is_pattern(data) or bool(_in_folder(data, "train") or _in_folder(data, "val"))
 
 
@@ -80,15 +93,12 @@ class Shards:
     def __init__(self, data: str, part: str) -> None:
         paths = [_local(address) for address in expanded(data)] if is_pattern(data) else _in_folder(data, part)
         if not paths:
-            raise InputError(f"{data} has no shards named {part}-*.tar; expected train-*.tar and val-*.tar.")
-        indexed = [_index(path) for path in paths]
-        self.images = [ShardMember(str(path), name, at, size) for path, rows in indexed for name, at, size, _ in rows]
-        self.labels = [label for _, rows in indexed for _, _, _, label in rows]
-        self._sizes = [len(rows) for _, rows in indexed]
-        listed = Path(data) / "classes.txt"
-        self.names = tuple(listed.read_text(encoding="utf-8").split("\n")) if listed.is_file() else None
-        if self.names is not None and self.names[-1] == "":
-            self.names = self.names[:-1]
+            raise InputError(f"{printable(data)} has no shards named {part}-*.tar; expected train-*.tar and val-*.tar.")
+        found = [indexed(path) for path in paths]
+        self.images = [ShardMember(str(path), name, at, size) for path, rows in found for name, at, size, _ in rows]
+        self.labels = [label for _, rows in found for _, _, _, label in rows]
+        self._sizes = [len(rows) for _, rows in found]
+        self.names = None if is_pattern(data) else _listed_classes(Path(data) / "classes.txt")
 
     @property
     def num_classes(self) -> int:
@@ -113,31 +123,90 @@ class Shards:
 
 
 def expanded(pattern: str) -> list[str]:
-    """`a-{08..10}.tar` as three names; braces may come several times."""
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    """`a-{08..10}.tar` as three names; braces may come several times. InputError where there would be too many."""
+    require_name(pattern)
+    _require_few(pattern, math.prod(len(_counted(pattern, match)) for match in _BRACES.finditer(pattern)))
+    names = [pattern]
+    while any("{" in name for name in names):
+        found = [(name, _BRACES.search(name)) for name in names]
+        if not any(match for _, match in found):
+            break
+        ranges = [(name, match, _counted(pattern, match)) for name, match in found]
+        _require_few(pattern, sum(len(numbers) for _, _, numbers in ranges))  # what lies within braces may have made new ones
+        names = [
+            name if match is None else f"{name[: match.start()]}{number:0{len(match[1])}}{name[match.end() :]}"
+            for name, match, numbers in ranges
+            for number in numbers
+        ]
+    return names
+
+
+def _require_few(pattern: str, count: int) -> None:
+    if count > _MOST_SHARDS:
+        found = f"{count:,}" if count < 10**18 else "more than 10^18"
+        raise InputError(
+            f"{printable(pattern)} stands for {found} shards or more, and up to {_MOST_SHARDS:,} are taken; check its braces."
+        )
+
+
+def _counted(pattern: str, match: re.Match[str] | None) -> range:
+    """The numbers in a pair of braces; a single one where there is none."""
     if match is None:
-        return [pattern]
+        return range(1)
     first, last = match.groups()
+    if max(len(first), len(last)) > 18:
+        raise InputError(f"{printable(pattern)} counts in numbers of more than 18 digits, which no shards have; check its braces.")
     if int(first) > int(last):
-        raise InputError(f"{pattern} counts from {first} down to {last}; write the smaller number first.")
-    numbers = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
-    return [name for number in numbers for name in expanded(pattern[: match.start()] + number + pattern[match.end() :])]
+        raise InputError(f"{printable(pattern)} counts from {first} down to {last}; write the smaller number first.")
+    return range(int(first), int(last) + 1)
 
 
 def _in_folder(data: str, part: str) -> list[Path]:
-    return sorted(Path(data).glob(f"{part}-*.tar")) if not is_pattern(data) and Path(data).is_dir() else []
+    """The shards of a part; none where there is no such folder, of which others have more to say."""
+    if is_pattern(data) or not os.path.isdir(data):
+        return []
+    try:
+        names = os.listdir(data)
+    except OSError as error:
+        raise unsearchable(data, error) from error
+    return [Path(data, name) for name in sorted(fnmatch.filter(names, f"{part}-*.tar"))]
+
+
+def _listed_classes(path: Path) -> tuple[str, ...] | None:
+    """The names in a classes.txt, one in each line; None without the file."""
+    if not path.is_file():
+        return None
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{printable(path)} cannot be read as text in UTF-8 ({error}). Write it anew.") from error
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if "" in names or twice:
+        found = f"line {names.index('') + 1} is empty" if "" in names else f"{twice[0][:40]!r} comes twice"
+        raise InputError(f"{printable(path)} should hold the name of a class in each line, all different, but {found}.")
+    return tuple(names)
 
 
 def _local(address: str) -> Path:
     """The shard as a file: fetched once, into the cache, if it is somewhere else."""
     if not address.startswith("pipe:") and "://" not in address:
-        if not Path(address).is_file():
-            raise InputError(f"The shard {address} does not exist; check the pattern.")
+        require_shard(Path(address))
         return Path(address)
     name = re.sub(r"\W+", "-", address.rsplit("/", 1)[-1].removesuffix(".tar"))[-40:]
-    path = cache_folder() / "shards" / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name}.tar"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    digest = hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    path = cache_folder() / "shards" / f"{digest}-{name}.tar"
+    try:
+        path = path.expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock"))
+        lock.acquire()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+        raise UnavailableError(
+            f"{printable(address)} has to be kept while it is read, and the cache folder {printable(path.parent)} cannot be "
+            f"written ({reason_of(error)}). Name one that can with the environment variable {CACHE_VARIABLE}."
+        ) from error
+    with lock:
+        lock.release()  # `with` has acquired it a second time
         if not path.exists():
             with replacing(path) as temporary:
                 _fetch(address, temporary)
@@ -155,64 +224,9 @@ def _fetch(address: str, path: Path) -> None:
             with urllib.request.urlopen(address, timeout=60) as response:
                 copyfileobj(response, file)
                 length = response.headers.get("Content-Length")
-                if length is not None and int(length) != file.tell():  # a connection that breaks off looks like the end
+                if length is not None and length.strip() != str(file.tell()):  # a connection that breaks off looks like the end
                     raise ConnectionError(f"{file.tell()} of {length} bytes came")
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             raise UnavailableError(f"The shard {address} cannot be fetched ({error}). Check address and network.") from error
-
-
-def _index(path: Path) -> tuple[Path, list[tuple[str, int, int, int]]]:
-    """Name, offset, size and class of every image, found once and kept in the cache."""
-    status = path.stat()
-    return path, _index_of(str(path.resolve()), status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _index_of(path: str, size: int, changed: int) -> list[tuple[str, int, int, int]]:
-    key = hashlib.sha256(f"{path}\n{size}\n{changed}".encode()).hexdigest()[:32]
-    kept = cache_folder() / "shards" / f"{key}.json"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept.with_suffix(".lock")):
-        if not kept.exists():
-            write_json(kept, {"images": _scanned(Path(path))})
-    return [tuple(row) for row in read_json(kept, "The index of a shard")["images"]]
-
-
-def _scanned(path: Path) -> list[tuple[str, int, int, int]]:
-    images: dict[str, tuple[str, int, int]] = {}
-    labels: dict[str, int] = {}
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                stem, _, ending = Path(member.name).name.partition(".")
-                key = f"{Path(member.name).parent}/{stem}"
-                if ending.lower() in _IMAGES:
-                    images[key] = member.name, member.offset_data, member.size
-                elif ending == "cls":
-                    labels[key] = int(_content(archive.extractfile(member)))
-            _require_end(path, archive.offset)
-    except (tarfile.TarError, ValueError, EOFError) as error:
-        raise InputError(f"The shard {path} is damaged ({error}). Remove it, and get it again.") from error
-    lonely = sorted(images.keys() ^ labels.keys())
-    if lonely or not images:
-        found = f"{len(lonely)} names have only one of the two, such as {lonely[0]}" if lonely else "there is none"
-        raise InputError(f"The shard {path} should hold an image and its .cls under each name, but {found}.")
-    return [(name, offset, size, labels[key]) for key, (name, offset, size) in images.items()]
-
-
-def _require_end(path: Path, offset: int) -> None:
-    """Raises ReadError if the archive does not end where `tarfile` stopped: it takes a bad or a missing header for the end."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        rest = file.read(tarfile.BLOCKSIZE)
-        whole = len(rest) == tarfile.BLOCKSIZE
-        while rest and whole:
-            whole = not rest.strip(b"\0")
-            rest = file.read(1 << 20)
-    if not whole:
-        raise tarfile.ReadError(f"its list of files breaks off at byte {offset} of {path.stat().st_size}")
-
-
-def _content(file: Any) -> bytes:
-    read: Callable[[], bytes] = file.read
-    return read()
+        except ValueError as error:
+            raise InputError(f"The shard {printable(address)} is no address ({error}); check the pattern.") from error
