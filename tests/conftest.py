@@ -65,6 +65,14 @@ def _no_shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_shared_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests remember of checkpoints never lands in the user's state folder, nor is it read from there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does a test, and none finds what another left. The folder is beside the test's own, which some tests expect empty."""
