@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +28,7 @@ Answer = Literal["yes", "untried", "no"]
 """`untried`: all that it needs is here, and trying it would take minutes."""
 
 _SPEC = ModelSpec("iresnet", 18, num_classes=4, image_size=32, resize=32)
+_STEP: dict[str, Any] = {"epochs": 1, "batch_size": 8, "train_crop_size": 32, "val_resize": 32, "val_crop_size": 32, "workers": 0}
 _TOLERANCE = 1e-3
 _NEVER = {("openvino", "cuda"), *((name, "cpu") for name in ("tensorrt", "compiled", "channels-last"))}
 """Backends and devices that are not for each other."""
@@ -102,7 +105,7 @@ def diagnose(folder: Path | None = None, progress: Progress = no_progress) -> Di
             progress(f"Trying {backend}", step / (len(NAMES) + 1))
             findings += _tried(backend_named(backend), source, Path(name), made)
     progress("Trying to train", len(NAMES) / (len(NAMES) + 1))
-    findings += [_trained(device) for device in ("cpu", "cuda")]
+    findings += [_trained("cpu"), _trained("cuda")]
     progress("Looking at libraries", 1.0)
     return Diagnosis(tuple(findings), tuple(_parts()), tuple(_engines(folder)))
 
@@ -177,20 +180,30 @@ def _run(backend: Backend, artifact: Artifact, source: Source, device: torch.dev
         raise UnavailableError(f"it computes something else: its logits are off by {error:.2g}; {_FAULT}")
 
 
-def _trained(device: str) -> Finding:
+def _trained(device: Literal["cpu", "cuda"]) -> Finding:
     finding = Finding("training", "train", device, "yes")
     missing = nvidia.absence() if device == "cuda" else None
     if missing is not None:
         return replace(finding, answer="no", reason=missing.reason, mend=missing.mend)
 
     def step() -> None:
-        import iresnet_train.loop  # noqa: F401 - torchvision and the rest of what training needs
+        from iresnet_train import TrainConfig, train
 
-        network = untrained_source(_SPEC, seed=0).network.to(device).train()
-        loss = torch.nn.functional.cross_entropy(network(torch.zeros(4, 3, 32, 32, device=device)), torch.arange(4, device=device))
-        loss.backward()  # type: ignore[no-untyped-call]
+        # The way that `train` itself goes, from joining to the checkpoint: what it would meet, this meets.
+        with tempfile.TemporaryDirectory(prefix="iresnet-export-") as folder, _in_one_process():
+            train(TrainConfig("synthetic:8", depth=18, result_path=Path(folder) / "run", device=device, **_STEP))
 
     return _attempt(finding, step)
+
+
+@contextmanager
+def _in_one_process() -> Iterator[None]:
+    """Without torchrun's variables, should it have started this: there is nobody to join."""
+    kept = {name: os.environ.pop(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK") if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def _parted(message: str) -> tuple[str, str | None]:

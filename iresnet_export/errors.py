@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from iresnet_models.errors import CheckFailedError, CheckpointError, InputError, IResNetError, PreemptedError, UnavailableError
+from iresnet_models.errors import (
+    CheckFailedError,
+    CheckpointError,
+    InputError,
+    InterruptedRunError,
+    IResNetError,
+    PreemptedError,
+    UnavailableError,
+)
 
 __all__ = [
     "ArtifactError",
@@ -11,6 +19,7 @@ __all__ = [
     "ExportError",
     "IResNetError",
     "InputError",
+    "InterruptedRunError",
     "MissingPackageError",
     "PreemptedError",
     "StaleManifestError",

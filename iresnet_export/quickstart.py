@@ -88,7 +88,7 @@ def train_digits(folder: Path, epochs: int | None, progress: Callable[[TrainingP
     try:
         return train(config, progress, environment=environment())
     except PreemptedError as error:
-        raise PreemptedError("The quickstart was stopped while it trained. Run it again: it begins anew.") from error
+        raise type(error)("The quickstart was stopped while it trained. Run it again: it begins anew.") from error
 
 
 def deploy(folder: Path, training: TrainingResult, seconds: float, progress: Progress, say: Callable[[str], None]) -> Summary:

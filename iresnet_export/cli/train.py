@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import typer
 
 from iresnet_export.cli import train_options as options
 from iresnet_export.cli.console import say, write_report
 from iresnet_export.cli.options import Device, JsonFile, integers
 from iresnet_export.cli.training_progress import is_first_process, training_bar
-from iresnet_export.errors import InputError, PreemptedError
+from iresnet_export.errors import InputError, InterruptedRunError, PreemptedError
+
+if TYPE_CHECKING:
+    from iresnet_train import TrainConfig
 
 
 def train(
-    data: options.TrainData,
+    data: options.TrainData = None,
     val_data: options.ValData = None,
     workers: options.Workers = None,
     loader: options.LoaderOption = None,
@@ -68,14 +74,13 @@ def train(
     """Train a network, alone or under torchrun; leaves log.csv, train.json, last.pt and best.pt in the run's folder.
 
     Image folders are trained by the official recipe (90 epochs, SGD, learning rate 0.1 for batches of 256), the embedded digits
-    by a short one. A run that was killed goes on exactly with the same command and --resume.
+    by a short one. A run that was killed goes on exactly with --resume, which knows its settings.
     """
     overrides = {name: value for name, value in locals().items() if name not in ("json", "force", "resume", "auto_resume")}
     if resume and auto_resume:
         raise InputError("--resume goes on with a run that has to be there, --auto-resume with one that may be; give one of them.")
     from iresnet_export.environment import environment
     from iresnet_models.files import read_json
-    from iresnet_train import config_for
     from iresnet_train import train as train_network
 
     overrides |= {
@@ -83,14 +88,18 @@ def train(
         "resume": "yes" if resume else "auto" if auto_resume else "no",
         "lr_steps": None if lr_steps is None else integers(lr_steps, "--lr-steps"),
     }
-    config = config_for(**overrides)
-    try:
-        with training_bar() as progress:
+    with training_bar() as progress:
+        config = _config(**overrides)
+        try:
             result = train_network(config, progress, environment=environment())
-    except PreemptedError as stopped:
-        if is_first_process():
-            raise
-        raise typer.Exit(stopped.exit_status) from None
+        except PreemptedError as stopped:
+            if is_first_process():
+                raise
+            raise typer.Exit(stopped.exit_status) from None
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                f"Training was ended at once, without saving. What was saved before is in {config.folder}; --resume goes on."
+            ) from None
     if not is_first_process():
         return
     if json is not None:
@@ -102,4 +111,35 @@ def train(
     say(f"{result.best}: the best network; {result.last}: the last; {result.log}: a line an epoch; {result.report}: the report.")
     from iresnet_export.cli.pasting import export_of
 
-    say(f"Next: {export_of(result.best, data)}")
+    say(f"Next: {export_of(result.best, config.data)}")
+
+
+_THREE_WAYS = ("nesterov", "export_ema", "channels_last")
+"""Flags that say no as well as yes; the others say yes, or nothing."""
+
+
+def _config(**said: Any) -> TrainConfig:
+    """What the options ask for: a preset with what was said in place of its values, or the settings of the run that goes on."""
+    from iresnet_train import PRESETS, config_for
+
+    if said["resume"] == "yes" and not said["overwrite"]:
+        from iresnet_train.resumption import config_of_run
+
+        preset = said["preset"]
+        if preset is not None and preset not in PRESETS:
+            raise InputError(f"There is no preset {preset!r}; there are: {', '.join(PRESETS)}.")
+        usual = PRESETS["digits" if said["data"] == "digits" else preset or "official"]
+        place = said["result_path"] or Path("runs") / f"{said['arch'] or usual.arch}{said['depth'] or usual.depth}"
+        unsaid = {name for name, value in said.items() if value is None or (value is False and name not in _THREE_WAYS)}
+        unsaid |= {"preset"} | ({"device"} if said["device"] == "auto" else set())
+        recipe = {} if preset is None else PRESETS[preset].recipe()
+        config = config_of_run(place, **(recipe | {name: value for name, value in said.items() if name not in unsaid}))
+        if config is not None:
+            return config
+        if said["data"] is None:
+            raise InputError(
+                f"{place} holds no saved state to go on from. Name the run's --result-path, or begin one, with --data."
+            )
+    if said["data"] is None:
+        raise InputError("Nothing says what to train on. Name --data: `digits`, or a folder with train/ and val/.")
+    return config_for(**said)

@@ -14,11 +14,12 @@ NETWORK, DATA, PLACE = "Network", "Data", "Where it goes, and going on"
 RECIPE, COMPUTING = "Recipe (each replaces the preset's value)", "How it is computed"
 
 TrainData = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--data",
         help="`digits`, `synthetic`, a folder with train/ and val/ and in each a folder for every class, or shards (.tar).",
         autocompletion=digits_or_folder,
+        show_default=False,
     ),
 ]
 ValData = Annotated[

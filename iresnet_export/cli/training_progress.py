@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from iresnet_train import Progress as TrainingProgress
 
 _LINE_EVERY = 60.0
-"""Seconds between lines where stderr is not a terminal, beside the line at the end of an epoch."""
+"""Seconds between lines where stderr is not a terminal, beside the line of each epoch, which training itself gives."""
 
 Update = Callable[["TrainingProgress"], None]
 
@@ -29,15 +29,26 @@ def is_first_process() -> bool:
 
 @contextmanager
 def training_bar() -> Iterator[Update]:
-    """A bar over all steps on a terminal; elsewhere a line an epoch, and one a minute, so that a log stays readable."""
+    """A bar over all steps on a terminal; elsewhere a line a minute, beside that of each epoch, so that a log stays readable.
+
+    Where the terminal has gone away, as with SIGHUP, nothing is shown, and training goes on to save its state.
+    """
     with _remarks():
         if not is_first_process():
             yield lambda now: None
-        elif sys.stderr.isatty():
+        elif sys.stderr is not None and sys.stderr.isatty():
             with _bar() as update:
-                yield update
+                yield _as_far_as_possible(update)
         else:
-            yield _lines()
+            yield _as_far_as_possible(_lines())
+
+
+def _as_far_as_possible(update: Update) -> Update:
+    def shown(now: TrainingProgress) -> None:
+        with suppress(OSError):
+            update(now)
+
+    return shown
 
 
 @contextmanager
@@ -46,7 +57,9 @@ def _bar() -> Iterator[Update]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    bar.start()
+    try:
         task = bar.add_task("Training", total=None)
 
         def update(now: TrainingProgress) -> None:
@@ -55,6 +68,9 @@ def _bar() -> Iterator[Update]:
             )
 
         yield update
+    finally:
+        with suppress(OSError):
+            bar.stop()
 
 
 def _lines() -> Update:
@@ -62,10 +78,9 @@ def _lines() -> Update:
 
     def update(now: TrainingProgress) -> None:
         nonlocal last
-        if now.step == now.steps or time.monotonic() - last >= _LINE_EVERY:
+        if time.monotonic() - last >= _LINE_EVERY:
             last = time.monotonic()
-            step = "" if now.step == now.steps else f", step {now.step}/{now.steps}"
-            notice(_described(now, step))
+            notice(_described(now, f", step {now.step}/{now.steps}"))
 
     return update
 
@@ -78,7 +93,7 @@ def _described(now: TrainingProgress, step: str = "") -> str:
         f"{now.images_per_second:.0f} images/s",
         f"{now.data_wait_share:.0%} waiting for data",
         *([] if now.gpu_memory_gb is None else [f"GPU {now.gpu_memory_gb:.1f} GB"]),
-        *([] if now.val_acc1 is None else [f"held-out {now.val_acc1:.1f} %"]),
+        *([] if now.val_acc1 is None else [f"held-out {now.val_acc1:.1f} % after epoch {now.epoch - 1}"]),
         f"{timedelta(seconds=round(now.eta_seconds))} left",
     ]
     return ", ".join(parts)
@@ -90,7 +105,8 @@ def _remarks() -> Iterator[None]:
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            notice(record.getMessage())
+            with suppress(OSError):
+                notice(record.getMessage())
 
     log, handler = logging.getLogger("iresnet_train"), Handler()
     before = log.level, log.propagate

@@ -38,3 +38,9 @@ class PreemptedError(IResNetError):
     """A run was asked to stop, and its state is saved."""
 
     exit_status = 75
+
+
+class InterruptedRunError(PreemptedError):
+    """The same, by Ctrl-C."""
+
+    exit_status = 130

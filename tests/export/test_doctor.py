@@ -86,6 +86,23 @@ def test_what_computes_something_else_is_no_yes(monkeypatch: pytest.MonkeyPatch)
     assert "computes something else" in str(finding.reason)
 
 
+@WITHOUT_GPU
+def test_training_is_tried_the_way_that_train_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends `train` at its first line is no "yes": here a device that set_device refuses."""
+    assert doctor._trained("cpu").answer == "yes"
+    monkeypatch.setattr(nvidia, "absence", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+    def refused(device: object) -> None:
+        raise RuntimeError("CUDA error: busy")
+
+    monkeypatch.setattr(torch.cuda, "set_device", refused)
+    finding = doctor._trained("cuda")
+    assert (finding.answer, finding.reason) == ("no", "The GPU is there, but cannot be used (CUDA error: busy)")
+    assert "--device cpu" in str(finding.mend)
+
+
 def test_nothing_usable_is_exit_3(run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, "eager", "aotinductor")
     monkeypatch.setenv("CXX", "/nonexistent/g++")

@@ -39,6 +39,8 @@ def train_job(job: dict[str, Any]) -> None:
                 os.kill(os.getpid(), number)
 
     def counting(*arguments: Any) -> list[Evaluation]:
+        if job.get("evaluation_signal") and os.environ.get("RANK", "0") == "0":
+            os.kill(os.getpid(), signal.Signals[job["evaluation_signal"]])
         found = evaluate_each(*arguments)
         if os.environ.get("RANK", "0") == "0":
             with Path(config["result_path"], "evaluated.txt").open("a") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,17 @@ def test_a_run_its_report_and_its_end(run: Callable[..., Any], digit_folder: Pat
     outcome = run("train", *arguments, "--result-path", "r", "--json", "report.json")
     assert outcome.status == 0, outcome.err
     assert "best.pt" in outcome.out
-    assert "Epoch 2/2, loss " in outcome.err
-    assert "waiting for data" in outcome.err
+    first, *lines = outcome.err.splitlines()
+    assert first.startswith(
+        "Training iresnet18 (11.2 million weights) on 72 images of 3 classes from digits-as-files, with 24 held out"
+    )
+    assert [line.split(": loss ")[0] for line in lines[:2]] == ["Epoch 1/2", "Epoch 2/2"]
+    assert all("held-out " in line and "(best " in line and "waiting for data" in line for line in lines[:2])
     report = json.loads(Path("report.json").read_text())
     assert report == json.loads(Path("r/train.json").read_text())
     assert report["environment"]["versions"]["torch"]
+    shown = [float(re.findall(r"held-out ([0-9.]+) %", line)[0]) for line in lines[:2]]
+    assert shown == [round(epoch["val_acc1"], 1) for epoch in report["epochs"]]
     assert run("train", *arguments, "--result-path", "r", "--resume").status == 0
     assert run("train", *arguments, "--result-path", "r", "--resume", "--lr", "0.02").status == 2
     assert run("train", *arguments, "--result-path", "r", "--resume", "--auto-resume").status == 2

@@ -126,7 +126,7 @@ def test_a_run_has_a_place_of_its_own() -> None:
         ({"groups": 4}, "leave out groups"),
         ({"dropout": 1.0}, "dropout"),
         ({"val_crop_size": 300}, "resized to 256"),
-        ({"epochs": 0}, "epochs has to be at least 1, not 0"),
+        ({"epochs": 0}, "epochs has to be at least 1 and at most 100,000, not 0"),
         ({"batch_size": 1}, "batch_size has to be at least 2"),
         ({"train_crop_size": 0}, "train_crop_size"),
         ({"lr": 0.0}, "lr has to be a positive number"),

@@ -141,7 +141,7 @@ def test_a_finished_run_is_found_finished(seed: int, tiny_config: MakeConfig, tm
     first = train(tiny_config(**values))
     again = train(tiny_config(**values, resume="auto"), lambda now: pytest.fail("a step was taken"))
     assert first == again
-    assert sum(path.stat().st_size for path in (tmp_path / "run" / "states").iterdir()) < 100_000
+    assert len(list((tmp_path / "run" / "states").iterdir())) == 1
 
 
 def test_there_is_nothing_to_resume(tiny_config: MakeConfig) -> None:
@@ -235,7 +235,7 @@ def test_exactness_is_claimed_only_where_sums_add_up_alike(tiny_config: MakeConf
             train(tiny_config(resume="yes"))
         finally:
             torch.set_num_threads(threads)
-    said = [record.getMessage() for record in caplog.records]
+    said = [line for record in caplog.records if (line := record.getMessage()).startswith("Resumed")]
     assert len(said) == 2
     assert said[0] == "Resumed after step 2 of epoch 1, exactly as if it had not been interrupted."
     assert said[1].startswith(

@@ -24,7 +24,7 @@ def saved(folder: Path, *steps: int) -> StateFolder:
 def test_the_last_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
     states = saved(tmp_path, 3, 20, 100)
     assert [path.name.split("-")[1] for path in sorted(tmp_path.iterdir())] == ["000000020", "000000100"]
-    newest = states.newest()
+    newest = states.newest(dict)
     assert newest is not None
     assert newest["step"] == 100
     assert newest["weights"].tolist() == [100.0] * 5
@@ -38,7 +38,7 @@ def test_what_is_saved_is_what_was_there_when_it_was_asked_for(tmp_path: Path) -
     weights += 1
     go.set()
     states.wait()
-    newest = states.newest()
+    newest = states.newest(dict)
     assert newest is not None
     assert not newest["weights"].any()
 
@@ -51,16 +51,18 @@ def test_a_damaged_one_falls_back_to_the_one_before(damage: str, tmp_path: Path,
     content[len(content) // 2] ^= 1
     path.write_bytes({"bit": bytes(content), "cut": path.read_bytes()[:-100], "empty": b""}[damage])
     with caplog.at_level(logging.WARNING, "iresnet_train"):
-        newest = states.newest()
+        newest = states.newest(dict)
     assert newest is not None
     assert newest["step"] == 1
     assert path.name in caplog.text
+    assert path.exists()  # reading changes nothing
+    states.set_aside()
     saved(tmp_path, 3, 4)  # the damaged one does not count as one of the two
     assert [path.name.split("-")[1] for path in sorted(tmp_path.glob("*.pt"))] == ["000000003", "000000004"]
 
 
 def test_there_may_be_none(tmp_path: Path) -> None:
-    assert StateFolder(tmp_path / "nowhere").newest() is None
+    assert StateFolder(tmp_path / "nowhere").newest(dict) is None
 
 
 def test_a_full_disk_pauses_saving_and_keeps_the_old_one(
@@ -77,7 +79,7 @@ def test_a_full_disk_pauses_saving_and_keeps_the_old_one(
     states.wait()
     assert isinstance(states.error, UnavailableError)
     assert "Saving is paused" in caplog.text
-    newest = states.newest()
+    newest = states.newest(dict)
     assert newest is not None
     assert newest["step"] == 1
     monkeypatch.setattr(state_module, "write_bytes", write)
@@ -92,7 +94,7 @@ def test_of_states_of_one_step_the_last_one_is_the_newest(tmp_path: Path) -> Non
     for content in range(12):
         states.save(7 if content < 10 else 3, {"content": content})
         states.wait()
-        newest = states.newest()
+        newest = states.newest(dict)
         assert newest is not None
         assert newest["content"] == content
         assert len(list(tmp_path.iterdir())) == min(content + 1, 2)

@@ -19,7 +19,7 @@ from iresnet_train import Progress, TrainConfig, train
 from iresnet_train import learner as learner_module
 from iresnet_train.distributed import World
 from iresnet_train.learner import Learner, StepOutcome
-from iresnet_train.trouble import UnreadableImages
+from iresnet_train.trouble import UnreadableImages, unreadable
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -142,10 +142,34 @@ def test_unreadable_images_are_named_counted_and_skipped(
     assert sum("/val/1/" in line for line in skipped) == 1
 
 
-@pytest.mark.parametrize(("most", "says"), [(0, "--max-corrupt"), (2, "3 images cannot be read, more than --max-corrupt 2")])
-def test_too_many_unreadable_images_stop_a_run(most: int, says: str, damaged: Path, tiny_config: MakeConfig) -> None:
-    with pytest.raises(InputError, match=says):
+@pytest.mark.parametrize("most", [0, 2])
+def test_too_many_unreadable_images_stop_a_run_and_are_all_named(most: int, damaged: Path, tiny_config: MakeConfig) -> None:
+    with pytest.raises(InputError) as caught:
         train(tiny_config(data=str(damaged), max_corrupt=most))
+    message = str(caught.value)
+    assert message.startswith(f"3 images cannot be read, more than --max-corrupt {most}: ")
+    assert message.endswith("let training skip them, with --max-corrupt 3.")
+    named = sorted(path for part in ("train", "val") for path in (damaged / part / "1").iterdir())
+    assert [path for path in named if str(path) in message] == [path for path in named if path.stat().st_size == 40]
+    assert "\n" not in message
+
+
+def test_of_many_unreadable_images_five_are_named(damaged: Path, tiny_config: MakeConfig) -> None:
+    for path in (damaged / "train" / "0").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"27 images cannot be read.* And 22 more\.") as caught:
+        train(tiny_config(data=str(damaged)))
+    assert str(caught.value).count(str(damaged)) == 5
+
+
+def test_looking_for_unreadable_images_takes_a_short_time(damaged: Path, tiny_config: MakeConfig) -> None:
+    from iresnet_models import ModelSpec
+    from iresnet_train import training_set
+
+    images = training_set(str(damaged), ModelSpec("iresnet", 18, num_classes=3, image_size=32, resize=32))
+    assert unreadable([images], seconds=-1) == ([], 0, 72)
+    found, looked_at, count = unreadable([images, images])
+    assert (len(found), looked_at, count) == (2, 144, 144)
 
 
 def test_steps_without_a_finite_loss_may_be_left_out(

@@ -24,6 +24,7 @@ EMBEDDED = ("digits", "synthetic")
 """Data that need no files: `synthetic` may be followed by a number of images, as in `synthetic:5000`."""
 
 _MAY_DIFFER = {
+    "epochs",  # asked apart: more of them go on with the same run
     *("data", "val_data", "result_path", "overwrite", "resume", "workers", "device"),
     *("loader", "max_corrupt", "on_nan", "checkpoint_every", "tensorboard"),
 }
@@ -102,19 +103,24 @@ class TrainConfig:
             choices = get_args(kind)
             if choices and all(isinstance(choice, str) for choice in choices) and getattr(self, name) not in choices:
                 raise InputError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}.")
-        for name, least in _LEAST.items():
+        for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
-            _require(value is None or value >= least, name, f"at least {least}", value)
-        for name in ("lr", "lr_reduce_factor", "clip_norm"):
+            _require(value is None or least <= value <= most, name, f"at least {least} and at most {most:,}", value)
+        for name in ("lr", "clip_norm"):
             value = getattr(self, name)
-            _require(value is None or 0 < value < math.inf, name, "a positive number", value)
-        for name in ("weight_decay", "norm_weight_decay", "mixup", "cutmix"):
+            _require(value is None or 0 < value <= _LARGEST, name, f"a positive number up to {_LARGEST:g}", value)
+        _require(0 < self.lr_reduce_factor <= 1, "lr_reduce_factor", "above 0 and at most 1", self.lr_reduce_factor)
+        for name in ("weight_decay", "norm_weight_decay"):
             value = getattr(self, name)
-            _require(value is None or 0 <= value < math.inf, name, "a number that is not negative", value)
+            _require(value is None or 0 <= value <= 1000, name, "a number that is not negative, up to 1000", value)
+        for name in ("mixup", "cutmix"):
+            value = getattr(self, name)
+            _require(value == 0 or 0.001 <= value <= 1000, name, "0, or at least 0.001 and at most 1000", value)
         for name in ("momentum", "label_smoothing", "random_erasing", "ema_decay"):
             value = getattr(self, name)
             _require(value is None or 0 <= value < 1, name, "at least 0 and below 1", value)
         steps = self.lr_steps
+        _require(len(steps) <= _MOST_LR_STEPS, "lr_steps", f"at most {_MOST_LR_STEPS} epochs", len(steps))
         _require(list(steps) == sorted(set(steps)) and min(steps, default=1) > 0, "lr_steps", "epochs in rising order", steps)
         _interval(self.checkpoint_every)
         self._refuse_contradictions()
@@ -134,7 +140,7 @@ class TrainConfig:
             raise InputError("compile plans by itself what to compute again; leave out activation_checkpointing, or compile.")
         if self.val_data is None and (self.data.endswith(".tar") or self.data.startswith("pipe:")):
             raise InputError(f"{self.data} names the shards of the training part alone; name those held out with --val-data.")
-        if self.loader == "dali" and self.data.partition(":")[0] in EMBEDDED:
+        if self.loader == "dali" and self.needs_no_files:
             raise InputError(f"DALI decodes files, and the images of {self.data} are none; leave out --loader dali.")
         if self.loader == "dali" and (self.augmentation != "crop-flip" or self.random_erasing):
             raise InputError(
@@ -156,6 +162,11 @@ class TrainConfig:
         return Path("runs") / f"{self.arch}{self.depth}" if self.result_path is None else self.result_path
 
     @property
+    def needs_no_files(self) -> bool:
+        """Whether the data are embedded, so that their name is all of them."""
+        return is_embedded(self.data)
+
+    @property
     def save_every(self) -> tuple[int | None, float | None]:
         """Steps, or seconds, between saved states; the other is None."""
         return _interval(self.checkpoint_every)
@@ -163,6 +174,10 @@ class TrainConfig:
     def model_fields(self) -> dict[str, Any]:
         """The fields of a ModelSpec that are this configuration's to say."""
         return {"groups": self.groups, "dropout": self.dropout, "image_size": self.val_crop_size, "resize": self.val_resize}
+
+    def recipe(self) -> dict[str, Any]:
+        """The fields that make this run another one than others on the same data."""
+        return {name: value for name, value in vars(self).items() if name not in _MAY_DIFFER}
 
     def learning_rate(self, epoch: float) -> float:
         """The learning rate after `epoch` epochs; a fraction lies within the next one.
@@ -185,6 +200,29 @@ class TrainConfig:
         values["pretrained"] = None if self.pretrained is None else self.pretrained.name
         return values
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any], **said: Any) -> TrainConfig:
+        """The configuration whose `to_json` was `values`, with whatever was `said` since in place of its values.
+
+        Where data and results are is not in `values`, apart from embedded data: it has to be said. Raises InputError for
+        anything else than what `to_json` makes.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        kinds = get_type_hints(cls)
+        if not values.keys() <= kinds.keys():
+            raise InputError(f"These are no settings that this version knows: {', '.join(map(str, values.keys() - kinds.keys()))}.")
+        read = dict(values) | {"overwrite": False, "val_data": None, "result_path": None}
+        if isinstance(read.get("lr_steps"), list):
+            read["lr_steps"] = tuple(read["lr_steps"])
+        if isinstance(read.get("pretrained"), str):
+            read["pretrained"] = Path(read["pretrained"])
+        read |= said
+        try:
+            return cls(**{name: TypeAdapter(kinds[name]).validate_python(value, strict=True) for name, value in read.items()})
+        except (ValidationError, TypeError) as error:
+            raise InputError(f"These settings are damaged ({explained(error)}).") from error
+
     def differences(self, earlier: dict[str, Any]) -> list[str]:
         """What makes this another run than the one whose `to_json` was `earlier`, such as "lr 0.2 (was 0.1)"."""
         own = self.to_json()
@@ -195,17 +233,32 @@ class TrainConfig:
         ]
 
 
-_LEAST = {
-    "epochs": 1,
-    "batch_size": 2,
-    "accumulate": 1,
-    "train_crop_size": 1,
-    "ema_every": 1,
-    "warmup_epochs": 0,
-    "seed": 0,
-    "workers": 0,
-    "max_corrupt": 0,
+_BOUNDS = {
+    "epochs": (1, 100_000),
+    "batch_size": (2, 1 << 20),
+    "accumulate": (1, 1 << 19),
+    "train_crop_size": (1, 8192),
+    "val_resize": (1, 8192),
+    "val_crop_size": (1, 8192),
+    "ema_every": (1, 1_000_000),
+    "warmup_epochs": (0, 100_000),
+    "seed": (0, 2**63 - 1),  # what PyTorch's generators take
+    "workers": (0, 1024),
+    "max_corrupt": (0, 1_000_000_000),
 }
+_LARGEST = 1e38
+"""Near the end of float32."""
+
+_MOST_LR_STEPS = 1000
+
+
+def explained(error: Exception) -> str:
+    """The first thing that a reader of types found wrong."""
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return str(error)[:200]
+    first = errors(include_url=False, include_context=False)[0]
+    return f"{first['msg']}, not {first['input']!r:.100}"
 
 
 def _require(holds: bool, name: str, wanted: str, found: object) -> None:
@@ -214,13 +267,17 @@ def _require(holds: bool, name: str, wanted: str, found: object) -> None:
 
 
 def _interval(text: str) -> tuple[int | None, float | None]:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", text)
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(m?)", text)
     if match is None or float(match[1]) <= 0 or (not match[2] and "." in match[1]):
-        raise InputError(f"checkpoint_every takes steps, such as 500, or minutes, such as 10m; not {text!r}.")
+        raise InputError(f"checkpoint_every takes steps, such as 500, or minutes, such as 10m; not {text!r:.50}.")
     return (None, 60 * float(match[1])) if match[2] else (int(match[1]), None)
 
 
+def is_embedded(data: str) -> bool:
+    return data.partition(":")[0] in EMBEDDED
+
+
 def _last_part(data: str) -> str:
-    if data.partition(":")[0] in EMBEDDED:
+    if is_embedded(data):
         return data
     return re.split(r"[/\\]", data.rstrip("/\\"))[-1] if data.strip("./\\") else Path(data).resolve().name

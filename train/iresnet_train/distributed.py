@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from iresnet_models.errors import UnavailableError
+from iresnet_models.errors import InputError, UnavailableError
 from iresnet_train.config import Device
 
 T = TypeVar("T")
@@ -68,23 +69,40 @@ class World:
 def processors() -> int:
     """Processors for this process alone: those it may use, divided among torchrun's processes of this machine; at least 1."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable // _count("LOCAL_WORLD_SIZE", 1, 1))
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says, without what it adds on more lines."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _count(name: str, default: int, least: int) -> int:
+    """One of torchrun's numbers, from the environment."""
+    text = os.environ.get(name, str(default))
+    if not re.fullmatch("[0-9]{1,6}", text) or int(text) < least:
+        raise InputError(f"The variable {name} is {text!r}, and no number of at least {least}. Unset it, or start by torchrun.")
+    return int(text)
 
 
 @contextmanager
 def joined_world(device: Device) -> Iterator[World]:
     """Joins the processes that torchrun started, by NCCL on GPUs and Gloo on CPUs, and leaves them at the end."""
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    own = _device(device, int(os.environ.get("LOCAL_RANK", "0")), several=size > 1)
-    if own.type == "cuda":
-        torch.cuda.set_device(own)
+    size, rank, local_rank = _count("WORLD_SIZE", 1, 1), _count("RANK", 0, 0), _count("LOCAL_RANK", 0, 0)
+    own = _device(device, local_rank, several=size > 1)
     if size == 1 or dist.is_initialized():
         yield World(rank, size, own)
         return
-    if own.type == "cuda":
-        dist.init_process_group("nccl", device_id=own)
-    else:
-        dist.init_process_group("gloo")
+    try:
+        if own.type == "cuda":
+            dist.init_process_group("nccl", device_id=own)
+        else:
+            dist.init_process_group("gloo")
+    except (RuntimeError, ValueError) as error:
+        raise UnavailableError(
+            f"The {size} processes of this run cannot join ({first_line(error)}). Start them with torchrun, or unset WORLD_SIZE to "
+            "train in one."
+        ) from error
     try:
         yield World(rank, size, own)
     finally:
@@ -105,4 +123,12 @@ def _device(asked: Device, local_rank: int, *, several: bool) -> torch.device:
             f"Process {local_rank} of this machine has no GPU of its own: there are {torch.cuda.device_count()}. "
             "Give torchrun --nproc-per-node as many as there are GPUs."
         )
-    return torch.device("cuda", local_rank) if several else torch.device("cuda")
+    try:
+        # With its index, which set_device and NCCL ask for.
+        own = torch.device("cuda", local_rank if several else torch.cuda.current_device())
+        torch.cuda.set_device(own)
+    except RuntimeError as error:  # the driver's: another process holds the GPU alone, say
+        raise UnavailableError(
+            f"The GPU is there, but cannot be used ({first_line(error)}). See nvidia-smi, or say --device cpu."
+        ) from error
+    return own

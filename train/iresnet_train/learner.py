@@ -174,17 +174,24 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, apart from data; tensors are the live ones."""
+        momenta = {name: self._optimizer.state[value].get("momentum_buffer") for name, value in self.model.named_parameters()}
         return {
             "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "momenta": {} if any(value is None for value in momenta.values()) else momenta,  # before the first step
             "scaler": self._scaler.state_dict(),
             "average": None if self.average is None else self.average.values,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """What `state` was; `iresnet_train.saved` has seen that it fits this network."""
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        for name, weight in self.model.named_parameters():
+            if name in state["momenta"]:
+                # In the weight's own layout, whatever that of the file is.
+                momentum = torch.empty_like(weight, requires_grad=False).copy_(state["momenta"][name])
+                self._optimizer.state[weight]["momentum_buffer"] = momentum
+        if state["scaler"]:
+            self._scaler.load_state_dict(self._scaler.state_dict() | state["scaler"])
         if self.average is not None:
             for key, value in self.average.values.items():
                 value.copy_(state["average"][key])

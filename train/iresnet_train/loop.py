@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable
@@ -12,21 +13,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from iresnet_models.errors import CheckFailedError, InputError
+from iresnet_models.errors import CheckFailedError, InputError, PreemptedError
 from iresnet_models.spec import ModelSpec
 from iresnet_train.augmentation import augmented
 from iresnet_train.config import TrainConfig
 from iresnet_train.data import evaluation_set, spec_for, training_set
 from iresnet_train.determinism import algorithms, computation, exactness
 from iresnet_train.distributed import World, joined_world, processors
+from iresnet_train.layout import require_layout
 from iresnet_train.learner import Learner, StepOutcome
 from iresnet_train.loader import Loader, TrainingLoader
 from iresnet_train.metrics import evaluate_each
 from iresnet_train.preemption import StopRequest, stop_requests
 from iresnet_train.records import EpochRecord, Position, Progress, TrainingResult
+from iresnet_train.resumption import remember_data, require_same_run, spec_of
 from iresnet_train.run_folder import RunFolder
+from iresnet_train.saved import SavedState
 from iresnet_train.stopwatch import Stopwatch, advice
-from iresnet_train.trouble import UnreadableImages, diverged, not_finite, preempted
+from iresnet_train.telling import beginning, epoch_line
+from iresnet_train.trouble import UnreadableImages, diverged, lacks_named, not_finite, preempted
 
 _MOST_WORKERS = 8
 _MOST_SKIPPED = 100
@@ -42,20 +47,29 @@ def train(
 
     Leaves log.csv (a line an epoch), train.json (with `environment`), last.pt, best.pt (of the highest accuracy on the held-out
     images) and the states to go on from in `config.folder`. On a CPU, a seed gives the same weights bit by bit, resumed or not.
-    Raises CheckFailedError before a loss that is not finite reaches the weights, and PreemptedError after SIGTERM or SIGUSR1,
-    with the state saved. Remarks go to the logger "iresnet_train".
+    Raises CheckFailedError before a loss that is not finite reaches the weights; PreemptedError after SIGTERM, SIGUSR1 or SIGHUP,
+    and InterruptedRunError after Ctrl-C, with the state saved. A run that is refused leaves what is there as it was. Remarks go to
+    the logger "iresnet_train".
     """
     with joined_world(config.device) as world, algorithms(deterministic=config.deterministic), stop_requests() as stop:
         run = RunFolder(config, environment, writes=world.is_first)
-        torch.manual_seed(config.seed)
-        spec = spec_for(config.data, config.arch, config.depth, **config.model_fields())
-        training = Training(config, spec, world, run, progress or (lambda now: None))
-        with run.opened(spec):
-            training.begin()
-            for epoch in range(training.at.epoch, config.epochs):
-                training.train_epoch(epoch, stop)
-                training.evaluate_epoch(epoch)
-            training.finish()
+        workers = min(_MOST_WORKERS, processors()) if config.workers is None else config.workers
+        with lacks_named(config, world, workers), run.claimed():
+            saved = world.from_first(run.saved() if world.is_first else None)
+            if saved is not None:
+                require_same_run(config, saved, first=world.is_first)
+            torch.manual_seed(config.seed)
+            require_layout(config.data, config.val_data)
+            spec = spec_for(config.data, config.arch, config.depth, **config.model_fields())
+            if saved is not None:
+                spec = spec_of(saved, spec, config)
+            training = Training(config, spec, world, workers, run, stop, progress or (lambda now: None), saved)
+            with run.reported(training.spec):
+                training.begin()
+                for epoch in range(training.at.epoch, config.epochs):
+                    training.train_epoch(epoch)
+                    training.evaluate_epoch(epoch)
+                training.finish()
         return training.result()
 
 
@@ -63,16 +77,29 @@ class Training:
     """The parts of a run, and what is done with them in an epoch. `at`: how far it is."""
 
     def __init__(
-        self, config: TrainConfig, spec: ModelSpec, world: World, run: RunFolder, progress: Callable[[Progress], None]
+        self,
+        config: TrainConfig,
+        spec: ModelSpec,
+        world: World,
+        workers: int,
+        run: RunFolder,
+        stop: StopRequest,
+        progress: Callable[[Progress], None],
+        saved: SavedState | None = None,
     ) -> None:
         self._config, self._world, self._run, self._progress = config, world, run, progress
+        self._stop, self._workers, self._saved = stop, workers, saved
         self._unreadable = UnreadableImages(config, world)
-        self._workers = min(_MOST_WORKERS, processors()) if config.workers is None else config.workers
         # DALI has threads in place of processes, and at least one.
-        self._threads = self._workers or processors() if config.loader == "dali" else self._workers
+        self._threads = workers or processors() if config.loader == "dali" else workers
         self._images, self._held_out = self._loaders(spec)
-        self._learner = Learner(config, spec, world)
+        # A run that goes on has its weights from its state.
+        self._learner = Learner(config if saved is None else dataclasses.replace(config, pretrained=None), spec, world)
         self.at = Position()
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._learner.spec
 
     def _loaders(self, spec: ModelSpec) -> tuple[TrainingLoader, Loader]:
         """Of the training part, augmented and shuffled, and of this process's share of the held-out part."""
@@ -81,6 +108,7 @@ class Training:
         size = config.train_crop_size
         images = training_set(config.data, spec, augmented(config.augmentation, spec, size, config.random_erasing))
         held_out = evaluation_set(config.val_data or config.data, spec)
+        self._unreadable.sets = (images, held_out)
         least = 2 * config.accumulate
         batches = None
         if config.loader == "dali":
@@ -99,36 +127,31 @@ class Training:
 
     def begin(self) -> None:
         """At the beginning, or where the newest saved state leaves off."""
-        config, run = self._config, self._run
-        found = (run.states.newest(), run.leavings()) if self._world.is_first and config.resume != "no" else (None, [])
-        state, leavings = self._world.from_first(found)
-        if state is None:
-            if leavings:
+        config, saved = self._config, self._saved
+        if saved is not None:
+            if saved.position.step > self._images.steps:
                 raise InputError(
-                    f"{config.folder} holds a run ({', '.join(leavings)}), but no state that this program can go on from. Say "
-                    "--force to replace it, or name another --result-path."
+                    f"{config.folder} holds a run that took {saved.position.step} steps of an epoch, and {config.data} has images "
+                    f"for {self._images.steps}. Name the data that it was begun with."
                 )
-            if config.resume == "yes":
-                raise InputError(
-                    f"{config.folder} holds no saved state to go on from. Leave out --resume, or name another --result-path."
-                )
-            run.begin(self.at, [])
+            self._learner.restore(saved.learner)
+            self._unreadable.known = list(saved.unreadable)
+            self.at = saved.position
+            self._run.resume(saved)
+        if not self._world.is_first:
             return
-        if differences := config.differences(state["config"]):
-            raise InputError(
-                f"{config.folder} holds a run of other settings: {'; '.join(differences)}. Resume it with its own, or begin "
-                "another one in another --result-path (with --pretrained from its weights)."
-            )
-        if state["learner"] is not None:  # else the run was finished
-            self._learner.restore(state["learner"])
-        self._unreadable.known = list(state["unreadable"])
-        self.at = Position.from_json(state["position"])
-        run.begin(self.at, [EpochRecord(**values) for values in state["records"]], state["unsaved"])
-        exact = exactness(self._computation(), state["computation"], fixed=self._world.device.type == "cpu" or config.deterministic)
-        if self._world.is_first:
+        remember_data(config)
+        device = self._computation()["device"]
+        _log.info(beginning(self._learner.model, config, self._unreadable.sets, device, self._learner.precision))
+        if saved is not None:
+            fixed = self._world.device.type == "cpu" or config.deterministic
+            exact = exactness(self._computation(), saved.computation, fixed=fixed)
+            if self.at.epoch == config.epochs:
+                _log.info("This run of %d epochs is finished; more --epochs go on with it.", config.epochs)
+                return
             _log.info("Resumed after step %d of epoch %d, %s.", self.at.step, self.at.epoch + 1, exact)
 
-    def train_epoch(self, epoch: int, stop: StopRequest) -> None:
+    def train_epoch(self, epoch: int) -> None:
         """Takes the steps of an epoch that are left."""
         config, learner, at, steps = self._config, self._learner, self.at, self._images.steps
         watch = Stopwatch(at)
@@ -140,7 +163,9 @@ class Training:
             step, planned = self._steps_done, self._images.planned(at.step)
             lr = self._learning_rate(at.step)
             statistics = learner.statistics() if config.on_nan == "skip" else None
-            outcome = learner.backward(batch.images, batch.labels, step=step, planned=planned, stop=stop.name is not None)
+            outcome = learner.backward(batch.images, batch.labels, step=step, planned=planned, stop=self._stop.name is not None)
+            self._run.start()
+            self._stop.saves = True
             if math.isfinite(outcome.loss) and learner.update(lr, step, restart_average=epoch < config.warmup_epochs):
                 at.counted += outcome.counted
             else:
@@ -149,10 +174,7 @@ class Training:
             watch.lap()
             self._progress(self._described(outcome, lr))
             if outcome.stop:
-                self._save_state()
-                self._run.require_state()
-                self._world.gather(None)  # torchrun ends all processes when the first of them does: let the one that saves finish
-                raise preempted(stop.name, epoch + 1, at.step, self._run)
+                raise self._stopped(f"after step {at.step} of epoch {epoch + 1}")
             if self._run.due(self._steps_done, epoch_ends=at.step == steps):
                 self._save_state()
         self._unreadable.share()
@@ -168,7 +190,7 @@ class Training:
         watch, lr = Stopwatch(at), self._learning_rate(at.step - 1)
         learner.align_statistics()
         predictions = [learner.predict] if learner.average is None else [learner.predict, learner.predict_by_average]
-        validated, *averages = evaluate_each(predictions, self._held_out, self._world.sum)
+        validated, *averages = evaluate_each(predictions, self._stop.until(self._held_out), self._all_counted)
         averaged = averages[0] if averages else None
         if not math.isfinite(validated.loss):
             what = f"The loss on the held-out images became {validated.loss} after epoch {epoch + 1}"
@@ -191,12 +213,16 @@ class Training:
             ema_val_acc5=None if averaged is None else averaged.top5,
         )
         self._run.save_epoch(learner.exported(), record)
+        if self._world.is_first:
+            best = self._run.best
+            assert best is not None
+            _log.info(epoch_line(self._run.records, self._run.accuracy, best, self._config.epochs, self._gpu_memory()))
         self.at = Position(epoch + 1)
 
     def finish(self) -> None:
-        """Notes that the run is finished, in place of the states to go on from; these stay where a file could not be written."""
+        """Saves the end, from which more epochs go on, in place of the states before; these stay where a file is not written."""
         self._run.require_files()
-        self._run.save_state(self._steps_done, self.at, {"learner": None} | self._extra())
+        self._run.save_state(self._steps_done, self.at, {"learner": self._learner.state()} | self._extra())
         self._run.require_state()
         self._run.states.prune(1)
 
@@ -225,6 +251,21 @@ class Training:
         """Of a step of this epoch, from 0."""
         return self._config.learning_rate(self.at.epoch + (step + 0.5) / self._images.steps)
 
+    def _all_counted(self, tallies: Tensor) -> Tensor:
+        """The sum over the processes; where one of them was asked to stop, all save and stop before it is complete."""
+        asked = tallies.new_full((1, tallies.shape[1]), float(self._stop.name is not None))
+        *counted, stop = self._world.sum(torch.cat([tallies, asked]))
+        if bool(stop.any()):
+            raise self._stopped(f"in the evaluation of epoch {self.at.epoch + 1}")
+        return torch.stack(counted)
+
+    def _stopped(self, where: str) -> PreemptedError:
+        """Saves the state; the error that says so."""
+        self._save_state()
+        self._run.require_state()
+        # torchrun ends all processes when the first of them does: let the one that saves finish.
+        return preempted(self._world.gather(self._stop.name), where, self._config, self._run)
+
     def _save_state(self) -> None:
         if not self._learner.is_finite():
             what = f"Weights or statistics were no longer finite after step {self.at.step} of epoch {self.at.epoch + 1}"
@@ -235,7 +276,8 @@ class Training:
         return {"unreadable": self._unreadable.known, "computation": self._computation()}
 
     def _computation(self) -> dict[str, Any]:
-        return computation(self._world, self._learner.precision, self._config.loader)
+        images = {"images": len(self._unreadable.sets[0])}
+        return images | computation(self._world, self._learner.precision, self._config.loader)
 
     def _skip_or_raise(self, what: str, statistics: list[Tensor] | None) -> None:
         """Leaves a step out, or stops."""
@@ -253,7 +295,6 @@ class Training:
     def _described(self, outcome: StepOutcome, lr: float) -> Progress:
         config, at, steps, records = self._config, self.at, self._images.steps, self._run.records
         left = (config.epochs - at.epoch) * steps - at.step
-        memory = torch.cuda.max_memory_allocated() / 1e9 if self._world.device.type == "cuda" else None
         return Progress(
             epoch=at.epoch + 1,
             epochs=config.epochs,
@@ -265,5 +306,10 @@ class Training:
             val_acc1=self._run.accuracy(records[-1]) if records else None,
             eta_seconds=left * at.seconds / at.step,
             data_wait_share=at.data_seconds / at.seconds,
-            gpu_memory_gb=memory,
+            gpu_memory_gb=self._gpu_memory(),
         )
+
+    def _gpu_memory(self) -> float | None:
+        """The most that was taken, in 10⁹ bytes."""
+        device = self._world.device
+        return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from iresnet_models.spec import ModelSpec
 from iresnet_train.config import TrainConfig
 from iresnet_train.named_data import place_of
 from iresnet_train.records import EpochRecord, Position, csv_of
+from iresnet_train.saved import SavedState, checked
 from iresnet_train.state import StateFolder
 
 if TYPE_CHECKING:
@@ -48,72 +51,120 @@ class RunFolder:
         self._has_state = False
         self._errors: dict[Path, IResNetError] = {}  # why a file is not as it should be; until it is written
         self._board: Board | None = None
-        there = [path for path in (self.log, self.last_checkpoint, self.best_checkpoint, self.states.folder) if path.exists()]
+        self._begun = False
+        there = [
+            path for path in (self.log, self.last_checkpoint, self.best_checkpoint, self.states.folder) if os.path.exists(path)
+        ]
         if writes and there and not config.overwrite and config.resume == "no":
             raise InputError(
                 f"{config.folder} already holds a run ({', '.join(path.name for path in there)}). "
                 "Name another --result-path, say --resume to go on with it, or --force to replace it."
             )
+        if config.tensorboard and find_spec("tensorboard") is None:
+            raise UnavailableError(
+                "--tensorboard needs the package tensorboard, which is not installed here. "
+                "Run: pip install 'iresnet-export[tensorboard]'"
+            )
 
     @contextmanager
-    def opened(self, spec: ModelSpec) -> Iterator[None]:
-        """Makes the folder and keeps other processes out of it; at the end the report says how the run ended.
+    def claimed(self) -> Iterator[None]:
+        """Makes the folder and keeps other processes out of it. Of a run that never began nothing is left.
 
         A place that cannot be written to shows here, before an epoch of work, not after.
         """
-        self._spec = spec
         if not self._writes:
             yield
             return
-        with self._claimed():
-            status = "failed"
-            try:
-                yield
-                status = "done"
-            except PreemptedError:
-                status = "preempted"
-                raise
-            finally:
-                self.states.close()
-                self._remember_data()
-                if self._board is not None:
-                    self._board.close()
-                self._attempt(self.report, lambda: self._write_report(status))
-
-    @contextmanager
-    def _claimed(self) -> Iterator[None]:
         from filelock import FileLock, Timeout
 
         folder = self._config.folder
+        place = folder / ".lock"
+        made = [path for path in (place, folder, *folder.parents) if not os.path.lexists(path)]
+        lock = FileLock(place)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"The result path {folder} cannot be made ({error}). Name another --result-path.") from error
-        if not os.access(folder, os.W_OK):
-            raise InputError(f"The result path {folder} may not be written to by this user. Name another --result-path.")
-        lock = FileLock(folder / ".lock")
-        try:
             lock.acquire(timeout=0)
         except Timeout:
             raise InputError(f"Another process is training in {folder}. Name another --result-path, or wait for its end.") from None
-        with lock:
-            lock.release()  # `with` has acquired it a second time
+        except (OSError, NotImplementedError) as error:
+            self._remove(made)
+            raise _unusable(folder, error) from error
+        try:
+            if not os.access(folder, os.W_OK):
+                raise InputError(f"The result path {folder} may not be written to by this user. Name another --result-path.")
             yield
+        finally:
+            self.states.close()
+            if not self._begun:
+                self._remove(made)  # while it is locked
+            lock.release()
 
-    def begin(self, position: Position, records: list[EpochRecord], unsaved: dict[str, str] | None = None) -> None:
-        """A run begins, or, with what its state knows of files that are not as they should be, goes on at `position`."""
-        self.records = records
-        self._has_state = unsaved is not None
+    def _remove(self, made: list[Path]) -> None:
+        """The lock's file and the folders that this run has made, as far as nothing else is in them."""
+        for path in made:
+            try:
+                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+            except OSError:
+                return
+
+    @contextmanager
+    def reported(self, spec: ModelSpec) -> Iterator[None]:
+        """At the end the report says how the run ended, if it began."""
+        self._spec = spec
+        status = "failed"
+        try:
+            yield
+            status = "done"
+        except PreemptedError:
+            status = "preempted"
+            raise
+        finally:
+            self.states.wait()
+            if self._board is not None:
+                self._board.close()
+            if self._begun and self._writes:
+                self._remember_data()
+                self._attempt(self.report, lambda: self._write_report(status))
+
+    def saved(self) -> SavedState | None:
+        """The state to go on from; None where a run is to begin. InputError where that would lose one, or there has to be one."""
+        folder = self._config.folder
+        state = self.states.newest(checked) if self._config.resume != "no" else None
+        if state is not None or self._config.resume == "no":
+            return state
+        if leavings := self.leavings():
+            raise InputError(
+                f"{folder} holds a run ({', '.join(leavings)}), but no state that this program can go on from. Say "
+                "--force to replace it, or name another --result-path."
+            )
+        if self._config.resume == "yes":
+            raise InputError(f"{folder} holds no saved state to go on from. Leave out --resume, or name another --result-path.")
+        return None
+
+    def resume(self, saved: SavedState) -> None:
+        """A run goes on, with what its state knows of files that are not as they should be."""
+        self.records = list(saved.records)
+        self._has_state = True
+        self._errors = {self._config.folder / name: UnavailableError(reason) for name, reason in saved.unsaved.items()}
+        if self._writes:
+            self.states.set_aside()
+        self._begin(saved.position.epoch)
+
+    def start(self) -> None:
+        """A run has begun, which takes its first step: only then is one that was there before replaced."""
+        if not self._begun:
+            if self._writes:
+                self.states.clear()
+            self._begin(0)
+
+    def _begin(self, epochs: int) -> None:
+        self._begun = True
         if not self._writes:
             return
-        if unsaved is None:
-            self.states.clear()
-        else:
-            self._errors = {self._config.folder / name: UnavailableError(reason) for name, reason in unsaved.items()}
         if self._config.tensorboard:
             from iresnet_train.tensorboard import Board
 
-            self._board = Board(self._config.folder / "tensorboard", position.epoch)
+            self._board = Board(self._config.folder / "tensorboard", epochs)
         self._write_report("running")
 
     def leavings(self) -> list[str]:
@@ -143,9 +194,14 @@ class RunFolder:
         """Saves what the run needs to go on after `step` steps. A failure is logged, and `states.error`."""
         self._saved_at, self._saved_step, self._has_state = time.monotonic(), step, True
         if self._writes:
-            known = {"config": self._config.to_json(), "records": [dataclasses.asdict(record) for record in self.records]}
+            known: dict[str, Any] = {
+                "config": self._config.to_json(),
+                "records": [dataclasses.asdict(record) for record in self.records],
+            }
             unsaved = {path.name: str(error) for path, error in self._errors.items()}
-            self.states.save(step, known | {"unsaved": unsaved, "position": position.to_json()} | state)
+            assert self._spec is not None
+            known |= {"spec": self._spec.to_json(), "unsaved": unsaved, "position": position.to_json()}
+            self.states.save(step, known | state)
 
     def save_epoch(self, network: Network, record: EpochRecord) -> None:
         """Saves the network after an epoch, and adds the epoch to the logs. What a full disk keeps from being saved is logged."""
@@ -213,3 +269,12 @@ class RunFolder:
                 "environment": self._environment,
             },
         )
+
+
+def _unusable(folder: Path, error: Exception) -> IResNetError:
+    """Why a run cannot be kept in `folder`."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UnavailableError(f"The disk of the result path {folder} is full ({error}). Free some space, or name another.")
+    if isinstance(error, NotImplementedError) or error.errno in (errno.ENOLCK, errno.ENOSYS):  # type: ignore[attr-defined]
+        return UnavailableError(f"The file system of {folder} has no locks ({error}). Name another --result-path.")
+    return InputError(f"The result path {folder} cannot be made or written to ({error}). Name another --result-path.")

@@ -10,21 +10,27 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import warnings
+import zipfile
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from iresnet_models.errors import IResNetError
+from iresnet_models.errors import InputError, IResNetError
 from iresnet_models.files import write_bytes
+from iresnet_train.distributed import first_line
 
-FORMAT = "iresnet-export/state/1"
+FORMAT = "iresnet-export/state/2"
 _KEPT = 2
 _DIGITS = 16
 
 _log = logging.getLogger("iresnet_train")
+
+T = TypeVar("T")
 
 
 class StateFolder:
@@ -34,6 +40,7 @@ class StateFolder:
         self.folder = folder
         self._writer = ThreadPoolExecutor(1, "state")
         self._pending: Future[None] | None = None
+        self._damaged: list[Path] = []
         self.error: IResNetError | None = None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
@@ -48,19 +55,33 @@ class StateFolder:
             self._pending.result()
             self._pending = None
 
-    def newest(self) -> dict[str, Any] | None:
-        """The newest state that is whole; None without any. One that is damaged is named and set aside."""
+    def newest(self, check: Callable[[dict[str, Any]], T], *, tell: bool = True) -> T | None:
+        """What `check` makes of the newest state that is whole; None without any.
+
+        One that is damaged, or that `check` raises InputError for, is named, and set aside by `set_aside`: reading changes nothing.
+        """
+        self._damaged = []
+        warn = _log.warning if tell else _log.debug
         for path in self._files():
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest()[:_DIGITS] != path.stem.split("-")[-1]:
-                _log.warning("The saved state %s is damaged: its hash is not that in its name. The one before is taken.", path)
-                path.rename(path.with_suffix(".damaged"))  # so that it is not counted among those that are kept
-                continue
-            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            if state.get("format") == FORMAT:
-                return state
-            _log.warning("The saved state %s is of another version of this program, and passed over.", path)
+            try:
+                state = _read(path)
+                if state.get("format") != FORMAT:
+                    warn("The saved state %s is of another version of this program, and passed over.", path)
+                    continue
+                return check(state)
+            except InputError as error:
+                warn("The saved state %s is damaged: %s. The one before is taken.", path, str(error).rstrip("."))
+                self._damaged.append(path)
         return None
+
+    def set_aside(self) -> None:
+        """Renames what `newest` found damaged, so that it is not counted among those that are kept."""
+        for path in self._damaged:
+            try:
+                path.rename(path.with_suffix(".damaged"))
+            except OSError as error:
+                _log.warning("The damaged state %s could not be set aside (%s).", path, error)
+        self._damaged = []
 
     def prune(self, kept: int) -> None:
         """Removes all but the newest `kept` states."""
@@ -78,7 +99,10 @@ class StateFolder:
     def clear(self) -> None:
         """Removes all that is here."""
         for path in self.leavings():
-            path.unlink()
+            try:
+                path.unlink()
+            except OSError as error:
+                raise InputError(f"{path}, of the run before, cannot be removed ({error.strerror}). Remove it by hand.") from error
 
     def _files(self) -> list[Path]:
         """The newest first."""
@@ -99,6 +123,32 @@ class StateFolder:
             _log.error("Saving is paused, and training goes on: %s The next state will be tried again.", error)
         except OSError as error:
             _log.warning("An old state could not be removed (%s).", error)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a state's file; InputError says why it is none. Nothing in it is run."""
+    if not path.is_file():
+        raise InputError("it is no file")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"it cannot be read ({error.strerror})") from error
+    if hashlib.sha256(content).hexdigest()[:_DIGITS] != path.stem.split("-")[-1]:
+        raise InputError("its hash is not that in its name")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise InputError("its content is compressed, as that of a saved state never is")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (MemoryError, InputError):
+        raise
+    except Exception as error:  # whatever a damaged archive makes torch raise
+        raise InputError(f"it cannot be read ({type(error).__name__}: {first_line(error):.150})") from error
+    if not isinstance(state, dict):
+        raise InputError(f"it holds a {type(state).__name__}")
+    return state
 
 
 def _number(path: Path) -> int:

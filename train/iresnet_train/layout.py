@@ -1,0 +1,57 @@
+"""Whether a folder of images is laid out as training needs it; if not, what it holds and how to come from there to that."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from itertools import islice
+from pathlib import Path
+
+from iresnet_models.errors import InputError
+from iresnet_train.config import is_embedded
+from iresnet_train.shards import has_shards
+
+_TRAINING = ("training", "trn")
+_HELD_OUT = ("valid", "validation", "test", "testing", "dev", "eval", "holdout")
+_LOOKED_AT = 10_000
+"""Entries of a folder that a message is made from."""
+
+
+def require_layout(data: str, val_data: str | None) -> None:
+    """InputError for a folder without train/, or without val/ where `val_data` does not name the held-out part."""
+    folder = Path(data)
+    if is_embedded(data) or "://" in data or has_shards(data) or not folder.is_dir():
+        return
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, entry.is_dir()) for entry in islice(entries, _LOOKED_AT) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"The data folder {folder} cannot be read ({error.strerror}). Change its permissions.") from error
+    folders, files = sorted(name for name, is_folder in found if is_folder), sum(not is_folder for _, is_folder in found)
+    needed = "train/ and val/, and in each of them one folder of images for every class"
+    holds = f"{folder} holds {_listed(folders, files)}; training needs {needed}"
+    if "train" not in folders:
+        if other := _like(folders, ("train", *_TRAINING)):
+            raise InputError(f"{holds}. Rename {other}/ to train/.")
+        if folders:
+            raise InputError(
+                f"{holds}. If these are the classes, move them into {folder}/train/, and some images of each into val/."
+            )
+        raise InputError(f"{holds}. Sort the images into such folders.")
+    if "val" not in folders and val_data is None:
+        if other := _like(folders, ("val", *_HELD_OUT)):
+            raise InputError(f"{holds}. Rename {other}/ to val/, or name it: --val-data {shlex.quote(str(folder / other))}")
+        raise InputError(
+            f"{holds}, and it has none named val/. Move some images of each class there, or name others with --val-data."
+        )
+
+
+def _listed(folders: list[str], files: int) -> str:
+    shown = ", ".join(f"{name}/" for name in folders[:5]) + (f" and {len(folders) - 5} more folders" if len(folders) > 5 else "")
+    parts = [*([f"the folders {shown}"] if len(folders) > 1 else [f"the folder {shown}"] if folders else [])]
+    return " and ".join([*parts, *([f"{files} files" if files != 1 else "1 file"] if files or not folders else [])])
+
+
+def _like(folders: list[str], names: tuple[str, ...]) -> str | None:
+    """The folder that is one of `names` but for case."""
+    return next((name for wanted in names for name in folders if name.lower() == wanted), None)
