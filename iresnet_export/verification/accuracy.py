@@ -12,8 +12,9 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact, open_artifact
 from iresnet_export.backends import runners
-from iresnet_export.backends.base import Backend
+from iresnet_export.backends.base import Backend, running
 from iresnet_export.errors import InputError, UnavailableError
+from iresnet_export.identity import embedded_spec
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.source import source_of_artifact
 from iresnet_export.verification.outputs import usable_batch_sizes
@@ -75,7 +76,8 @@ def accuracy_of(artifact: Artifact, backend: Backend, options: EvalOptions, prog
 
         def predict(pixels: Tensor) -> Tensor:
             nonlocal done
-            logits = in_batches(session.run, session.batch_of(pixels, spec), size).cpu()
+            with running(artifact.path):
+                logits = in_batches(session.run, session.batch_of(pixels, spec), size).cpu()
             done += 1
             progress(f"Evaluating {artifact.path.name}", done / len(loader))
             return logits
@@ -84,11 +86,12 @@ def accuracy_of(artifact: Artifact, backend: Backend, options: EvalOptions, prog
 
 
 def spec_of(artifact: Artifact, checkpoint: Path | None) -> ModelSpec:
-    """The spec of an artifact (from its manifest or `checkpoint`) or of a checkpoint (its own)."""
+    """The spec of an artifact (from its manifest, `checkpoint`, or what the file says of itself) or of a checkpoint (its own)."""
     if artifact.manifest is not None:
         return artifact.manifest.spec
     if artifact.format == "checkpoint":
         from iresnet_models.checkpoint import load_checkpoint
 
         return load_checkpoint(artifact.path).spec
-    return source_of_artifact(artifact, checkpoint).spec
+    embedded = embedded_spec(artifact) if checkpoint is None else None
+    return source_of_artifact(artifact, checkpoint).spec if embedded is None else embedded
