@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,8 +55,7 @@ class OpenVinoObserver(OnnxObserver):
         self._hint = _HINTS[stored_precision(artifact)]
 
     def _run_for(self, wanted: Sequence[int]) -> Callable[[Tensor], list[Tensor]]:
-        import openvino
-
+        openvino = imported()
         model, names = with_outputs(self._model, wanted)
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": self._hint})
@@ -71,7 +73,7 @@ class OpenVinoSession(Session):
 
     def __init__(self, path: Path, precision: str, threads: int | None) -> None:
         try:
-            import openvino
+            openvino = imported()
         except ImportError as error:
             raise MissingPackageError("openvino", "Running ONNX files by OpenVINO", "iresnet-export[openvino]") from error
         self.device = torch.device("cpu")
@@ -103,6 +105,20 @@ class OpenVinoSession(Session):
 
     def close(self) -> None:
         del self._request, self._compiled
+
+
+def imported() -> Any:
+    """The package. Its telemetry looks for a home when it is imported; where this user has none it is lent an empty folder."""
+    try:
+        Path.home()
+    except RuntimeError:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["HOME"] = folder
+            try:
+                return importlib.import_module("openvino")
+            finally:
+                del os.environ["HOME"]
+    return importlib.import_module("openvino")
 
 
 def _computed_precisions(compiled: Any) -> list[str]:

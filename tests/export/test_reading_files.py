@@ -28,6 +28,7 @@ from iresnet_export.backends.onnx_files import read_onnx
 from iresnet_export.backends.onnx_observing import operations_of_onnx
 from iresnet_export.backends.onnx_reading import layers_of_onnx
 from iresnet_export.backends.onnxruntime import OnnxRuntime
+from iresnet_export.backends.openvino import imported
 from iresnet_export.backends.torchscript import TorchScript, layers_of_script, load_script
 from iresnet_export.errors import ArtifactError, IResNetError
 from iresnet_export.exporting import export_artifact
@@ -477,6 +478,20 @@ def test_weights_that_the_graph_changes_are_not_taken_for_equal(artifacts: dict[
     layers = layers_of_onnx(model)
     assert layers[0].kind == "conv"
     assert "weight" not in layers[0].tensors
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="homes as on Unix")
+def test_openvino_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    seen: list[str] = []
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("importlib.import_module", lambda name: seen.append(os.environ["HOME"]) or name)
+    assert imported() == "openvino"
+    assert "HOME" not in os.environ
+    assert not Path(seen[0]).exists()
 
 
 # -- a little fuzzing ----------------------------------------------------------------------------------------------------------
