@@ -35,6 +35,8 @@ def identity_of(path: Path, format: Format) -> dict[str, Any] | None:
         found = json.loads(text)
         if not isinstance(found, dict):
             raise ValueError(f"a {type(found).__name__}")
+        if not found:
+            return None
         ModelSpec.from_json(found.get("spec"))
     except (ValueError, RecursionError) as error:  # InputError is a ValueError
         raise ArtifactError(f"What {path} says of itself is damaged ({error}). Export it again.") from error

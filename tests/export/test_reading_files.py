@@ -208,7 +208,7 @@ def test_shapes_that_none_can_have(script: Path, tmp_path: Path) -> None:
 
 def test_what_a_file_says_of_itself_is_typed(script: Path, tmp_path: Path, run: Run) -> None:
     inside = "one/extra/iresnet-export.json"
-    for said in (b"[]", b'{"spec": 3}', b'{"spec": {"arch": "iresnet", "depth": 19}}', b"[" * 100_000, b"\xff", b"{}"):
+    for said in (b"[]", b'{"spec": 3}', b'{"spec": {"arch": "iresnet", "depth": 19}}', b"[" * 100_000, b"\xff"):
         outcome = run("inspect", written(tmp_path / "x.ts", {**records_of(script), inside: said}))
         assert (outcome.status, "says of itself is damaged" in outcome.err) == (2, True), outcome.err
 
