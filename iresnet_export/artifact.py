@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import zipfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from iresnet_export import __version__
+from iresnet_export.archives import is_archive, opened
 from iresnet_export.environment import command, commit, hardware, versions
 from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
 from iresnet_models.files import read_json, require_file, sha256_of, write_json
@@ -210,9 +210,9 @@ def embedded_identity(spec: ModelSpec, weights: Weights, precision: str, fold: b
 
 def _format_of(path: Path) -> Format:
     known = SUFFIXES.get(path.suffix.lower())
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+    if is_archive(path):
+        with opened(path) as archive:
+            names = archive.names
         if any("/code/" in f"/{name}" for name in names):
             return "torchscript"
         if any(name.endswith("/archive_format") for name in names):

@@ -3,37 +3,68 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
+from iresnet_export.archives import opened
 from iresnet_export.artifact import Artifact, Format, embedded_identity
+from iresnet_export.backends.onnx_files import read_onnx
 from iresnet_export.backends.onnx_graph import METADATA_KEY
-from iresnet_export.backends.onnxruntime import read_onnx
 from iresnet_export.backends.torchscript import METADATA_FILE
 from iresnet_export.errors import ArtifactError
+from iresnet_models.deployed import PRECISIONS
 from iresnet_models.spec import ModelSpec
 
+_LIMIT = 4 << 20
+"""Of what a file says of itself, in bytes: the names of a hundred thousand classes."""
 _OF_THE_IMAGE_SIZE = ("image_size", "resize")
 """An export may be made for other images than those of the training."""
 
 
 def identity_of(path: Path, format: Format) -> dict[str, Any] | None:
-    """What an ONNX file's metadata or a TorchScript or torch.export archive says; None where there is nothing of ours."""
-    text: str | bytes | None = None
-    if format == "onnx":
-        text = {entry.key: entry.value for entry in read_onnx(path).metadata_props}.get(METADATA_KEY)
-    elif format in ("torchscript", "pt2", "aoti"):
-        with zipfile.ZipFile(path) as archive:
-            inside = next((name for name in archive.namelist() if name.endswith(f"extra/{METADATA_FILE}")), None)
-            text = archive.read(inside) if inside else None
+    """What an ONNX file's metadata or a TorchScript or torch.export archive says; None where there is nothing of ours.
+
+    Its `spec` is one that this version knows: ArtifactError for any other, and for what is no JSON.
+    """
+    text = _embedded(path, format)
     if text is None:
         return None
     try:
+        if len(text) > _LIMIT:
+            raise ValueError(f"{len(text):,} bytes")
         found = json.loads(text)
-    except ValueError as error:
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__}")
+        if not found:
+            return None
+        ModelSpec.from_json(found.get("spec"))
+    except (ValueError, RecursionError) as error:  # InputError is a ValueError
         raise ArtifactError(f"What {path} says of itself is damaged ({error}). Export it again.") from error
-    return found if isinstance(found, dict) else None
+    return found
+
+
+def _embedded(path: Path, format: Format) -> str | bytes | None:
+    if format == "onnx":
+        return {entry.key: entry.value for entry in read_onnx(path, external=False).metadata_props}.get(METADATA_KEY)
+    if format not in ("torchscript", "pt2", "aoti"):
+        return None
+    with opened(path) as archive:
+        inside = next((name for name in archive.names if name.endswith(f"extra/{METADATA_FILE}")), None)
+        return archive.read(inside, _LIMIT) if inside else None
+
+
+def embedded_spec(artifact: Artifact) -> ModelSpec | None:
+    """The network that a file without a manifest says it is; None where it says nothing."""
+    identity = identity_of(artifact.path, artifact.format)
+    return None if identity is None else ModelSpec.from_json(identity["spec"])
+
+
+def normalises(artifact: Artifact) -> bool:
+    """Whether an artifact takes pixels, by its manifest or else by what it says of itself; for formats whose inputs are unknown."""
+    if artifact.manifest is not None:
+        return artifact.manifest.with_preprocessing
+    identity = identity_of(artifact.path, artifact.format)
+    return identity is not None and identity.get("with_preprocessing") is True
 
 
 def contradiction(artifact: Artifact, checkpoint: ModelSpec) -> str | None:
@@ -54,5 +85,13 @@ def contradiction(artifact: Artifact, checkpoint: ModelSpec) -> str | None:
     return None
 
 
+def stored_precision(artifact: Artifact) -> str:
+    """The precision of an artifact, by its manifest or else by what it says of itself; fp32 for one that says nothing."""
+    if artifact.manifest is not None:
+        return artifact.manifest.precision
+    told = (identity_of(artifact.path, artifact.format) or {}).get("precision")
+    return told if told in PRECISIONS else "fp32"
+
+
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    return {**identity, **identity.get("spec", {}), "spec": None}
+    return {**identity, **identity["spec"], "spec": None}

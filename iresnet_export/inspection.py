@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iresnet_export.artifact import Artifact, open_artifact
+from iresnet_export.artifact import Artifact, Format, open_artifact
 from iresnet_export.identity import identity_of
 from iresnet_export.precision import in_words
 from iresnet_models.files import sha256_of
+
+_SHOWN, _LONGEST = 40, 4000
+"""How much of what a file says is shown; the report in JSON holds all of it."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,9 @@ class Inspection:
         if self.identity is not None and "spec" in self.identity:
             spec = self.identity["spec"]
             rows.append(("network", f"{spec['arch']}{spec['depth']}, {spec['num_classes']} classes, {spec['image_size']} pixels"))
-            rows += [
-                ("says of itself", f"{self.identity.get('producer', '')}, weights {self.identity.get('weights_sha256', '')[:16]}…")
-            ]
+            if "producer" in self.identity:
+                said = f"{self.identity['producer']}, weights {str(self.identity.get('weights_sha256', ''))[:16]}…"
+                rows.append(("says of itself", said))
         if manifest is not None:
             origin = manifest.weights.checkpoint or f"untrained, seed {manifest.weights.seed}"
             rows += [
@@ -58,10 +62,10 @@ class Inspection:
                 ("made at", manifest.created),
                 ("with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
             ]
-        rows += [("inputs", ", ".join(self.inputs)), ("outputs", ", ".join(self.outputs))]
-        rows += [("operators", ", ".join(f"{count} {name}" for name, count in self.operators.items()))]
-        rows += [("stored weights", ", ".join(f"{count:,} {name}" for name, count in self.weights.items()))]
-        return [(key, value) for key, value in [*rows, *self.notes.items()] if value]
+        rows += [("inputs", _listed(self.inputs)), ("outputs", _listed(self.outputs))]
+        rows += [("operators", _listed([f"{count} {name}" for name, count in self.operators.items()]))]
+        rows += [("stored weights", _listed([f"{count:,} {name}" for name, count in self.weights.items()]))]
+        return [(key, printable(value)) for key, value in [*rows, *self.notes.items()] if value]
 
     def to_json(self) -> dict[str, Any]:
         manifest = self.artifact.manifest
@@ -80,38 +84,41 @@ class Inspection:
         }
 
 
+def printable(text: str) -> str:
+    """A text out of a file with escapes for whatever is no letter or sign: it may hold commands for a terminal."""
+    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text[:_LONGEST])
+    return shown + ("…" if len(text) > _LONGEST else "")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+
+
 def inspect_file(path: Path) -> Inspection:
     """Reads a file without running it. Raises ArtifactError or CheckpointError for one that cannot be read."""
     artifact = open_artifact(path)
-    found = _READERS[artifact.format](artifact.path)
-    if artifact.manifest is not None and artifact.format == "engine":
-        details = artifact.manifest.details
-        found["notes"] = {"built by": f"{details.get('flavour')} {details.get('builder_version')}", "for": str(details.get("gpus"))}
-    if artifact.manifest is not None and artifact.format == "aoti":
-        from iresnet_export.backends.aotinductor_target import told_target
-
-        details = artifact.manifest.details
-        found["notes"] = {"compiled by": f"torch {details.get('torch')}", "for": told_target(details)}
+    found = {"identity": identity_of(artifact.path, artifact.format)} | _READERS[artifact.format](artifact)
     return Inspection(artifact, sha256_of(path), **found)
 
 
 def _inspect_onnx(path: Path) -> dict[str, Any]:
     import onnx
 
-    from iresnet_export.backends.onnxruntime import read_onnx
+    from iresnet_export.backends.onnx_files import external_files, images_of, read_onnx
 
-    model = read_onnx(path)
+    model = read_onnx(path, external=False)
     weights: Counter[str] = Counter()
     for tensor in model.graph.initializer:
         weights[onnx.TensorProto.DataType.Name(tensor.data_type).lower()] += _numel(tensor.dims)
     opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
+    files = external_files(model)
+    notes = {"opset": opsets, "producer": f"{model.producer_name} {model.producer_version}".strip()}
     return {
-        "identity": identity_of(path, "onnx"),
-        "inputs": [_value(value) for value in model.graph.input],
+        "inputs": [_value(value) for value in images_of(model)],
         "outputs": [_value(value) for value in model.graph.output],
         "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
         "weights": dict(weights),
-        "notes": {"opset": opsets, "producer": f"{model.producer_name} {model.producer_version}".strip()},
+        "notes": notes | ({"weights lie in": f"{', '.join(files)} (not looked at)"} if files else {}),
     }
 
 
@@ -120,7 +127,10 @@ def _value(value: Any) -> str:
 
     kind = value.type.tensor_type
     shape = ", ".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim)
-    return f"{value.name} {onnx.TensorProto.DataType.Name(kind.elem_type).lower()} ({shape})"
+    if not value.type.HasField("tensor_type"):
+        return f"{value.name} ({value.type.WhichOneof('value') or 'of unknown type'})"
+    known = kind.elem_type in onnx.TensorProto.DataType.values()
+    return f"{value.name} {onnx.TensorProto.DataType.Name(kind.elem_type).lower() if known else 'of unknown type'} ({shape})"
 
 
 def _numel(shape: Any) -> int:
@@ -130,30 +140,38 @@ def _numel(shape: Any) -> int:
     return count
 
 
-def _inspect_torchscript(path: Path) -> dict[str, Any]:
-    import torch
+def _inspect_torchscript(artifact: Artifact) -> dict[str, Any]:
+    from iresnet_export.backends.torchscript_reading import read_script
 
-    from iresnet_export.backends.torchscript import layers_of_script, load_script
-
-    module = load_script(path, torch.device("cpu"))
-    weights: Counter[str] = Counter()
-    for layer in layers_of_script(module):
-        for values in layer.tensors.values():
-            weights[str(values.dtype)] += values.size
-    operators = Counter(
-        node.kind().removeprefix("aten::") for node in module.inlined_graph.nodes() if node.kind().startswith("aten::")
-    )
-    return {"identity": identity_of(path, "torchscript"), "operators": dict(operators.most_common()), "weights": dict(weights)}
+    return read_script(artifact.path)
 
 
-def _inspect_pt2(path: Path) -> dict[str, Any]:
-    from iresnet_export.backends.pt2_reading import read_archive
+def _inspect_pt2(artifact: Artifact) -> dict[str, Any]:
+    from iresnet_export.backends.pt2_reading import read_program
 
-    return read_archive(path) | {"identity": identity_of(path, "pt2")}
+    return read_program(artifact.path)
 
 
-def _inspect_engine(path: Path) -> dict[str, Any]:
-    return {}
+def _inspect_package(artifact: Artifact) -> dict[str, Any]:
+    if artifact.manifest is None:
+        return {"notes": {"contents": "compiled code: unknown without loading it"}}
+    from iresnet_export.backends.aotinductor_target import told_target
+
+    details = artifact.manifest.details
+    return {"notes": {"compiled by": f"torch {details.get('torch')}", "for": told_target(details)}}
+
+
+def _inspect_engine(artifact: Artifact) -> dict[str, Any]:
+    """From the first bytes of the plan, and its manifest."""
+    from iresnet_export.backends.tensorrt_plan import read_plan
+
+    plan = read_plan(artifact)
+    notes = {"built by": f"{plan.flavour} {plan.version or '(version unknown)'}"}
+    if artifact.manifest is not None:
+        notes["for"] = str(artifact.manifest.details.get("gpus"))
+    else:
+        notes["contents"] = "compiled code: unknown without loading it"
+    return {"notes": notes}
 
 
 def _inspect_checkpoint(path: Path) -> dict[str, Any]:
@@ -168,11 +186,11 @@ def _inspect_checkpoint(path: Path) -> dict[str, Any]:
     return {"identity": {"spec": checkpoint.spec.to_json()}, "weights": dict(weights), "notes": notes}
 
 
-_READERS = {
-    "onnx": _inspect_onnx,
+_READERS: dict[Format, Callable[[Artifact], dict[str, Any]]] = {
+    "onnx": lambda artifact: _inspect_onnx(artifact.path),
     "torchscript": _inspect_torchscript,
     "pt2": _inspect_pt2,
-    "aoti": _inspect_pt2,
+    "aoti": _inspect_package,
     "engine": _inspect_engine,
-    "checkpoint": _inspect_checkpoint,
+    "checkpoint": lambda artifact: _inspect_checkpoint(artifact.path),
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact, open_artifact
 from iresnet_export.backends import runners
-from iresnet_export.backends.base import Session
+from iresnet_export.backends.base import Session, running
 from iresnet_export.environment import environment
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, UnavailableError
 from iresnet_export.progress import Progress, no_progress
@@ -216,7 +216,8 @@ def _tops(
 ) -> list[tuple[ClassProbability, ...]]:
     (size,) = usable_batch_sizes(session, [len(batch)])  # a few images need not cost what a full batch does
     inputs = session.batch_of(torch.stack([pixels for _, pixels in batch]), spec)
-    logits = in_batches(session.run, inputs, size).cpu().double()
+    with running(artifact.path):
+        logits = in_batches(session.run, inputs, size).cpu().double()
     if logits.ndim != 2 or logits.shape[1] != spec.num_classes:
         raise ArtifactError(
             f"{artifact.path} gives outputs of the shape {tuple(logits.shape)} for {len(batch)} images, and not {spec.num_classes} "

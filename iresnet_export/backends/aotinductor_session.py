@@ -21,6 +21,8 @@ class PackageSession(Session):
     """A compiled library. It reads its inputs' memory without asking for their shape, so that is checked here."""
 
     def __init__(self, artifact: Artifact, device: torch.device, threads: int | None = None) -> None:
+        from iresnet_export.identity import identity_of, normalises, stored_precision
+
         self.device, self._threads, manifest = device, threads, artifact.manifest
         self._image: tuple[int, ...] | None = None
         self._type: torch.dtype | None = None
@@ -31,6 +33,11 @@ class PackageSession(Session):
                 manifest.precision,
             )
             size = manifest.spec.image_size
+            self._image = (size, size, 3) if self.with_preprocessing else (3, size, size)
+            self._type = torch.uint8 if self.with_preprocessing else torch.float32
+        elif (identity := identity_of(artifact.path, artifact.format)) is not None:
+            self.with_preprocessing, self.computed_precision = normalises(artifact), stored_precision(artifact)
+            size = identity["spec"]["image_size"]
             self._image = (size, size, 3) if self.with_preprocessing else (3, size, size)
             self._type = torch.uint8 if self.with_preprocessing else torch.float32
         try:

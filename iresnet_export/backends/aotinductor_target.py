@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from typing import Any
 
 import torch
 
 from iresnet_export import nvidia
+from iresnet_export.archives import opened
 from iresnet_export.artifact import Artifact
 from iresnet_export.errors import UnavailableError
 
@@ -88,10 +87,10 @@ def _target_of(artifact: Artifact) -> dict[str, Any]:
     if artifact.manifest is not None:
         return artifact.manifest.details
     made: dict[str, Any] = {"device": "cpu"}
-    with zipfile.ZipFile(artifact.path) as archive:
-        for name in archive.namelist():
+    with opened(artifact.path) as archive:
+        for name in archive.names:
             if "/data/aotinductor/" in f"/{name}" and name.endswith("_metadata.json"):
-                told = json.loads(archive.read(name))
+                told = archive.parsed(name)
                 if told.get("AOTI_DEVICE_KEY") == "cuda":
                     made = {"device": "cuda", **_capability(str(told.get("AOTI_COMPUTE_CAPABILITY", "")))}
     return made

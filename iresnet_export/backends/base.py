@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -12,9 +13,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from iresnet_export.archives import is_archive, require_whole
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.tensorrt_options import EngineOptions
-from iresnet_export.errors import ArtifactError, ExportError, InputError
+from iresnet_export.errors import ArtifactError, ExportError, InputError, IResNetError
 from iresnet_export.observing import Observer
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.quantization.parameters import Quantization
@@ -217,9 +219,34 @@ class Backend(ABC):
         return None
 
 
+@contextmanager
+def running(path: Path) -> Iterator[None]:
+    """Makes an ArtifactError of whatever a runtime raises while it runs an artifact, but for a lack of memory.
+
+    Runtimes have error types of their own, and a foreign artifact may give anything, even what is no tensor.
+    """
+    try:
+        yield
+    except (IResNetError, MemoryError):
+        raise
+    except Exception as error:
+        text = str(error)
+        if "out of memory" in text.lower() or "allocate memory" in text.lower():
+            raise
+        first = (text.strip().splitlines() or ["no reason given"])[0]
+        raise ArtifactError(
+            f"{path} does not run: {type(error).__name__}: {first}. Check it with `iresnet-export verify`, or export it again."
+        ) from error
+
+
 def require_trusted(artifact: Artifact, trust: bool) -> None:
-    """Refuses a file that runs native code unless its manifest vouches for it, or the user does."""
+    """Refuses a file that runs native code unless its manifest vouches for it, or the user does.
+
+    What the user alone vouches for has no hash, so an archive's own checksums are looked at: on a damaged one torch may crash.
+    """
     if trust:
+        if is_archive(artifact.path):
+            require_whole(artifact.path)
         return
     if artifact.manifest is None:
         raise ArtifactError(

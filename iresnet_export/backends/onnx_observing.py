@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from iresnet_export.backends.onnx_files import images_of, readable
 from iresnet_export.backends.onnx_reading import layers_of_onnx
 from iresnet_export.layers import Layer
 from iresnet_export.observing import Observer, Operation, Wiring, pool_attributes
@@ -35,13 +36,16 @@ class OnnxObserver(Observer):
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
-        self.operations = operations_of_onnx(model)
-        self.with_preprocessing = model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+        with readable("The ONNX graph"):
+            self.operations = operations_of_onnx(model)
+        self.image = images_of(model)[0]
+        self.with_preprocessing = self.image.type.tensor_type.elem_type == TensorProto.UINT8
         self._runs: dict[tuple[int, ...], Callable[[Tensor], list[Tensor]]] = {}
 
     @property
     def layers(self) -> list[Layer]:
-        return layers_of_onnx(self._model)
+        with readable("The ONNX graph"):
+            return layers_of_onnx(self._model)
 
     def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         key = tuple(wanted)
@@ -60,14 +64,17 @@ def operations_of_onnx(model: onnx.ModelProto) -> list[Operation]:
     floating = {tensor.name for tensor in model.graph.initializer if tensor.data_type in _FLOATING}
     found, wiring = list[Operation](), Wiring[str]()
     for node in model.graph.node:
-        sources = [name for name in node.input if name not in constants]
-        if node.op_type == "Constant" or (node.op_type == "DequantizeLinear" and not sources):
+        sources = [name for name in node.input if name and name not in constants]
+        if node.op_type == "CastLike":
+            sources = [name for name in sources if name == node.input[0]]  # the other one only lends its type
+        if not sources:  # a constant, or what is computed from constants
             constants.update(node.output)
         elif node.op_type in _KINDS:
             read = wiring.operation(sources, node.output[0])
             found.append(Operation(_KINDS[node.op_type], node.name, read, _attributes(node, floating)))
         else:
-            wiring.carry(sources[0], node.output[0])
+            for value in node.output:
+                wiring.carry(sources[0], value)
     return found
 
 

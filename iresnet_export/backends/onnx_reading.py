@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 from onnx import helper, numpy_helper
 
+from iresnet_export.backends.onnx_constants import computed_constants
 from iresnet_export.layers import Array, Kind, Layer, conv_attributes, float32
 from iresnet_export.quantization.qdq import quantized_activations
 
@@ -18,7 +19,8 @@ def layers_of_onnx(model: onnx.ModelProto) -> list[Layer]:
     Those of a quantized graph hold codes, with their scales; its activations' scales and zero points follow.
     """
     constants = _Constants(model)
-    layers = [_READ[node.op_type](node, constants) for node in model.graph.node if node.op_type in _READ]
+    nodes = (node for node in model.graph.node if node.op_type in _READ and not constants.derived.issuperset(node.output))
+    layers = [_READ[node.op_type](node, constants) for node in nodes]
     weighted = [layer for layer in layers if layer.tensors or layer.kind not in ("mul", "add", "sub")]
     return weighted + quantized_activations(model)
 
@@ -28,24 +30,26 @@ class _Constants:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        for node in model.graph.node:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-                self._tensors[node.output[0]] = node.attribute[0].t
+        self._computed, self.derived = computed_constants(model)
         self._dequantized = {
             node.output[0]: list(node.input)
             for node in model.graph.node
-            if node.op_type == "DequantizeLinear" and node.input[0] in self._tensors
+            if node.op_type == "DequantizeLinear" and all(name in self._tensors or name in self._computed for name in node.input)
         }
 
     def __contains__(self, value: str) -> bool:
-        return value in self._tensors or value in self._dequantized
+        return value in self._tensors or value in self._computed or value in self._dequantized
 
     def of(self, value: str, name: str) -> dict[str, Array]:
         """The tensor of a value under `name`, with its scale and zero point if it is quantized; nothing if it is no constant."""
         if value in self._dequantized:
             names = (name, f"{name}_scale", f"{name}_zero_point")
             return dict(zip(names, map(self._array, self._dequantized[value]), strict=False))
-        return {name: self._array(value)} if value in self._tensors else {}
+        return {name: self._array(value)} if value in self else {}
+
+    def is_surplus_zero(self, value: str) -> bool:
+        """Whether a constant is nothing but zeros that the graph computes: some exporters make biases of layers that have none."""
+        return value in self._computed and value not in self._tensors and not self._computed[value].any()
 
     def quantized_constant(self, value: str) -> dict[str, Array]:
         """A constant per channel, with its scale and zero point if it is quantized."""
@@ -54,7 +58,7 @@ class _Constants:
         return dict(zip(("constant", "scale", "zero_point"), map(self._array, self._dequantized[value]), strict=False))
 
     def _array(self, name: str) -> Array:
-        return numpy_helper.to_array(self._tensors[name])
+        return self._computed[name] if name in self._computed else numpy_helper.to_array(self._tensors[name])
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -64,7 +68,8 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 def _tensors(node: onnx.NodeProto, constants: _Constants, names: Sequence[str]) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for value, name in zip(list(node.input)[1:], names, strict=False):
-        found |= constants.of(value, name)
+        if not (name == "bias" and constants.is_surplus_zero(value)):
+            found |= constants.of(value, name)
     return found
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.base import Backend, ExportJob, ExportOptions, Session
+from iresnet_export.backends.onnx_files import read_onnx, require_sound
 from iresnet_export.backends.onnxruntime_cuda import (
     RECORD_ASSIGNMENT,
     CudaSettings,
@@ -66,7 +67,10 @@ class OnnxRuntime(Backend):
         return details
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OnnxSession:
-        stored = artifact.manifest.precision if artifact.manifest else "fp32"
+        from iresnet_export.identity import stored_precision
+
+        require_sound(artifact)
+        stored = stored_precision(artifact)
         asked = stored != "fp32"
         return OnnxSession(artifact.path, device, threads, cuda=self._cuda, ask_precision=asked, fuse=stored != "fp8")
 
@@ -74,27 +78,6 @@ class OnnxRuntime(Backend):
         from iresnet_export.backends.onnxruntime_observing import OnnxRuntimeObserver
 
         return OnnxRuntimeObserver(read_onnx(artifact.path), device, self._cuda)
-
-
-def read_onnx(path: Path) -> Any:
-    """A parsed ONNX file; ArtifactError if it is not one."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(path)
-    except (DecodeError, OSError, ValueError) as error:
-        raise ArtifactError(f"{path} is not a whole ONNX file ({error}). Export or copy it again.") from error
-    if not model.graph.node:
-        raise ArtifactError(f"{path} holds an empty ONNX graph; it was cut off or is not ONNX. Export or copy it again.")
-    for tensor in model.graph.initializer:
-        try:
-            onnx.numpy_helper.to_array(tensor)
-        except (ValueError, TypeError) as error:
-            raise ArtifactError(
-                f"{path} is not a whole ONNX file: {tensor.name} cannot be read ({error}). Copy it again."
-            ) from error
-    return model
 
 
 class OnnxSession(Session):
@@ -152,6 +135,8 @@ class OnnxSession(Session):
             raise ArtifactError(
                 f"{path} takes {len(self._session.get_inputs())} inputs ({names}); a classifier takes one, the images."
             )
+        if not self._session.get_outputs() or not self._session.get_inputs()[0].shape:
+            raise ArtifactError(f"{path} takes no images or gives nothing for them, so it is no classifier.")
         self._input, self._output = self._session.get_inputs()[0], self._session.get_outputs()[0]
         self.with_preprocessing = self._input.type == "tensor(uint8)"
         self._graphs: dict[int, tuple[Any, Tensor, Tensor]] = {}
@@ -198,7 +183,7 @@ def _create(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
-        first = str(error).strip().splitlines()[0]
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if "NOT_IMPLEMENTED" in first:
             raise UnavailableError(f"ONNX Runtime cannot compute {path.name} here: {first}") from error
         raise ArtifactError(

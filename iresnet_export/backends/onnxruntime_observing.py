@@ -31,5 +31,5 @@ class OnnxRuntimeObserver(OnnxObserver):
         session = ort.InferenceSession(model.SerializeToString(), options, providers=providers(ort, self._device, self._cuda))
         if self._device.type == "cuda":
             require_on_gpu(session, model.graph.name)
-        taken = model.graph.input[0].name
+        taken = self.image.name
         return lambda batch: [torch.from_numpy(value) for value in session.run(names, {taken: batch.cpu().numpy()})]

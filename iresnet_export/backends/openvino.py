@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +15,8 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Format
 from iresnet_export.backends.base import Backend, Session
+from iresnet_export.backends.onnx_files import read_onnx, require_sound
 from iresnet_export.backends.onnx_observing import OnnxObserver, with_outputs
-from iresnet_export.backends.onnxruntime import read_onnx
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
 from iresnet_export.precision import widest
 
@@ -32,7 +35,10 @@ class OpenVino(Backend):
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OpenVinoSession:
         if device.type != "cpu":
             raise UnavailableError("OpenVINO runs on the CPU here; add --device cpu.")
-        precision = artifact.manifest.precision if artifact.manifest else "fp32"
+        from iresnet_export.identity import stored_precision
+
+        require_sound(artifact)
+        precision = stored_precision(artifact)
         return OpenVinoSession(artifact.path, precision, threads)
 
     def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OpenVinoObserver:
@@ -43,12 +49,13 @@ class OpenVinoObserver(OnnxObserver):
     """The graph with further outputs, compiled as the session compiles it."""
 
     def __init__(self, artifact: Artifact) -> None:
+        from iresnet_export.identity import stored_precision
+
         super().__init__(read_onnx(artifact.path))
-        self._hint = _HINTS[artifact.manifest.precision if artifact.manifest else "fp32"]
+        self._hint = _HINTS[stored_precision(artifact)]
 
     def _run_for(self, wanted: Sequence[int]) -> Callable[[Tensor], list[Tensor]]:
-        import openvino
-
+        openvino = imported()
         model, names = with_outputs(self._model, wanted)
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": self._hint})
@@ -66,7 +73,7 @@ class OpenVinoSession(Session):
 
     def __init__(self, path: Path, precision: str, threads: int | None) -> None:
         try:
-            import openvino
+            openvino = imported()
         except ImportError as error:
             raise MissingPackageError("openvino", "Running ONNX files by OpenVINO", "iresnet-export[openvino]") from error
         self.device = torch.device("cpu")
@@ -76,19 +83,21 @@ class OpenVinoSession(Session):
         try:
             model = openvino.Core().read_model(path)
             self._compiled = openvino.Core().compile_model(model, "CPU", settings)
-        except RuntimeError as error:
-            lines = [line for line in str(error).splitlines() if line.strip()]
+            self._request = self._compiled.create_infer_request()
+            (taken,) = self._compiled.inputs
+            batch = taken.partial_shape[0]
+            self.batch = None if batch.is_dynamic else (batch.get_length(), batch.get_length())
+            self.with_preprocessing = taken.element_type == openvino.Type.u8
+            self.computed_precision = widest(_computed_precisions(self._compiled))
+        except (RuntimeError, ValueError, TypeError, LookupError) as error:
+            lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            if "No conversion rule found" in str(error):
+                raise UnavailableError(f"OpenVINO cannot compute {path.name} here: {lines[-1]}") from error
             if "precision" in str(error).lower() and _HINTS[precision] in str(error):
                 raise UnavailableError(f"OpenVINO cannot compute in {precision} on this processor: {lines[-1]}") from error
             raise ArtifactError(
                 f"OpenVINO cannot load {path}: {lines[-1]}. Export it again, or check that the file is whole."
             ) from error
-        self._request = self._compiled.create_infer_request()
-        taken = self._compiled.inputs[0]
-        batch = taken.partial_shape[0]
-        self.batch = None if batch.is_dynamic else (batch.get_length(), batch.get_length())
-        self.with_preprocessing = taken.element_type == openvino.Type.u8
-        self.computed_precision = widest(_computed_precisions(self._compiled))
 
     def run(self, batch: Tensor) -> Tensor:
         found = self._request.infer({0: batch.numpy()}, share_inputs=True)
@@ -96,6 +105,20 @@ class OpenVinoSession(Session):
 
     def close(self) -> None:
         del self._request, self._compiled
+
+
+def imported() -> Any:
+    """The package. Its telemetry looks for a home when it is imported; where this user has none it is lent an empty folder."""
+    try:
+        Path.home()
+    except RuntimeError:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["HOME"] = folder
+            try:
+                return importlib.import_module("openvino")
+            finally:
+                del os.environ["HOME"]
+    return importlib.import_module("openvino")
 
 
 def _computed_precisions(compiled: Any) -> list[str]:

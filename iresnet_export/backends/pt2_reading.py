@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from iresnet_export.errors import ArtifactError
+from iresnet_export.archives import opened
 
 
-def read_archive(path: Path) -> dict[str, Any]:
-    """The program's `inputs`, `outputs`, `operators` and the number of `weights` of each type."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            records = {name.partition("/")[2]: name for name in archive.namelist()}
+def read_program(path: Path) -> dict[str, Any]:
+    """The program's `inputs`, `outputs`, `operators` and the number of `weights` of each type; ArtifactError for a damaged one."""
+    with opened(path) as archive:
 
-            def parsed(name: str) -> Any:
-                return json.loads(archive.read(records[name]))
+        def parsed(name: str) -> Any:
+            whole = archive.named(name)
+            if whole is None:
+                raise LookupError(f"{name} is missing")
+            return archive.parsed(whole)
 
-            found: dict[str, Any] = {}
-            if "models/model.json" in records:
-                stored = [parsed(f"data/{kind}/model_{kind}_config.json") for kind in ("weights", "constants")]
-                found |= _program(parsed("models/model.json")["graph_module"])
-                found["weights"] = _weights([tensor for config in stored for tensor in config["config"].values()])
-            return found
-    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{path} is not a whole .pt2 archive ({error!r}). Export or copy it again.") from error
+        found = _program(parsed("models/model.json")["graph_module"])
+        stored = [parsed(f"data/{kind}/model_{kind}_config.json") for kind in ("weights", "constants")]
+        return found | {"weights": _weights([tensor for config in stored for tensor in config["config"].values()])}
 
 
 def _program(module: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +46,10 @@ def _value(name: str, graph: dict[str, Any]) -> str:
 def _weights(tensors: list[dict[str, Any]]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for tensor in tensors:
-        counts[_type(tensor["tensor_meta"])] += math.prod(size["as_int"] for size in tensor["tensor_meta"]["sizes"])
+        sizes = [size["as_int"] for size in tensor["tensor_meta"]["sizes"]]
+        if len(sizes) > 64 or not all(type(size) is int and 0 <= size < 2**63 for size in sizes):
+            raise ValueError("a tensor has a shape that none can have")
+        counts[_type(tensor["tensor_meta"])] += math.prod(sizes)
     return dict(counts)
 
 

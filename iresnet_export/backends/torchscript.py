@@ -63,10 +63,12 @@ class ScriptObserver(Observer):
     """A script's graph, run as a function that gives further values."""
 
     def __init__(self, artifact: Artifact, device: torch.device) -> None:
+        from iresnet_export.identity import normalises
+
         self._module = _frozen(load_script(artifact.path, device))
         self._graph = self._module.graph
         self.operations = _operations(self._graph)
-        self.with_preprocessing = artifact.manifest is not None and artifact.manifest.with_preprocessing
+        self.with_preprocessing = normalises(artifact)
 
     @property
     def layers(self) -> list[Layer]:
@@ -90,8 +92,10 @@ class ScriptObserver(Observer):
 class ScriptSession(Session):
     def __init__(self, artifact: Artifact, device: torch.device, threads: int | None) -> None:
         self.device = device
+        from iresnet_export.identity import normalises
+
         self._module, self._threads = load_script(artifact.path, device), threads
-        self.with_preprocessing = artifact.manifest is not None and artifact.manifest.with_preprocessing
+        self.with_preprocessing = normalises(artifact)
         weights = [layer.tensors["weight"] for layer in layers_of_script(self._module) if "weight" in layer.tensors]
         self.computed_precision = widest([precision_of(values.dtype) for values in weights if values.ndim > 1])
 
@@ -108,8 +112,11 @@ def load_script(path: Path, device: torch.device) -> torch.jit.ScriptModule:
             module: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
             return module
     except (RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"{path} is not a whole TorchScript file ({first}). Export or copy it again.") from error
+        first = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise ArtifactError(
+            f"torch {torch.__version__} cannot load {path} as TorchScript ({first}). It is damaged, or was made by another version "
+            "or by torch.jit.optimize_for_inference, whose weights torch does not save. Export or copy it again."
+        ) from error
 
 
 def layers_of_script(module: torch.jit.ScriptModule) -> list[Layer]:

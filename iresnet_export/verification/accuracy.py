@@ -12,9 +12,10 @@ from torch import Tensor
 
 from iresnet_export.artifact import Artifact, Weights, open_artifact
 from iresnet_export.backends import runners
-from iresnet_export.backends.base import Backend
+from iresnet_export.backends.base import Backend, running
 from iresnet_export.data_choice import chosen_data, trained_on
 from iresnet_export.errors import InputError, UnavailableError
+from iresnet_export.identity import embedded_spec
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.source import source_of_artifact
 from iresnet_export.verification.outputs import usable_batch_sizes
@@ -84,7 +85,8 @@ def accuracy_of(artifact: Artifact, backend: Backend, options: EvalOptions, prog
 
         def predict(pixels: Tensor) -> Tensor:
             nonlocal done
-            logits = in_batches(session.run, session.batch_of(pixels, spec), size).cpu()
+            with running(artifact.path):
+                logits = in_batches(session.run, session.batch_of(pixels, spec), size).cpu()
             done += 1
             progress(f"Evaluating {artifact.path.name}", done / len(loader))
             return logits
@@ -102,7 +104,7 @@ class Subject:
 
 
 def subject_of(artifact: Artifact, checkpoint: Path | None) -> Subject:
-    """Of an artifact (from its manifest or `checkpoint`) or of a checkpoint (from itself)."""
+    """Of an artifact (from its manifest, `checkpoint`, or what the file says of itself) or of a checkpoint (from itself)."""
     if artifact.manifest is not None:
         return Subject(artifact.manifest.spec, artifact.manifest.weights)
     if artifact.format == "checkpoint":
@@ -110,10 +112,13 @@ def subject_of(artifact: Artifact, checkpoint: Path | None) -> Subject:
 
         own = load_checkpoint(artifact.path)
         return Subject(own.spec, Weights("checkpoint", own.sha256), trained_on(own.details))
+    embedded = embedded_spec(artifact) if checkpoint is None else None
+    if embedded is not None:
+        return Subject(embedded, Weights("checkpoint", ""))  # whose weights they are only a manifest or a checkpoint says
     source = source_of_artifact(artifact, checkpoint)
     return Subject(source.spec, source.weights, source.trained_on)
 
 
 def spec_of(artifact: Artifact, checkpoint: Path | None) -> ModelSpec:
-    """The spec of an artifact (from its manifest or `checkpoint`) or of a checkpoint (its own)."""
+    """The same subject's spec."""
     return subject_of(artifact, checkpoint).spec

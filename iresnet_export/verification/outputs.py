@@ -10,11 +10,14 @@ import numpy as np
 from torch import Tensor
 
 from iresnet_export.backends.base import Session
+from iresnet_export.errors import ArtifactError
 from iresnet_export.layers import Array
 from iresnet_export.progress import Progress
 from iresnet_export.verification.criteria import Criterion
 from iresnet_export.verification.decisions import Decisions, compare_decisions
 from iresnet_export.verification.reference import Reference, in_batches, rms
+
+_LARGEST_BATCH = 65_536
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ def usable_batch_sizes(session: Session, wanted: Sequence[int]) -> tuple[int, ..
     if session.batch is None:
         return tuple(wanted)
     smallest, largest = session.batch
+    if smallest > _LARGEST_BATCH:
+        raise ArtifactError(f"The artifact takes no fewer than {smallest:,} images at a time, which are too many. Export it again.")
+    largest = min(largest, _LARGEST_BATCH)
     return tuple(size for size in wanted if smallest <= size <= largest) or (largest,)
 
 

@@ -61,6 +61,8 @@ def _structural_difference(expected: list[Layer], found: list[Layer]) -> str | N
     for wanted, got in zip(expected, found, strict=False):
         if wanted.kind != got.kind:
             return f"where the network has {wanted.name} ({wanted.kind}), the artifact has {got.name} ({got.kind})"
+        if "weight" in wanted.tensors and "weight" not in got.tensors:
+            return f"{wanted.name}.weight is not in the artifact as a constant"
     if len(expected) != len(found):
         return f"the network has {len(expected)} layers with weights, the artifact {len(found)}"
     return None
@@ -83,8 +85,11 @@ def _tensor_difference(name: str, wanted: Array, got: Array | None) -> tuple[str
     if _are_codes(got) or _are_codes(wanted):
         return _code_difference(name, wanted, got)
     exact = wanted.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        distance = np.abs(got.astype(np.float64) - exact) / np.spacing(np.abs(exact).astype(got.dtype)).astype(np.float64)
+    try:
+        with np.errstate(invalid="ignore", over="ignore"):
+            distance = np.abs(got.astype(np.float64) - exact) / np.spacing(np.abs(exact).astype(got.dtype)).astype(np.float64)
+    except (TypeError, ValueError):  # texts, truth values, and types of four bits
+        return f"{name} is stored as {got.dtype} and not as {wanted.dtype}", float("inf")
     wrong = ~(distance <= _HALF_ULP)  # NaN is wrong too
     worst = float(np.nanmax(np.where(np.isfinite(distance), distance, np.inf)))
     return (_described(name, wanted, got, wrong) if wrong.any() else None), worst

@@ -31,7 +31,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp(request.param) / f"model{'.pt' if backend.format == 'checkpoint' else SUFFIX[backend.format]}"
     steps: list[float] = []
     progress = lambda _step, share: steps.append(share)  # noqa: E731
-    backend.export(ExportJob(small_source.network, path, ExportOptions(), {"spec": 1}, progress=progress))
+    backend.export(ExportJob(small_source.network, path, ExportOptions(), {"spec": small_source.spec.to_json()}, progress=progress))
     assert all(0 <= share <= 1 for share in steps)
     return request.param, path
 

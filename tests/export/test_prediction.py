@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import Outcome
 from PIL import Image
 
 from iresnet_export import prediction
-from iresnet_export.artifact import Artifact
+from iresnet_export.artifact import Artifact, manifest_path
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleManifestError, UnavailableError
 from iresnet_export.exporting import export_artifact
@@ -299,10 +300,26 @@ def test_the_report_survives_json(folder: Path, artifacts: dict[str, Artifact], 
         assert f"{result['file']} " in outcome.out
 
 
-def test_an_artifact_without_manifest_needs_its_checkpoint(
+def test_an_artifact_without_manifest_says_itself_what_it_is(
+    folder: Path, expected: Values, artifacts: dict[str, Artifact], small_source: Source
+) -> None:
+    """ONNX as it is, TorchScript with the user's trust; and pixels go to those that take pixels."""
+    alone = Path(shutil.copy(artifacts["onnxruntime"].path, "alone.onnx"))
+    require_equal(predict(alone, [folder], ALL).images, expected)
+    path = export_artifact("torchscript", small_source, ExportOptions(with_preprocessing=True), output=Path("pixels.ts")).path
+    manifest_path(path).unlink()
+    with pytest.raises(ArtifactError, match="--trust"):
+        predict(path, [folder], ALL)
+    require_equal(predict(path, [folder], dataclasses.replace(ALL, trust=True)).images, expected)
+
+
+def test_a_foreign_artifact_needs_its_checkpoint(
     folder: Path, expected: Values, artifacts: dict[str, Artifact], small_checkpoint: Path, small_spec: ModelSpec
 ) -> None:
-    foreign = Path(shutil.copy(artifacts["onnxruntime"].path, "foreign.onnx"))
+    model = onnx.load(artifacts["onnxruntime"].path)
+    del model.metadata_props[:]
+    foreign = Path("foreign.onnx")
+    onnx.save(model, foreign)
     with pytest.raises(ArtifactError, match="--checkpoint"):
         predict(foreign, [folder], ALL)
     require_equal(predict(foreign, [folder], dataclasses.replace(ALL, checkpoint=small_checkpoint)).images, expected)
