@@ -38,3 +38,9 @@ class PreemptedError(IResNetError):
     """A run was asked to stop, and its state is saved."""
 
     exit_status = 75
+
+
+class ReaderGoneError(IResNetError):
+    """Whoever read what is written, through a pipe, has gone."""
+
+    exit_status = 141
