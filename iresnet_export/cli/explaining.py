@@ -13,7 +13,7 @@ from iresnet_export.errors import IResNetError, UnavailableError
 
 _MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|DefaultCPUAllocator|could not create a (primitive|memory)|bad[ _]alloc"
-    r"|failed to allocate|unable to allocate|out of memory|not enough memory|failed to map segment|bad allocation",
+    r"|failed to allocate|unable to allocate|out of memory|not enough memory|failed to map segment|arena alloc failed",
     re.IGNORECASE,
 )
 """What torch, oneDNN, C++, ONNX Runtime, OpenVINO, NumPy and the loader of libraries say where memory runs out."""

@@ -22,6 +22,8 @@ _KILLED = (
     "    temporary.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
 )
 
+_WRITES = "import sys; from pathlib import Path; from iresnet_models.files import write_bytes; write_bytes(Path(sys.argv[1]), b'x')"
+
 
 def _left_behind(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.endswith(".partial")]
@@ -38,8 +40,7 @@ def test_what_a_killed_process_left_is_swept_by_the_next_that_writes_there(tmp_p
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     with replacing(tmp_path / "one") as mine:
         mine.write_bytes(b"mine")
-        program = "import sys; from pathlib import Path; from iresnet_models.files import write_bytes\nwrite_bytes(Path(sys.argv[1]), b'x')"
-        subprocess.run([sys.executable, "-c", program, str(tmp_path / "two")], check=True)
+        subprocess.run([sys.executable, "-c", _WRITES, str(tmp_path / "two")], check=True)
         assert mine.exists()
     assert sorted(os.listdir(tmp_path)) == ["one", "two"]
     assert (tmp_path / "one").read_bytes() == b"mine"
@@ -87,7 +88,11 @@ def test_long_names_and_names_that_are_no_text(name: str, tmp_path: Path) -> Non
 
 
 def test_the_file_is_hidden_and_goes_with_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), temporary_file(tmp_path, "x") as made:
-        assert made.name.startswith(".x.")
-        raise ZeroDivisionError
+    def fail_inside() -> None:
+        with temporary_file(tmp_path, "x") as made:
+            assert made.name.startswith(".x.")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_inside()
     assert os.listdir(tmp_path) == []
