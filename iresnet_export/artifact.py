@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from iresnet_export import __version__
 from iresnet_export.archives import is_archive, opened
 from iresnet_export.environment import command, commit, hardware, versions
 from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
-from iresnet_models.files import read_json, require_file, sha256_of, write_json
+from iresnet_models.files import read_json, require_file, require_place, require_writable_folder, sha256_of, write_json
 from iresnet_models.spec import ModelSpec
 
 SCHEMA = "iresnet-export/manifest/1"
@@ -21,6 +22,15 @@ SCHEMA = "iresnet-export/manifest/1"
 Format = Literal["checkpoint", "torchscript", "pt2", "aoti", "onnx", "engine"]
 SUFFIXES: dict[str, Format] = {".ts": "torchscript", ".pt2": "pt2", ".onnx": "onnx", ".engine": "engine", ".plan": "engine"}
 """The last suffix of each; a package (`aoti`) ends in .aoti.pt2."""
+
+ENDINGS: dict[Format, tuple[str, ...]] = {
+    "torchscript": (".ts",),
+    "pt2": (".pt2",),
+    "aoti": (".aoti.pt2",),
+    "onnx": (".onnx",),
+    "engine": (".engine", ".plan"),
+}
+"""How the names of exported files end; the first is the default."""
 
 _PT2_PARTS: dict[str, Format] = {"/data/aotinductor/": "aoti", "/models/": "pt2"}
 """Torch writes programs and packages as archives of one kind; what lies in it says which it is."""
@@ -171,20 +181,76 @@ def record(path: Path, manifest: Manifest) -> Artifact:
     return Artifact(path, manifest.format, manifest)
 
 
-def require_replaceable(path: Path, manifest: Manifest, *, force: bool) -> None:
-    """Raises InputError if `path` holds a file that an export of this manifest would not simply renew."""
-    if force or not path.exists():
-        return
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name a file with --output.")
+def require_replaceable(path: Path, manifest: Manifest, inputs: Sequence[Path] = (), *, force: bool) -> None:
+    """Raises InputError if `path` or its manifest's place holds a file that an export of this manifest would not simply renew.
+
+    `force` allows that, but for checkpoints, for the `inputs` of the export and what is in such a folder, by whatever name or
+    link, and for what is no file. An artifact's name ends as its format's do, so that the next command takes it for what it is.
+    """
+    endings = ENDINGS[manifest.format]
+    if not _ends_in(path, endings):
+        raise InputError(
+            f"The next command would take {path} for something else than it is to be: let its name end in {' or '.join(endings)}."
+        )
+    if any("\ud800" <= letter <= "\udfff" for letter in path.name):
+        raise InputError(f"{path} is no UTF-8, in which the manifest names it. Choose another --output.")
     beside = manifest_path(path)
-    try:
-        known = open_artifact(path).manifest if beside.exists() else None
-    except InputError:
-        known = None
-    if known is None or not known.same_making(manifest):
+    for place in (path, beside):
+        require_place(place)
+        for read in inputs:
+            if place.exists() and (_same(place, read) or (read.is_dir() and read.resolve() in place.resolve().parents)):
+                raise InputError(f"{place} is read by this export, and would be replaced by it. Choose another --output.")
+        if _holds_checkpoint(place):
+            raise InputError(
+                f"{place} is a checkpoint, which no export replaces, not even with --force. Choose another --output, or move it."
+            )
+    require_writable_folder(path)
+    if force:
+        return
+    known = None
+    if beside.exists():
+        try:
+            known = Manifest.from_json(read_json(beside, "The manifest"), beside)
+        except InputError as error:
+            if not path.exists():
+                raise InputError(
+                    f"{beside}, the place of the manifest, already holds a file of another origin. Add --force to replace it, or "
+                    "choose another place with --output."
+                ) from error
+    if path.exists() and (known is None or not known.same_making(manifest) or not _recognised(path)):
         what = "a file of another origin" if known is None else f"an artifact of another making ({known.command})"
         raise InputError(f"{path} already holds {what}. Add --force to replace it, or choose another place with --output.")
+
+
+def _ends_in(path: Path, endings: Sequence[str]) -> bool:
+    """Whether a name ends so; a package's ending is no program's, though one is the end of the other."""
+    name = path.name.lower()
+    longer = [other for others in ENDINGS.values() for other in others if other not in endings]
+    return name.endswith(tuple(endings)) and not any(
+        name.endswith(other) and other.endswith(ending) for other in longer for ending in endings
+    )
+
+
+def _recognised(path: Path) -> bool:
+    try:
+        _format_of(require_file(path, "The artifact"))
+    except InputError:
+        return False
+    return True
+
+
+def _holds_checkpoint(path: Path) -> bool:
+    try:
+        return path.is_file() and is_archive(path) and _format_of(path) == "checkpoint"
+    except (ArtifactError, OSError):
+        return False
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
 
 
 def relative_path(target: Path, start: Path) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifact import (
+    ENDINGS,
     Artifact,
     Manifest,
     Parent,
@@ -35,7 +36,7 @@ from iresnet_models.files import replacing, sha256_of
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.operations import layer_multiply_accumulates
 
-SUFFIX = {"torchscript": ".ts", "pt2": ".pt2", "aoti": ".aoti.pt2", "onnx": ".onnx", "engine": ".engine"}
+SUFFIX = {format: endings[0] for format, endings in ENDINGS.items()}
 
 
 def default_output(backend: Backend, source: Source, options: ExportOptions, folder: Path = Path("artifacts")) -> Path:
@@ -70,7 +71,7 @@ def export_artifact(
     output = output or default_output(backend, source, options)
     options = _with_images(source, options)
     planned = _planned(backend, source, options, output)
-    require_replaceable(output, planned, force=force)
+    require_replaceable(output, planned, _inputs(source, options), force=force)
     parent = _parent(backend, source, options, output, force, progress)
     identity = embedded_identity(source.spec, source.weights, options.precision, options.fold, options.with_preprocessing)
     network, quantization, about = _deployable(source, options, parent, progress)
@@ -102,6 +103,13 @@ def _with_images(source: Source, options: ExportOptions) -> ExportOptions:
     return dataclasses.replace(options, calibration_data=data)
 
 
+def _inputs(source: Source, options: ExportOptions) -> list[Path]:
+    """The files and folders that an export reads."""
+    data = options.calibration_data
+    named = [] if data in (None, "digits") else [Path(data)]
+    return [*named, *([] if source.checkpoint is None else [source.checkpoint])]
+
+
 def _planned(backend: Backend, source: Source, options: ExportOptions, output: Path) -> Manifest:
     """The manifest as far as it is known before the export."""
     settings = backend.settings(options)
@@ -129,11 +137,8 @@ def _parent(
     if backend.parent_format is None:
         return None
     parent_backend = backends_for(backend.parent_format)[0]
-    own = SUFFIX[backend.format]
-    stem = output.name.removesuffix(own) if output.name.endswith(own) else output.stem
-    path = output.with_name(stem + SUFFIX[parent_backend.format])
-    if path == output:
-        raise InputError(f"{output} is the place of the {path.suffix} file that it is made from; let its name end in {own}.")
+    own = next(ending for ending in ENDINGS[backend.format] if output.name.lower().endswith(ending))
+    path = output.with_name(output.name[: -len(own)] + SUFFIX[parent_backend.format])
     planned = _planned(parent_backend, source, options, path)
     if path.exists():
         try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from iresnet_export.backends.exported import layer_precisions, load_program, qui
 from iresnet_export.backends.torchscript import METADATA_FILE
 from iresnet_export.errors import ExportError, UnavailableError
 from iresnet_models.deployed import Precision
+from iresnet_models.temporary import temporary_folder
 
 _CONFIGURATION = {
     "cpp.dynamic_threads": True,  # else the number of threads of the export is compiled in
@@ -62,9 +63,8 @@ class AOTInductor(Backend):
         device = device if device.type == "cpu" else torch.device(device.type, device.index or 0)
         made = {**target(device), "compiler": Path(compiler[0]).name, "layer_precisions": layer_precisions(program)}
         job.progress("Compiling", 0.1)
-        with tempfile.TemporaryDirectory(prefix="iresnet-export-") as name:
-            folder = Path(name).resolve()
-            package = _compiled(program, compiler, folder, device, options.precision)
+        with temporary_folder() as folder:
+            package = _compiled(program, compiler, folder.resolve(), device, options.precision)
             job.progress("Writing", 0.9)
             _copy_without_sources(package, job.path, job.identity)
         job.progress("Writing", 1.0)
@@ -100,11 +100,14 @@ def cpp_compiler() -> list[str]:
 
 def _compiled(
     program: Program, compiler: list[str], folder: Path, device: torch.device = _CPU, precision: Precision = "fp32"
-) -> Path:
-    """The package that Inductor makes of a program. All that it writes on its way lies in `folder`."""
+) -> io.BytesIO:
+    """The package that Inductor makes of a program. All that it writes on its way lies in `folder`.
+
+    The package itself is in memory: torch's own writer of files ends the process where a disk is full.
+    """
     from torch._inductor import config, utils
 
-    package, settings, more = folder / "package.pt2", dict(_CONFIGURATION), list[str]()
+    package, settings, more = io.BytesIO(), dict(_CONFIGURATION), list[str]()
     needed: list[AbstractContextManager[Any]] = []
     places = [folder, Path(torch.__file__).parent.parent]
     if device.type == "cuda":
@@ -123,7 +126,7 @@ def _compiled(
                 stack.enter_context(context)
             if device.type == "cuda":
                 program = on_gpu(program, device, precision)
-            torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=settings)
+            torch._inductor.aoti_compile_and_package(program, package_path=package, inductor_configs=settings)
     except Exception as error:
         last = "; ".join(line.strip() for line in str(error).strip().splitlines()[-3:])
         raise ExportError(f"AOTInductor could not compile the program: {type(error).__name__}: {last}") from error
@@ -139,12 +142,15 @@ def _pathless(compiler: list[str], folder: Path, places: list[Path], more: list[
     return script
 
 
-def _copy_without_sources(package: Path, path: Path, identity: dict[str, Any]) -> None:
-    """Copies a package without its C++ sources, which hold this machine's paths and which nothing needs."""
+def _copy_without_sources(package: io.BytesIO, path: Path, identity: dict[str, Any]) -> None:
+    """Writes a package without its C++ sources, which hold this machine's paths and which nothing needs."""
     from torch.export.pt2_archive import PT2ArchiveReader, PT2ArchiveWriter
 
-    with PT2ArchiveReader(str(package)) as reader, path.open("w+b") as file, PT2ArchiveWriter(file) as writer:
+    slim = io.BytesIO()
+    package.seek(0)
+    with PT2ArchiveReader(package) as reader, PT2ArchiveWriter(slim) as writer:
         for name in reader.get_file_names():
             if name.startswith("data/") and not name.endswith(".cpp"):
                 writer.write_bytes(name, reader.read_bytes(name))
         writer.write_string(f"extra/{METADATA_FILE}", json.dumps(identity))
+    path.write_bytes(slim.getbuffer())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -53,8 +54,10 @@ class Exported(Backend):
             for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
                 node.meta.pop("stack_trace", None)  # source lines with this machine's paths, which nothing needs
         job.progress("Writing", 0.8)
-        with job.path.open("w+b") as file:  # a file by its name would be written into the archive under that name
-            torch.export.save(program, file, extra_files={METADATA_FILE: json.dumps(job.identity)})
+        # Torch's own writer of files ends the process where a disk is full, and writes their names into them.
+        whole = io.BytesIO()
+        torch.export.save(program, whole, extra_files={METADATA_FILE: json.dumps(job.identity)})
+        job.path.write_bytes(whole.getbuffer())
         job.progress("Writing", 1.0)
         return {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Iterator, Sequence
@@ -45,8 +46,10 @@ class TorchScript(Backend):
             # Only the weights become constants. Numeric rewrites would round them: they stay the checkpoint's, bit by bit.
             frozen = torch.jit.freeze(traced, optimize_numerics=False)
             job.progress("Writing", 0.8)
-            torch.jit.save(frozen, str(job.path), _extra_files={METADATA_FILE: json.dumps(job.identity)})
-        _strip_debug_records(job.path)
+            # Torch's own writer of files ends the process where a disk is full, so it writes to memory.
+            whole = io.BytesIO()
+            torch.jit.save(frozen, whole, _extra_files={METADATA_FILE: json.dumps(job.identity)})
+        job.path.write_bytes(_without_debug_records(whole).getbuffer())
         job.progress("Writing", 1.0)
         return {}
 
@@ -205,16 +208,17 @@ def _with_constant(node: Any) -> list[Layer]:
     return [Layer(node.output().debugName(), kinds[node.kind()], {"constant": array_of(value)}, {}) for value in constants]
 
 
-def _strip_debug_records(path: Path) -> None:
-    """Writes the archive anew without its debug records: source lines with this machine's paths, which nothing needs."""
-    reader = torch._C.PyTorchFileReader(str(path))
-    records = {name: reader.get_record(name) for name in reader.get_all_records() if not name.endswith(".debug_pkl")}
-    del reader
-    writer = torch._C.PyTorchFileWriter(str(path))
-    for name, data in records.items():
-        if name not in ("version", "byteorder", ".data/serialization_id"):
+def _without_debug_records(whole: io.BytesIO) -> io.BytesIO:
+    """The archive anew without its debug records: source lines with this machine's paths, which nothing needs."""
+    whole.seek(0)
+    reader, slim = torch._C.PyTorchFileReader(whole), io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(slim)
+    for name in reader.get_all_records():
+        if not name.endswith(".debug_pkl") and name not in ("version", "byteorder", ".data/serialization_id"):
+            data = reader.get_record(name)
             writer.write_record(name, data, len(data))
     writer.write_end_of_file()
+    return slim
 
 
 @contextmanager

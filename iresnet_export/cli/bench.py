@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from iresnet_export.cli.console import bold, notice, say, show, write_report
+from iresnet_export.cli.console import bold, is_standard_output, notice, say, show, write_report
 from iresnet_export.cli.options import (
     MOST_BATCH,
     MOST_IMAGES,
@@ -197,9 +197,9 @@ def bench(
 
     def keep(unfinished: BenchReport) -> None:
         nonlocal kept
-        assert json is not None
-        write_json(json, bench_document(unfinished, options))
-        kept = True
+        if json is not None and (json.is_file() or not json.exists()) and not is_standard_output(json):
+            write_json(json, bench_document(unfinished, options))
+            kept = True
 
     try:
         with _live() as (progress, watch):

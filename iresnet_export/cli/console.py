@@ -16,13 +16,18 @@ if TYPE_CHECKING:
     from iresnet_export.reporting.tables import ResultTable
 
 _PIPED_WIDTH = 200
+_on_stderr = False
 
 
 def out() -> Console:
-    """Stdout; plain and wide where it is not a terminal, so that no column is cut. Brackets are brackets: no markup."""
+    """Stdout, or stderr where stdout is a report's; plain and wide where it is not a terminal, so that no column is cut.
+
+    Brackets are brackets: no markup.
+    """
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    terminal = (sys.stderr if _on_stderr else sys.stdout).isatty()
+    return Console(stderr=_on_stderr, highlight=False, markup=False, width=None if terminal else _PIPED_WIDTH)
 
 
 def say(text: str | Text) -> None:
@@ -86,7 +91,34 @@ def write_report(path: Path | None, document: dict[str, Any]) -> None:
     """Writes a report where one was asked for, and says so."""
     if path is None:
         return
-    from iresnet_models.files import write_json
+    from iresnet_models.files import json_text
 
-    write_json(path, document)
-    notice(f"Report: {path}")
+    write_output(path, json_text(document), "Report")
+
+
+def write_output(path: Path, text: str, what: str) -> None:
+    """Writes a report of any form to its file, or to standard output, and says so."""
+    from iresnet_models.files import write_text
+
+    if is_standard_output(path):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    write_text(path, text)
+    notice(f"{what}: {path}")
+
+
+def is_standard_output(path: Path) -> bool:
+    """Whether a name stands for this process's standard output: - or /dev/stdout."""
+    return str(path) in ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+@contextmanager
+def results_on_stderr(wanted: bool) -> Iterator[None]:
+    """While it is open, and wanted, stdout is left to a report."""
+    global _on_stderr
+    before, _on_stderr = _on_stderr, wanted
+    try:
+        yield
+    finally:
+        _on_stderr = before

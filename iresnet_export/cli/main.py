@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from typing import Annotated
@@ -13,16 +12,19 @@ from iresnet_export import __version__
 from iresnet_export.cli.bench import bench
 from iresnet_export.cli.doctor import doctor
 from iresnet_export.cli.evaluate import evaluate
+from iresnet_export.cli.explaining import explained
 from iresnet_export.cli.export_pt2 import pt2
 from iresnet_export.cli.export_trt import trt
 from iresnet_export.cli.exports import onnx, torchscript
 from iresnet_export.cli.info import inspect, models
+from iresnet_export.cli.places import guarded
 from iresnet_export.cli.predict import predict
+from iresnet_export.cli.process import READER_GONE, Stopped, be_somebody, ending_by_signals, standard_streams
 from iresnet_export.cli.quickstart import quickstart
 from iresnet_export.cli.report import report
 from iresnet_export.cli.train import train
 from iresnet_export.cli.verify import verify
-from iresnet_export.errors import IResNetError
+from iresnet_export.errors import UnavailableError
 from iresnet_export.reporting.words import printable
 
 DEBUG = "--debug"
@@ -50,7 +52,7 @@ for command, name, panel in (
     (models, "models", "Look"),
     (inspect, "inspect", "Look"),
 ):
-    app.command(name, rich_help_panel=panel)(command)
+    app.command(name, rich_help_panel=panel)(guarded(command))
 
 
 def _version(wanted: bool) -> None:
@@ -75,16 +77,41 @@ def main() -> None:
     debug = len(arguments) < len(sys.argv) - 1
     if "bench" not in arguments[:1]:
         _spin_shortly()  # what measures latency leaves PyTorch as it comes
+    be_somebody()
+    with standard_streams() as out, ending_by_signals():
+        status = _run(arguments, debug)
+        out.flush()
+        if out.error is not None and status in (0, 1):
+            if out.reader_gone:
+                status = READER_GONE  # a failed check would look the same to who reads `verify ... | head`
+            else:
+                status = _refused(UnavailableError(f"Standard output cannot be written ({out.error})."))
+    sys.exit(status)
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    """The exit status of a command, whose error, if it has one, has been shown."""
     try:
         app(args=arguments, prog_name="iresnet-export")
+    except Stopped as stopped:
+        print(f"iresnet-export: stopped by {stopped.name}; nothing half-written is left.", file=sys.stderr)  # noqa: T201
+        return int(stopped.code or 0)
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    except KeyboardInterrupt:
+        return 130
     except Exception as error:
         if debug:
             raise
-        message, status = _explained(error)
+        return _refused(error)
+    return 0
+
+
+def _refused(error: Exception) -> int:
+    message, status = explained(error, DEBUG)
+    if status != READER_GONE:
         print(f"iresnet-export: {printable(message)}", file=sys.stderr)  # noqa: T201 - the one place where errors are shown
-        sys.exit(status)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    return status
 
 
 def _spin_shortly() -> None:
@@ -96,23 +123,6 @@ def _spin_shortly() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
-
-def _explained(error: Exception) -> tuple[str, int]:
-    """One paragraph for the user, and the exit status."""
-    if isinstance(error, IResNetError):
-        return str(error), error.exit_status
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full ({error}). Free some space and run the command again.", 3
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"There is not enough memory ({error}). Use a smaller --batch, fewer --images or another device.", 3
-    name = os.path.basename(sys.argv[0])
-    return (
-        f"This is a fault of {name}, not of yours: {type(error).__name__}: {error}. Please report it with the output of the "
-        "same command "
-        f"and {DEBUG}, which shows where it happened.",
-        4,
-    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from iresnet_export.cli.console import notice, say
+from iresnet_export.cli.console import notice, say, write_output
 
 
 def report(
@@ -48,18 +48,16 @@ def report(
         require_another_file,
         share_from_text,
     )
-    from iresnet_models.files import write_text
 
     require_another_file(output, reports)
     limit = None if fail_if_slower is None else share_from_text(fail_if_slower)
     made = make_report(reports, ReportOptions(format_of(output, format), title, compare, limit))
-    write_text(output, made.text)
+    write_output(output, made.text, "Report")
     if made.comparison is not None:
         for one in made.comparison.in_order:
             say(one.in_words())
         for line in (*made.comparison.differences, *made.comparison.gaps):
             notice(line)
-    notice(f"Report: {output}")
     if limit is None or made.comparison is None:
         return
     if not any(one.ratio is not None or one.lost for one in made.comparison.candidates):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from iresnet_export.cli.console import notice, progress_bar, say, show, write_report
+from iresnet_export.cli.console import notice, progress_bar, say, show, write_output, write_report
 from iresnet_export.cli.options import (
     MOST_BATCH,
     MOST_IMAGES,
@@ -82,7 +82,6 @@ def verify(
     from iresnet_export.verification.criteria import NOISE_LIMIT
     from iresnet_export.verification.verify import VerifyOptions
     from iresnet_export.verification.verify import verify as verify_artifacts
-    from iresnet_models.files import write_text
 
     options = VerifyOptions(
         checkpoint,
@@ -117,8 +116,7 @@ def verify(
             say(f"{candidate.artifact} by {candidate.backend}: {line}")
     write_report(json, verify_document(verification, options))
     if markdown is not None:
-        write_text(markdown, verify_markdown(verification, options))
-        notice(f"Summary: {markdown}")
+        write_output(markdown, verify_markdown(verification, options), "Summary")
     if verification.exit_status == 3:
         notice("Nothing could be verified here; see the reasons above.")
     raise typer.Exit(verification.exit_status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import warnings
@@ -40,8 +41,10 @@ class Checkpoint:
 def save_checkpoint(path: Path, model: Network, **details: Any) -> None:
     """Writes weights, spec and `details` (plain values and tensors), whole or not at all."""
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    buffer = io.BytesIO()  # torch's own writer of files may end the process where a disk is full
+    torch.save({"format": FORMAT, "spec": model.spec.to_json(), "state_dict": state, **details}, buffer)
     with replacing(path) as temporary:
-        torch.save({"format": FORMAT, "spec": model.spec.to_json(), "state_dict": state, **details}, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(

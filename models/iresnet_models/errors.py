@@ -44,3 +44,9 @@ class InterruptedRunError(PreemptedError):
     """The same, by Ctrl-C."""
 
     exit_status = 130
+
+
+class ReaderGoneError(IResNetError):
+    """Whoever read what is written, through a pipe, has gone."""
+
+    exit_status = 141

@@ -6,13 +6,21 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
+import re
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from iresnet_models.errors import InputError, UnavailableError
+from iresnet_models.errors import InputError, IResNetError, ReaderGoneError, UnavailableError
+from iresnet_models.temporary import temporary_file
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DESCRIPTORS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What stands in a text for bytes of a file's name that are not UTF-8."""
 
 
 def sha256_of(path: Path) -> str:
@@ -25,44 +33,92 @@ def sha256_of(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to; on success it is flushed to disk and takes `path`'s place.
 
-    If anything fails, or the process is killed, `path` is as it was. A full disk raises UnavailableError.
+    A symbolic link stays, and the file that it leads to is replaced. If anything fails, or the process is killed, `path` is as it
+    was. InputError for what is no file, such as a folder, a pipe or a device; a full disk raises UnavailableError.
     """
     path = Path(path)
+    place = require_place(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _flush_directory(path.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_file(place.parent, place.name) as temporary:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, place)
+            _flush_directory(place.parent)
+    except IResNetError as error:
+        if "No space left" in str(error):
+            raise _unwritable(path, error) from error
+        raise
+    except Exception as error:
         if isinstance(error, OSError) or "No space left" in str(error) or _is_torch_write_failure(error):
             raise _unwritable(path, error) from error
         raise
 
 
+def require_place(path: Path) -> Path:
+    """Where a file of this name is: the end of its symbolic links. InputError if what is there is no file."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path} is a folder; name a file in it.")
+    if not stat.S_ISREG(mode) or _descriptor(path) is not None:
+        raise InputError(f"{path} is no file, but a pipe or a device, which cannot hold what is written here; name a file.")
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def require_writable_folder(path: Path) -> None:
+    """InputError if a file of this name could not be written in the end, as far as that can be seen before any work is done."""
+    folder = Path(os.path.realpath(path)).parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"{path} cannot be written: {folder} is a file, not a folder. Choose another place.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path} cannot be written: this user may not write to the folder {folder}, or its disk is read-only. "
+            "Choose another place, or change the folder's permissions."
+        )
+
+
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    """Writes a file whole or not at all. A pipe, a terminal or another character device is written to as it is."""
+    stream = _stream(Path(path))
+    if stream is None:
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+        return
+    try:
+        with stream:
+            stream.write(data)
+    except BrokenPipeError as error:
+        raise ReaderGoneError(f"Whoever read {path} has gone.") from error
+    except OSError as error:
+        raise _unwritable(Path(path), error) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text as UTF-8 whole or not at all."""
-    write_bytes(path, text.encode())
+    """Writes text as UTF-8 whole or not at all; bytes of names that are not UTF-8 become �."""
+    write_bytes(path, _LONE_SURROGATE.sub("\ufffd", text).encode())
 
 
 def write_json(path: Path, data: Any) -> None:
     """Writes strict, indented JSON (no NaN) whole or not at all."""
-    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(data))
+
+
+def json_text(data: Any) -> str:
+    """Strict, indented JSON in ASCII, with an end of line; bytes of names that are not UTF-8 become �."""
+    plain = json.dumps(data, allow_nan=False, ensure_ascii=False)
+    if _LONE_SURROGATE.search(plain):
+        data = json.loads(_LONE_SURROGATE.sub("\ufffd", plain))
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -109,12 +165,47 @@ def _is_torch_write_failure(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("PytorchStreamWriter failed" in str(error) or "unexpected pos" in str(error))
 
 
+def _stream(path: Path) -> IO[bytes] | None:
+    """What `path` names if that is written through and not replaced: a pipe or a character device; None for a file."""
+    try:
+        descriptor = _descriptor(path)
+        if descriptor is not None:
+            for buffered in (sys.stdout, sys.stderr):
+                if buffered is not None:
+                    buffered.flush()
+            return os.fdopen(os.dup(descriptor), "wb")
+        mode = path.stat().st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            return path.open("wb", buffering=0)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return None
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of the open file that a name such as /dev/stdout, or a link to it, stands for; None for other names."""
+    name = os.path.abspath(path)
+    for _ in range(40):  # as many links as Linux follows
+        if name in _DESCRIPTORS:
+            return _DESCRIPTORS[name]
+        if found := re.fullmatch(rf"/(?:dev|proc/(?:self|{os.getpid()}))/fd/(\d+)", name):
+            return int(found[1])
+        if not os.path.islink(name):
+            return None
+        name = os.path.normpath(os.path.join(os.path.dirname(name), os.readlink(name)))
+    return None
+
+
 def _unwritable(path: Path, error: BaseException) -> Exception:
     number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT) or not isinstance(error, OSError):
+    if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM) and isinstance(error, Exception):
+        return error  # not for want of a place
+    if number in _FULL or not isinstance(error, OSError):
         return UnavailableError(
-            f"{path} could not be written: the disk is full ({error}). Free some space and run the command again; "
-            "what was there before is untouched."
+            f"{path} could not be written: the disk is full, or a limit on the size of files is reached ({error}). Free some space "
+            "and run the command again; what was there before is untouched."
         )
     return InputError(
         f"{path} cannot be written ({error}). Choose another place, or change the folder's permissions; "

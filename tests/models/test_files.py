@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from iresnet_models.errors import InputError, UnavailableError
-from iresnet_models.files import read_json, replacing, require_file, write_bytes, write_json
+from iresnet_models.errors import InputError, ReaderGoneError, UnavailableError
+from iresnet_models.files import read_json, replacing, require_file, write_bytes, write_json, write_text
 
 
 def test_success_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -98,3 +99,82 @@ def test_files_that_are_needed(tmp_path: Path) -> None:
     for name, reason in (("", "is a folder"), ("none", "does not exist"), ("empty", "is empty")):
         with pytest.raises(InputError, match=reason):
             require_file(tmp_path / name, "The checkpoint")
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for old in (None, b"old"):
+        if old is not None:
+            (tmp_path / "there" / "target").write_bytes(old)
+        link = tmp_path / f"link{old}"
+        link.symlink_to(Path("there") / "target")
+        write_bytes(link, b"new")
+        assert link.is_symlink()
+        assert link.read_bytes() == b"new"
+        assert os.listdir(tmp_path / "there") == ["target"]
+
+
+def test_a_pipe_is_written_through(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()))
+    reader.start()
+    write_bytes(pipe, b"x" * 100_000)
+    reader.join()
+    assert found == [b"x" * 100_000]
+    assert pipe.is_fifo()
+    with pytest.raises(InputError, match="is no file"), replacing(pipe):
+        pass
+
+
+def test_a_pipe_whose_reader_has_gone(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: os.close(os.open(pipe, os.O_RDONLY)))
+    reader.start()
+    with pytest.raises(ReaderGoneError):
+        write_bytes(pipe, b"x" * 10_000_000)  # more than it holds without a reader
+    reader.join()
+
+
+def test_open_files_by_their_numbers_are_written_through(tmp_path: Path) -> None:
+    """/dev/stdout, redirected to a file: replacing that file, or the link in /dev, would lose what is printed."""
+    program = (
+        "import sys; from pathlib import Path; from iresnet_models.files import write_bytes\n"
+        "print('before'); write_bytes(Path(sys.argv[1]), b'report\\n'); print('after')"
+    )
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", str(tmp_path / "link")):
+        with (tmp_path / "out").open("wb") as out:
+            subprocess.run([sys.executable, "-c", program, name], check=True, stdout=out)
+        assert (tmp_path / "out").read_bytes() == b"before\nreport\nafter\n"
+    assert Path("/dev/stdout").is_symlink()
+    with pytest.raises(InputError, match="is no file"), replacing(Path("/dev/stdout")):
+        pass
+
+
+def test_devices_are_written_through_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "null").symlink_to(os.devnull)
+    write_bytes(tmp_path / "null", b"x")
+    assert Path(os.devnull).is_char_device()
+    assert (tmp_path / "null").is_symlink()
+    with pytest.raises(InputError, match="is a folder"):
+        write_bytes(tmp_path, b"x")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_bytes(tmp_path / "loop", b"x")
+
+
+def test_names_that_are_no_text_leave_valid_utf8(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"caf\udce9": ["\ud800x", "\U0001f600 ×", 1.5]})
+    assert read_json(tmp_path / "a.json", "It") == {"caf\ufffd": ["\ufffdx", "\U0001f600 ×", 1.5]}
+    write_text(tmp_path / "b.md", "caf\udce9 ×")
+    assert (tmp_path / "b.md").read_text(encoding="utf-8") == "caf\ufffd ×"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_every_way_of_being_full_is_said(number: int, tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="disk is full"), replacing(tmp_path / "file"):
+        raise OSError(number, os.strerror(number))
+    assert os.listdir(tmp_path) == []
