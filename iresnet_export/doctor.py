@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from iresnet_export.exporting import SUFFIX, export_artifact
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.source import Source, untrained_source
 from iresnet_models import ModelSpec, save_checkpoint
+from iresnet_models.temporary import temporary_folder
 
 Direction = Literal["export", "run", "train"]
 Answer = Literal["yes", "untried", "no"]
@@ -96,11 +96,11 @@ def diagnose(folder: Path | None = None, progress: Progress = no_progress) -> Di
         raise InputError(f"{folder} is no folder; name one that engines lie in.")
     source = untrained_source(_SPEC, seed=0)
     findings: list[Finding] = []
-    with tempfile.TemporaryDirectory(prefix="iresnet-export-") as name:
+    with temporary_folder() as temporary:
         made: dict[str, Artifact] = {}
         for step, backend in enumerate(NAMES):
             progress(f"Trying {backend}", step / (len(NAMES) + 1))
-            findings += _tried(backend_named(backend), source, Path(name), made)
+            findings += _tried(backend_named(backend), source, temporary, made)
     progress("Trying to train", len(NAMES) / (len(NAMES) + 1))
     findings += [_trained(device) for device in ("cpu", "cuda")]
     progress("Looking at libraries", 1.0)

@@ -7,6 +7,7 @@ import typer
 from iresnet_export.cli import train_options as options
 from iresnet_export.cli.console import say, write_report
 from iresnet_export.cli.options import Device, JsonFile, integers
+from iresnet_export.cli.places import require_outside_run
 from iresnet_export.cli.training_progress import is_first_process, training_bar
 from iresnet_export.errors import InputError, PreemptedError
 
@@ -84,6 +85,7 @@ def train(
         "lr_steps": None if lr_steps is None else integers(lr_steps, "--lr-steps"),
     }
     config = config_for(**overrides)
+    require_outside_run(json, config.folder)
     try:
         with training_bar() as progress:
             result = train_network(config, progress, environment=environment())
