@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from iresnet_export.exporting import SUFFIX, export_artifact
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.source import Source, untrained_source
 from iresnet_models import ModelSpec, save_checkpoint
+from iresnet_models.temporary import temporary_folder
 
 Direction = Literal["export", "run", "train"]
 Answer = Literal["yes", "untried", "no"]
@@ -99,11 +99,11 @@ def diagnose(folder: Path | None = None, progress: Progress = no_progress) -> Di
         raise InputError(f"{folder} is no folder; name one that engines lie in.")
     source = untrained_source(_SPEC, seed=0)
     findings: list[Finding] = []
-    with tempfile.TemporaryDirectory(prefix="iresnet-export-") as name:
+    with temporary_folder() as temporary:
         made: dict[str, Artifact] = {}
         for step, backend in enumerate(NAMES):
             progress(f"Trying {backend}", step / (len(NAMES) + 1))
-            findings += _tried(backend_named(backend), source, Path(name), made)
+            findings += _tried(backend_named(backend), source, temporary, made)
     progress("Trying to train", len(NAMES) / (len(NAMES) + 1))
     findings += [_trained("cpu"), _trained("cuda")]
     progress("Looking at libraries", 1.0)
@@ -190,7 +190,7 @@ def _trained(device: Literal["cpu", "cuda"]) -> Finding:
         from iresnet_train import TrainConfig, train
 
         # The way that `train` itself goes, from joining to the checkpoint: what it would meet, this meets.
-        with tempfile.TemporaryDirectory(prefix="iresnet-export-") as folder, _in_one_process():
+        with temporary_folder() as folder, _in_one_process():
             train(TrainConfig("synthetic:8", depth=18, result_path=Path(folder) / "run", device=device, **_STEP))
 
     return _attempt(finding, step)

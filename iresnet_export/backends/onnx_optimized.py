@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import onnx
 
 from iresnet_export.errors import ExportError
 from iresnet_export.precision import NAMES
+from iresnet_models.temporary import temporary_folder
 
 _INTEGER = {"QLinearConv": "int8", "ConvInteger": "int8", "QGemm": "int8", "QLinearMatMul": "int8", "MatMulIntegerToFloat": "int8"}
 _FLOATING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
@@ -33,8 +33,8 @@ def optimised_graph(path: Path, providers: list[Any]) -> onnx.ModelProto:
 @contextmanager
 def writing_optimised(options: Any) -> Iterator[Callable[[], onnx.ModelProto]]:
     """Has the session that is made with these options write down its graph; what is yielded reads it."""
-    with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+    with temporary_folder() as folder:
+        options.optimized_model_filepath = str(folder / "optimised.onnx")
         yield lambda: onnx.load(options.optimized_model_filepath)
 
 

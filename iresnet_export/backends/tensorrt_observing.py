@@ -6,9 +6,7 @@ wrong, not the last bit of how.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import onnx
@@ -25,6 +23,7 @@ from iresnet_export.backends.tensorrt_network import observed_name
 from iresnet_export.backends.tensorrt_session import EngineSession
 from iresnet_export.progress import no_progress
 from iresnet_models.deployed import Precision
+from iresnet_models.temporary import temporary_folder
 
 
 class EngineObserver(OnnxObserver):
@@ -37,8 +36,8 @@ class EngineObserver(OnnxObserver):
 
     def _run_for(self, wanted: Sequence[int]) -> Callable[[Tensor], list[Tensor]]:
         plan, names = observed_engine(self._flavour, self._onnx, self._options(), self._model, wanted)
-        with tempfile.TemporaryDirectory(prefix="iresnet-export-") as folder:
-            path = Path(folder) / "observed.engine"
+        with temporary_folder() as folder:
+            path = folder / "observed.engine"
             path.write_bytes(plan)
             session = EngineSession(Artifact(path, "engine", None), self._flavour, self._device, cuda_graphs=False)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,6 +27,7 @@ from iresnet_export.machine import OthersLoad, cpu_state, gpu_state, load_now, l
 from iresnet_export.progress import Progress, no_progress
 from iresnet_export.verification.reference import Reference
 from iresnet_export.verification.verify import References, Verification, VerifyOptions, verify
+from iresnet_models.temporary import temporary_folder
 
 UNFINISHED = "This run did not come to its end: what follows was measured until then, without peak memory or shares of the limit."
 
@@ -57,22 +57,22 @@ def bench(
         if keep is not None:
             keep(BenchReport(list(found), list(limits), cpu | {"load_after": None}, gpu, [UNFINISHED]))
 
-    with tempfile.TemporaryDirectory() as folder, _own_compiler_cache(Path(folder)):
-        origins = Origins(options, Path(folder))
+    with temporary_folder() as folder, _own_compiler_cache(folder):
+        origins = Origins(options, folder)
         for artifact in artifacts:
             origins.of(artifact)
         for threads in options.thread_counts:
-            before = _limits(artifacts, threads, options, Path(folder), progress)
+            before = _limits(artifacts, threads, options, folder, progress)
             found = Bench(options, progress, watch, keep_so_far, list(results))
             with ExitStack() as stack:
                 candidates = open_candidates(artifacts, threads, options, origins, parities(verification), stack)
                 if options.peers:
                     reference = _references(options, progress)
                     for origin in origins.all:
-                        candidates += open_peers(origin, threads, options, Path(folder), reference, progress, stack)
+                        candidates += open_peers(origin, threads, options, folder, reference, progress, stack)
                 _every_mode(candidates, found)
                 here = _with_memory(candidates, found, len(results))
-            limits += raised(better([*before, *_limits(artifacts, threads, options, Path(folder), progress)]), here)
+            limits += raised(better([*before, *_limits(artifacts, threads, options, folder, progress)]), here)
             results += here
     cpu["load_after"] = load_now()
     warnings = load_warnings(cpu, gpu, meter.cores())

@@ -84,6 +84,15 @@ def require_report_place(path: Path, option: str, inputs: list[Path], command: s
     require_writable_folder(path)
 
 
+def require_outside_run(path: Path | None, folder: Path) -> None:
+    """InputError where a run would first write one of its own files to `path`, which a report would then replace."""
+    if path is None or is_standard_output(path):
+        return
+    inside = [parent for parent in Path(os.path.realpath(path)).parents if _same(parent, folder / "states")]
+    if inside or any(_same(path, folder / name) for name in ("log.csv", "best.pt", "last.pt")):
+        raise InputError(f"--json {path} is the place of one of the run's own files; name another file.")
+
+
 def _mode(path: Path, option: str) -> int | None:
     try:
         return path.stat().st_mode

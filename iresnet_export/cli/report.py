@@ -45,11 +45,9 @@ def report(
         failures,
         format_of,
         make_report,
-        require_another_file,
         share_from_text,
     )
 
-    require_another_file(output, reports)
     limit = None if fail_if_slower is None else share_from_text(fail_if_slower)
     made = make_report(reports, ReportOptions(format_of(output, format), title, compare, limit))
     write_output(output, made.text, "Report")

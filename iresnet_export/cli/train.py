@@ -10,6 +10,7 @@ import typer
 from iresnet_export.cli import train_options as options
 from iresnet_export.cli.console import say, write_report
 from iresnet_export.cli.options import Device, JsonFile, integers
+from iresnet_export.cli.places import require_outside_run
 from iresnet_export.cli.training_progress import is_first_process, training_bar
 from iresnet_export.errors import InputError, InterruptedRunError, PreemptedError
 
@@ -90,6 +91,7 @@ def train(
     }
     with training_bar() as progress:
         config = _config(**overrides)
+        require_outside_run(json, config.folder)
         try:
             result = train_network(config, progress, environment=environment())
         except PreemptedError as stopped:

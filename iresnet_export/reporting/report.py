@@ -64,12 +64,6 @@ def format_of(output: Path, named: str | None) -> str:
     return named or (ending if ending in FORMATS else "html")
 
 
-def require_another_file(output: Path, reports: Sequence[Path]) -> None:
-    """InputError if the output would take the place of a report that it is made of."""
-    if output.resolve() in {path.resolve() for path in reports}:
-        raise InputError(f"{output} is one of the reports that are read; name another file with --output.")
-
-
 def share_from_text(text: str) -> float:
     """`5%`, `5 %` or `0.05` as 0.05."""
     number = text.strip()

@@ -84,6 +84,15 @@ def test_a_manifests_place_is_no_reports(model: Path, run: Run) -> None:
     assert not Path("m.onnx.json").exists()
 
 
+@pytest.mark.parametrize("place", ["run/best.pt", "run/log.csv", "run/./last.pt", "run/states/x", "linked/best.pt"])
+def test_a_report_takes_no_place_of_a_runs_own_files(place: str, run: Run) -> None:
+    Path("linked").symlink_to("run")
+    outcome = run("train", "--data", "digits", "--epochs", "1", "--result-path", "run", "--json", place)
+    assert outcome.status == 2
+    assert "run's own files" in outcome.err
+    assert not Path("run").exists()
+
+
 def test_two_reports_in_one_file_are_refused(model: Path, run: Run) -> None:
     for place in ("same.txt", "-"):
         outcome = run("verify", model, "--json", place, "--markdown", place)

@@ -88,7 +88,7 @@ def test_a_report_is_not_written_over(write: Write, run: Run) -> None:
     before = path.read_bytes()
     outcome = run("report", path, "-o", path)
     assert outcome.status == 2
-    assert "one of the reports that are read" in outcome.err
+    assert "which this command reads" in outcome.err
     assert path.read_bytes() == before
 
 
