@@ -11,6 +11,9 @@ from pathlib import Path
 _DAMAGED = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, IndexError, struct.error, zlib.error)
 """What the standard library raises for a zip whose directory is not whole."""
 
+WEB_PAGE = "a web page, which a download gave in its place"
+LFS_POINTER = "a Git LFS pointer, which stands for a file that was not downloaded (git lfs pull does)"
+
 _MAGIC = {
     b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras writes them",
     b"\x93NUMPY": "an array of NumPy",
@@ -21,7 +24,7 @@ _MAGIC = {
     b"\xfd7zXZ": "an xz archive",
     b"vtrt": "a TensorRT engine",
     b"ftrt": "a TensorRT engine",
-    b"version https://git-lfs": "a Git LFS pointer: the file itself was not downloaded (run: git lfs pull)",
+    b"version https://git-lfs": LFS_POINTER,
     b"%PDF": "a PDF document",
     b"\x7fELF": "a program",
     b"\xff\xd8\xff": "an image",
@@ -55,7 +58,7 @@ def what_it_is(path: Path) -> str | None:
     if head[8:9] == b"{" and 0 < length < path.stat().st_size:
         return "a safetensors file"
     if re.match(rb"\s*(<!doctype|<html|<\?xml)", head, re.IGNORECASE):
-        return "a web page: the download gave a page in place of the file"
+        return WEB_PAGE
     if re.match(rb"\s*[{\[]", head):
         return "a JSON file"
     if re.match(rb"\x08[\x01-\x14]\x12", head):

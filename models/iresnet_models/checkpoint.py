@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from iresnet_models.archives import what_it_is, zip_entries
+from iresnet_models.archives import LFS_POINTER, WEB_PAGE, what_it_is, zip_entries
 from iresnet_models.errors import CheckpointError, InputError
 from iresnet_models.files import replacing, require_file, sha256_of
 from iresnet_models.network import Network
@@ -162,6 +162,8 @@ def _globals_of_archive(path: Path, size: int) -> set[str]:
 
 
 def _foreign(path: Path, what: str) -> str:
+    if what in (WEB_PAGE, LFS_POINTER):
+        return f"{path} is no checkpoint but {what}. Download the file itself."
     return (
         f"{path} is no checkpoint of PyTorch but {what}. It is whole as far as can be seen, so getting it again will not help: "
         "name a file that torch.save wrote, such as one with model.state_dict() in it."
@@ -177,12 +179,17 @@ def _unpickled(path: Path, names: set[str], error: Exception) -> CheckpointError
         full = next((name for name in sorted(names) if name == wanted or name.endswith(f".{wanted}")), wanted)
         if any(name.startswith("torch.nn.modules.") for name in names):
             return CheckpointError(
-                f"{path} was refused: it is a whole network as a pickle, which wants to run code ({full:.200}) when it is opened. If "
-                "you trust its source, load it where its classes are, and save model.state_dict() with torch.save."
+                f"{path} was refused: it is a whole network as a pickle, which wants to run code ({full:.200}) when it is "
+                "opened. If you trust its source, load it where its classes are, and save model.state_dict() with torch.save."
             )
         return CheckpointError(
             f"{path} was refused: it is a pickle that wants to run code ({full:.200}) when it is opened, which a file of "
             f"weights has no need to. {_SAVE_WEIGHTS}"
+        )
+    if "Unsupported operand" in str(error) and "torch._utils._rebuild_tensor_v2" in names:
+        return CheckpointError(
+            f"{path} was refused: it is a pickle of another protocol than torch's reader of weights takes. "
+            "Save it again with torch.save, without pickle_protocol."
         )
     reason = re.search(r"Unsupported[^\n]*|Can only[^\n]*|Trying[^\n]*", str(error))
     return CheckpointError(
@@ -197,7 +204,7 @@ def _strange(names: set[str]) -> list[str]:
 
 
 def _unreadable(path: Path, zipped: bool, error: Exception) -> CheckpointError:
-    foreign = None if zipped else what_it_is(path)
+    foreign = None if zipped else what_it_is(path) or ("a plain pickle" if "Invalid magic number" in str(error) else None)
     if foreign is not None:
         return CheckpointError(_foreign(path, foreign))
     said = str(error).splitlines()
@@ -230,12 +237,6 @@ def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
                 f"{path}: {key:.200} holds {kind} and not plain floating-point numbers; use the unquantized, dense weights as "
                 "model.state_dict() gives them."
             )
-    size = path.stat().st_size
-    if sum(value.numel() * value.element_size() for value in state.values()) > size:
-        raise CheckpointError(
-            f"{path} has {size:,} bytes, and its tensors say that they are larger: they repeat few numbers (torch.expand). Save "
-            "them with .contiguous()."
-        )
     for prefix in ("module.", "_orig_mod.", "module."):
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -370,6 +371,12 @@ def _network_with(spec: ModelSpec, state: dict[str, Tensor], path: Path) -> Netw
     differences = _differences(shapes_of(spec), {key: tuple(value.shape) for key, value in state.items()})
     if differences:
         raise CheckpointError(f"{path} says that it is {spec.name}, but {'; '.join(differences[:3])}.")
+    size = path.stat().st_size
+    if sum(value.numel() * value.element_size() for value in state.values()) > size:
+        raise CheckpointError(
+            f"{path} has {size:,} bytes, and its tensors say that they hold more: it is damaged, or they repeat few numbers "
+            "(torch.expand), and have to be saved with .contiguous()."
+        )
     weights: dict[str, Tensor] = {}
     for key, value in state.items():
         if key.endswith("num_batches_tracked"):

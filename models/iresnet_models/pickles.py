@@ -1,4 +1,4 @@
-"""What a pickle asks for, looked at before anything is made of it, and the harmless of it read past. Nothing in it is run.
+"""What a pickle asks for, looked at before anything is made of it; what is harmless is read past. Nothing is run.
 
 torch's reader for weights makes only what is on its own list. Two things on that list take memory without bound (`bytearray(n)`, and
 codecs that double what they are given), copies of one long list do the same, and some of what is not on it is harmless: the
@@ -27,12 +27,11 @@ _HARMLESS = re.compile(
 )
 """Names of what holds plain data. None of it is made: a `Passed` stands for each."""
 
-_CHEAP = re.compile(
-    r"collections\.OrderedDict|torch\.(\w+Storage|device|serialization\._get_layout)"
-    r"|torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)|torch\._tensor\._rebuild_from_type_v2"
-    r"|torch\.nn\.parameter\.Parameter|torch\.(b?float|u?int|complex|q?u?int)\d*\w*|torch\.(half|double|long|short|bool)"
+_COPYING = re.compile(
+    r"torch\.(\w+\.)?\w*Tensor|torch\.Size|torch\.storage\.(Typed|Untyped)Storage|builtins\.set|collections\.Counter"
+    r"|torch\._utils\._rebuild_(?!tensor(_v[23])?$|parameter)\w+"
 )
-"""What torch makes without a copy of its arguments."""
+"""What torch makes with a copy of its arguments, or in a size that they tell."""
 
 _ENCODE = "_codecs.encode"
 _BINARY_CODECS = {
@@ -40,10 +39,48 @@ _BINARY_CODECS = {
     *("zip", "zlib", "zlibcodec", "bz2", "bz2codec"),
 }
 _MOST_COPIED = 256 * 2**20
+_DEEPEST = 500
+_PUTS, _GETS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), ("GET", "BINGET", "LONG_BINGET")
+_FILLS = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 
 
 class RefusedPickleError(Exception):
-    """A pickle would take memory without bound; the message says how."""
+    """A pickle would take memory or stack without bound; the message says how."""
+
+
+class _Depths:
+    """How deeply what lies on the stack is nested: whoever hashes a tuple in a tuple in a tuple runs out of the C stack."""
+
+    def __init__(self) -> None:
+        self._stack: list[int] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, int] = {}
+
+    def follow(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Takes the next opcode; raises RefusedPickleError where it nests too deeply, IndexError where the stack is too short."""
+        if opcode.name in _PUTS:
+            self._memo[len(self._memo) if argument is None else int(str(argument))] = self._stack[-1]
+            return
+        if opcode.name == "MARK":
+            self._marks.append(len(self._stack))
+            return
+        taken: list[int] = []
+        if pickletools.markobject in opcode.stack_before:
+            start = self._marks.pop()
+            taken, self._stack = self._stack[start:], self._stack[:start]
+        plain = [kind for kind in opcode.stack_before if kind not in (pickletools.markobject, pickletools.stackslice)]
+        for _ in plain:
+            taken.append(self._stack.pop())
+        if not opcode.stack_after:
+            return
+        depth = 1 + max(taken, default=0)
+        if opcode.name in _GETS:
+            depth = self._memo.get(int(str(argument)), 0)
+        elif opcode.name in _FILLS:  # what is filled was taken last, and is no deeper for being filled again
+            depth = max(taken[-1], 1 + max(taken[:-1], default=0))
+        if depth > _DEEPEST:
+            raise RefusedPickleError("it is nested too deeply")
+        self._stack += [depth] * len(opcode.stack_after)
 
 
 class Passed:
@@ -75,38 +112,44 @@ _STANDS_FOR = {"collections.defaultdict": _no_entries, "collections.deque": _no_
 def globals_of(file: IO[bytes], pickles: int = 1) -> set[str]:
     """The full names of all that the pickles at the start of a file ask for. Nothing is made.
 
-    Raises RefusedPickleError where what torch would make of them takes memory without bound, and ValueError for what is no pickle.
+    Raises RefusedPickleError where what torch would make of them takes memory without bound, and ValueError or
+    IndexError for what is no pickle.
     """
     names: set[str] = set()
-    memo: dict[int, str | None] = {}
+    memo: dict[int, tuple[str | None, str | None]] = {}
     texts: list[str] = []
     longest, encodings, copies, binary = 0, 0, 0, False
-    top: str | None = None
+    top: str | None = None  # the name of what lies on the stack's top, and the text that lies there
+    text: str | None = None
     for number in range(pickles):
-        place = file.tell()
+        start = file.tell()
         if number and not file.read(1):
             break
-        file.seek(place)
-        for opcode, argument, _place in pickletools.genops(file):
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-                memo[len(memo) if argument is None else int(str(argument))] = top
+        file.seek(start)
+        depths = _Depths()
+        for opcode, argument, _ in pickletools.genops(file):
+            depths.follow(opcode, argument)
+            if opcode.name in _PUTS:
+                memo[len(memo) if argument is None else int(str(argument))] = top, text
                 continue
-            before, top = top, None
+            before, top, text = top, None, None
             if opcode.name in ("GLOBAL", "INST"):
                 top = _full_name(*str(argument).split(" ", 1))
             elif opcode.name == "STACK_GLOBAL":
                 top = _full_name(*texts[-2:]) if len(texts) > 1 else "unknown"
-            elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
-                top = memo.get(int(str(argument)))
-            elif isinstance(argument, str | bytes):
+            elif opcode.name in _GETS:
+                top, text = memo.get(int(str(argument)), (None, None))
+            elif isinstance(argument, str):
+                text = argument
+                binary = binary or (len(text) < 100 and re.sub(r"[^a-z0-9]", "", text.lower()) in _BINARY_CODECS)
+            if isinstance(argument, str | bytes):
                 longest = max(longest, len(argument))
-                if isinstance(argument, str):
-                    texts = [*texts[-1:], argument]
-                    binary = binary or (len(argument) < 100 and re.sub(r"[^a-z0-9]", "", argument.lower()) in _BINARY_CODECS)
+            if text is not None:
+                texts = [*texts[-1:], text]
             if top is not None:
                 names.add(top)
                 encodings += top == _ENCODE
-                copies += not (top == _ENCODE or _CHEAP.fullmatch(top) or _HARMLESS.fullmatch(top))
+                copies += _COPYING.fullmatch(top) is not None
             copies += before == "collections.OrderedDict" and opcode.name not in ("EMPTY_TUPLE", "REDUCE")
     size = file.tell()
     if "builtins.bytearray" in names:
