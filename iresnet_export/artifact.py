@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import zipfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from iresnet_export import __version__
 from iresnet_export.environment import command, commit, hardware, versions
 from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
+from iresnet_models.archives import zip_entries
 from iresnet_models.files import read_json, require_file, sha256_of, write_json
 from iresnet_models.spec import ModelSpec
 from iresnet_models.typed import shortly, typed
@@ -223,9 +223,9 @@ def embedded_identity(spec: ModelSpec, weights: Weights, precision: str, fold: b
 
 def _format_of(path: Path) -> Format:
     known = SUFFIXES.get(path.suffix.lower())
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+    entries = zip_entries(path)
+    if entries is not None:
+        names = [entry.filename for entry in entries]
         if any("/code/" in f"/{name}" for name in names):
             return "torchscript"
         if any(name.endswith("/archive_format") for name in names):

@@ -139,3 +139,15 @@ class ManifestFile(Part):
         if self.batch is None and self.format == "engine":
             raise ValueError("batch is missing, and an engine always has a range of batch sizes")
         return self
+
+
+class Identity(Open):
+    """What an artifact says of itself from inside (`embedded_identity`)."""
+
+    producer: Text = ""
+    spec: ModelSpec | None = None
+    weights_sha256: Text = ""
+    precision: Text = ""
+    fold: bool = True
+    with_preprocessing: bool = False
+    input: Text = ""

@@ -8,7 +8,18 @@ import zipfile
 import zlib
 from pathlib import Path
 
-_DAMAGED = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, IndexError, struct.error, zlib.error)
+DAMAGED_ZIP = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    ValueError,
+    OverflowError,
+    EOFError,
+    IndexError,
+    RuntimeError,
+    OSError,
+    struct.error,
+    zlib.error,
+)
 """What the standard library raises for a zip whose directory is not whole."""
 
 WEB_PAGE = "a web page, which a download gave in its place"
@@ -37,7 +48,7 @@ def zip_entries(path: Path) -> list[zipfile.ZipInfo] | None:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
-    except _DAMAGED:
+    except DAMAGED_ZIP:
         return None
 
 

@@ -1,7 +1,7 @@
-"""What a pickle asks for, looked at before anything is made of it; what is harmless is read past. Nothing is run.
+"""What a pickle asks for, looked at before anything is made of it; the harmless is read past. Nothing in it is run.
 
-torch's reader for weights makes only what is on its own list. Two things on that list take memory without bound (`bytearray(n)`, and
-codecs that double what they are given), copies of one long list do the same, and some of what is not on it is harmless: the
+torch's reader for weights makes only what is on its own list. Two things on that list take memory without bound (`bytearray(n)`,
+and codecs that double what they are given), copies of one long list do the same, and some of what is not on it is harmless: the
 settings, dates and numbers that training scripts save beside the weights.
 """
 

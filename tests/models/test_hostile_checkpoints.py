@@ -1,4 +1,4 @@
-"""Checkpoints that would run, hang, crash or take all memory; those that are of another making; and harmless things beside weights."""
+"""Checkpoints that would run, hang, crash or take all memory; files of another making; and harmless things beside weights."""
 
 from __future__ import annotations
 
@@ -209,9 +209,9 @@ def test_records_that_are_not_what_the_pickle_says(archive: Path, tmp_path: Path
     for edit in (edited("data/0", lambda data: data[:10]), edited("data/0", lambda _: None), edited("data.pkl", lambda d: d[:300])):
         with pytest.raises(CheckpointError, match="damaged"):
             load_checkpoint(repacked(archive, tmp_path / "a.pt", edit))
+    bomb = repacked(archive, tmp_path / "a.pt", edited("data/0", lambda _: bytes(10**7)), zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match="compressed records"):
-        bomb = edited("data/0", lambda _: bytes(10**7))
-        load_checkpoint(repacked(archive, tmp_path / "a.pt", bomb, zipfile.ZIP_DEFLATED))
+        load_checkpoint(bomb)
 
 
 @pytest.mark.parametrize("length", [b"J\x00\x00\x00\x7f", b"J\xff\xff\xff\xff"], ids=["too long", "negative"])
