@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from typing import Any
 
@@ -10,7 +9,9 @@ import torch
 
 from iresnet_export import nvidia
 from iresnet_export.artifact import Artifact
-from iresnet_export.errors import UnavailableError
+from iresnet_export.errors import ArtifactError, UnavailableError
+from iresnet_models.archives import DAMAGED_ZIP
+from iresnet_models.typed import json_from
 
 _AGAIN = "iresnet-export pt2 --compile"
 
@@ -88,13 +89,29 @@ def _target_of(artifact: Artifact) -> dict[str, Any]:
     if artifact.manifest is not None:
         return artifact.manifest.details
     made: dict[str, Any] = {"device": "cpu"}
-    with zipfile.ZipFile(artifact.path) as archive:
-        for name in archive.namelist():
-            if "/data/aotinductor/" in f"/{name}" and name.endswith("_metadata.json"):
-                told = json.loads(archive.read(name))
-                if told.get("AOTI_DEVICE_KEY") == "cuda":
-                    made = {"device": "cuda", **_capability(str(told.get("AOTI_COMPUTE_CAPABILITY", "")))}
+    for told in _metadata_of(artifact):
+        if told.get("AOTI_DEVICE_KEY") == "cuda":
+            made = {"device": "cuda", **_capability(str(told.get("AOTI_COMPUTE_CAPABILITY", "")))}
     return made
+
+
+_LONGEST = 2**20
+
+
+def _metadata_of(artifact: Artifact) -> list[dict[str, Any]]:
+    """What torch tells in a package of itself; ArtifactError where that cannot be read."""
+    try:
+        with zipfile.ZipFile(artifact.path) as archive:
+            found = [
+                json_from(archive.read(entry).decode("utf-8"))
+                for entry in archive.infolist()
+                if "/data/aotinductor/" in f"/{entry.filename}"
+                and entry.filename.endswith("_metadata.json")
+                and entry.file_size <= _LONGEST
+            ]
+    except DAMAGED_ZIP as error:
+        raise ArtifactError(f"{artifact.path} does not say what it was compiled for ({error}). Export it again.") from error
+    return [told for told in found if isinstance(told, dict)]
 
 
 def _capability(told: str) -> dict[str, str]:

@@ -183,7 +183,7 @@ class BenchResult(Part):
     size_bytes: int | None = None
     gflops: Number | None = None
     peak_fraction: Number | None = None
-    arithmetic_intensity: Number | None = None
+    arithmetic_intensity: Positive | None = None
     speedup: Speedup | None = None
     stable: bool | None = None
     server: Server | None = None
@@ -204,7 +204,7 @@ class Limit(Part):
     threads: int | None = None
     gflops: Positive
     kernel: str | None = None
-    bandwidth_gb_s: Number | None = None
+    bandwidth_gb_s: Positive | None = None
 
 
 class Recommendation(Part):
