@@ -16,6 +16,7 @@ from iresnet_export.environment import command, commit, hardware, versions
 from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
 from iresnet_models.files import read_json, require_file, require_place, require_writable_folder, sha256_of, write_json
 from iresnet_models.spec import ModelSpec
+from iresnet_models.typed import shortly, typed
 
 SCHEMA = "iresnet-export/manifest/1"
 
@@ -40,8 +41,8 @@ _PT2_PARTS: dict[str, Format] = {"/data/aotinductor/": "aoti", "/models/": "pt2"
 class Weights:
     """Where an artifact's weights come from.
 
-    A checkpoint's `sha256` is that of its file, and `checkpoint` its path relative to the manifest; untrained weights
-    are named by their `seed` and by the hash of the whole state.
+    A checkpoint's `sha256` is that of its file, and `checkpoint` its path relative to the manifest if it lies within the manifest's
+    folder, else its name; untrained weights are named by their `seed` and by the hash of the whole state.
     """
 
     kind: Literal["checkpoint", "untrained"]
@@ -91,24 +92,20 @@ class Manifest:
     def from_json(cls, data: Any, path: Path) -> Manifest:
         """The manifest that `to_json` wrote; ArtifactError for anything else."""
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+            told = shortly(data.get("schema")) if isinstance(data, dict) else type(data).__name__
             raise ArtifactError(
-                f"{path} is not a manifest that this version reads ({found}, not {SCHEMA}). Export the artifact again."
+                f"{path} is not a manifest that this version reads ({told}, not {SCHEMA}). Export the artifact again."
             )
+        from iresnet_export.manifest_schema import ManifestFile
+
         try:
-            parent, batch = data["parent"], data["batch"]
-            plain = {key: value for key, value in data.items() if key != "schema"}
-            return cls(
-                **plain
-                | {
-                    "spec": ModelSpec.from_json(data["spec"]),
-                    "weights": Weights(**data["weights"]),
-                    "parent": Parent(**parent) if parent else None,
-                    "batch": (batch[0], batch[1]) if batch else None,
-                }
-            )
-        except (KeyError, TypeError, IndexError, InputError) as error:
-            raise ArtifactError(f"The manifest {path} is damaged ({error}). Export the artifact again.") from error
+            found = typed(ManifestFile, data, f"The manifest {path}")
+        except InputError as error:
+            raise ArtifactError(f"{error} Export the artifact again.") from error
+        parent = None if found.parent is None else Parent(**found.parent.model_dump())
+        plain = {entry.name: data[entry.name] for entry in dataclasses.fields(cls) if entry.name in data}
+        weights = Weights(**found.weights.model_dump())
+        return cls(**plain | {"spec": found.spec, "weights": weights, "parent": parent, "batch": found.batch})
 
     def same_making(self, other: Manifest) -> bool:
         """Whether both tell of the same export: spec, weights and settings, whenever and wherever it was done."""
@@ -150,8 +147,13 @@ class Artifact:
         manifest = self.require_intact()
         if manifest.parent is None:
             raise ArtifactError(f"{self.path} was not built from another artifact.")
-        path = self.path.parent / manifest.parent.file
-        if not path.exists():
+        path = inside(self.path.parent, manifest.parent.file)
+        if path is None:
+            raise ArtifactError(
+                f"The manifest of {self.path} names {shortly(manifest.parent.file)} as what it was built from: that leads out of "
+                "its folder, and is not followed. Export it again."
+            )
+        if not os.path.isfile(path):
             raise StaleManifestError(
                 f"{self.path} was built from {manifest.parent.file}, which is no longer beside it. Export it again."
             )
@@ -171,8 +173,13 @@ def open_artifact(path: Path) -> Artifact:
     """The artifact or checkpoint in a file, recognised by what is in it; ArtifactError if it is neither."""
     path = require_file(Path(path), "The artifact")
     beside = manifest_path(path)
-    manifest = Manifest.from_json(read_json(beside, "The manifest"), beside) if beside.exists() else None
-    return Artifact(path, _format_of(path), manifest)
+    manifest = Manifest.from_json(read_json(beside, "The manifest"), beside) if os.path.lexists(beside) else None
+    found = _format_of(path)
+    if manifest is not None and manifest.format != found:
+        raise ArtifactError(
+            f"The manifest {beside} tells of a file of the format {manifest.format}, and {path} is of {found}. Export it again."
+        )
+    return Artifact(path, found, manifest)
 
 
 def record(path: Path, manifest: Manifest) -> Artifact:
@@ -253,12 +260,18 @@ def _same(path: Path, other: Path) -> bool:
         return False
 
 
-def relative_path(target: Path, start: Path) -> str:
-    """`target` as seen from the folder `start`; only its name where no relative path leads there (another drive)."""
-    try:
-        return Path(os.path.relpath(target.resolve(), start.resolve())).as_posix()
-    except ValueError:
-        return target.name
+def inside(folder: Path, recorded: str) -> Path | None:
+    """The place in `folder` that a manifest names; None for one that is absolute or climbs out: no file decides what is opened."""
+    path = Path(recorded)
+    if path.is_absolute() or path.drive or path.root or ".." in path.parts or not path.parts or "\0" in recorded:
+        return None
+    return folder / path
+
+
+def recorded_path(target: Path, folder: Path) -> str:
+    """How a manifest in `folder` names `target`: by its relative path where it lies within the folder, else by its name alone."""
+    target, folder = target.resolve(), folder.resolve()
+    return target.relative_to(folder).as_posix() if target.is_relative_to(folder) else target.name
 
 
 def embedded_identity(spec: ModelSpec, weights: Weights, precision: str, fold: bool, with_preprocessing: bool) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def export_artifact(
             parent=None if parent is None else Parent(parent.path.name, sha256_of(parent.path)),
             details=planned.details | details,
         )
+    source.remember_for(output.parent)
     return record(output, written)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ from iresnet_export.artifact import Artifact, Format, embedded_identity
 from iresnet_export.backends.onnx_files import read_onnx
 from iresnet_export.backends.onnx_graph import METADATA_KEY
 from iresnet_export.backends.torchscript import METADATA_FILE
-from iresnet_export.errors import ArtifactError
+from iresnet_export.errors import ArtifactError, InputError
 from iresnet_models.deployed import PRECISIONS
 from iresnet_models.spec import ModelSpec
+from iresnet_models.typed import json_from, typed
 
 _LIMIT = 4 << 20
 """Of what a file says of itself, in bytes: the names of a hundred thousand classes."""
@@ -29,17 +29,24 @@ def identity_of(path: Path, format: Format) -> dict[str, Any] | None:
     text = _embedded(path, format)
     if text is None:
         return None
+    what = f"What {path} says of itself"
     try:
         if len(text) > _LIMIT:
             raise ValueError(f"{len(text):,} bytes")
-        found = json.loads(text)
+        found = json_from(text if isinstance(text, str) else text.decode("utf-8"))
         if not isinstance(found, dict):
             raise ValueError(f"a {type(found).__name__}")
-        if not found:
-            return None
+    except ValueError as error:
+        raise ArtifactError(f"{what} is damaged ({error}). Export it again.") from error
+    if not found:
+        return None
+    from iresnet_export.manifest_schema import Identity
+
+    try:
+        typed(Identity, found, what)
         ModelSpec.from_json(found.get("spec"))
-    except (ValueError, RecursionError) as error:  # InputError is a ValueError
-        raise ArtifactError(f"What {path} says of itself is damaged ({error}). Export it again.") from error
+    except InputError as error:
+        raise ArtifactError(f"{what} is damaged. {error} Export it again.") from error
     return found
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from iresnet_export.artifact import Artifact, Manifest, Weights, relative_path
+from iresnet_export.artifact import Artifact, Manifest, Weights, inside, recorded_path
 from iresnet_export.data_choice import trained_on
-from iresnet_export.errors import InputError, StaleManifestError
+from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
 from iresnet_models.checkpoint import load_checkpoint
+from iresnet_models.files import sha256_of
 from iresnet_models.initialization import state_sha256, untrained_network
 from iresnet_models.network import Network
+from iresnet_models.remembered import recall, remember
 from iresnet_models.spec import ModelSpec
+from iresnet_models.typed import shortly
+
+_PLACE, _SEEN_FROM = "checkpoint", "checkpoint-from-artifact"
+"""What is remembered of a checkpoint: its place, and its place as an artifact saw it, for when both are moved together."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,16 @@ class Source:
         """The origin as an artifact in `folder` records it."""
         if self.checkpoint is None:
             return self.weights
-        return dataclasses.replace(self.weights, checkpoint=relative_path(self.checkpoint, folder))
+        return dataclasses.replace(self.weights, checkpoint=recorded_path(self.checkpoint, folder))
+
+    def remember_for(self, folder: Path) -> None:
+        """Notes in the user's state folder where the checkpoint of an artifact in `folder` lies: no file may say that."""
+        if self.checkpoint is None:
+            return
+        place = self.checkpoint.resolve()
+        remember(_PLACE, self.weights.sha256, str(place))
+        with contextlib.suppress(ValueError):  # another drive: no relative path leads there
+            remember(_SEEN_FROM, self.weights.sha256, os.path.relpath(place, folder.resolve()))
 
 
 def source_from_checkpoint(
@@ -71,12 +88,7 @@ def source_of_artifact(artifact: Artifact, checkpoint: Path | None = None) -> So
     manifest = artifact.manifest
     if manifest.weights.kind == "untrained" and checkpoint is None:
         return _rebuilt(artifact, manifest)
-    path = checkpoint if checkpoint is not None else artifact.path.parent / (manifest.weights.checkpoint or "")
-    if checkpoint is None and not path.is_file():
-        raise InputError(
-            f"The checkpoint of {artifact.path}, recorded as {manifest.weights.checkpoint}, is no longer there. Name it with "
-            "--checkpoint."
-        )
+    path = checkpoint if checkpoint is not None else _checkpoint_of(artifact, manifest)
     source = source_from_checkpoint(path)
     if source.weights.sha256 != manifest.weights.sha256:
         raise StaleManifestError(
@@ -87,6 +99,36 @@ def source_of_artifact(artifact: Artifact, checkpoint: Path | None = None) -> So
     trained = source.spec
     source.network.spec = manifest.spec
     return dataclasses.replace(source, spec=manifest.spec, trained_spec=trained)
+
+
+def _checkpoint_of(artifact: Artifact, manifest: Manifest) -> Path:
+    """The checkpoint that an artifact was made from: in its folder, where its manifest says, or where this user's exports saw it.
+
+    Raises InputError where nothing leads to one. What is there may be another: the hash decides.
+    """
+    recorded, sha256, folder = manifest.weights.checkpoint or "", manifest.weights.sha256, artifact.path.parent
+    named = inside(folder, recorded)
+    if named is None:
+        raise ArtifactError(
+            f"The manifest of {artifact.path} names {shortly(recorded)} as its checkpoint: that leads out of its folder, and no "
+            "file decides what is opened. Name the checkpoint with --checkpoint."
+        )
+    known, seen_from = recall(_PLACE, sha256), recall(_SEEN_FROM, sha256)
+    places = [named, *([Path(known)] if known else []), *([folder / seen_from] if seen_from else [])]
+    there = [place for place in places if os.path.isfile(place)]
+    if not there:
+        raise InputError(
+            f"The checkpoint of {artifact.path}, recorded as {shortly(recorded)}, is not in its folder, nor where this user last "
+            "exported it from. Name it with --checkpoint."
+        )
+    return next((place for place in there if _has(place, sha256)), there[0])
+
+
+def _has(path: Path, sha256: str) -> bool:
+    try:
+        return sha256_of(path) == sha256
+    except OSError:
+        return False
 
 
 def _rebuilt(artifact: Artifact, manifest: Manifest) -> Source:

@@ -91,9 +91,12 @@ def _target_of(artifact: Artifact) -> dict[str, Any]:
         for name in archive.names:
             if "/data/aotinductor/" in f"/{name}" and name.endswith("_metadata.json"):
                 told = archive.parsed(name)
-                if told.get("AOTI_DEVICE_KEY") == "cuda":
+                if isinstance(told, dict) and told.get("AOTI_DEVICE_KEY") == "cuda":
                     made = {"device": "cuda", **_capability(str(told.get("AOTI_COMPUTE_CAPABILITY", "")))}
     return made
+
+
+_LONGEST = 2**20
 
 
 def _capability(told: str) -> dict[str, str]:

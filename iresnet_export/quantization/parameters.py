@@ -8,17 +8,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_export.layers import Array, Layer
-from iresnet_export.quantization.schemes import Scheme, Target, scheme_for
+from iresnet_export.quantization.schemes import CALIBRATORS, SCHEMES, Scheme, Target, scheme_for
+from iresnet_models.typed import shortly, typed
 
 FORMAT = "iresnet-export/quantization/1"
 
 Range = tuple[float, float]
+
+_FURTHEST = 1e38
+_SQNR_DB = (-60.0, 4000.0)
+"""Noise a thousand times the signal is no network any more; no error at all is 3,080 dB."""
 
 _UNSIGNED_CODES = 255
 _LARGEST_BIAS = 2.0**30
@@ -42,6 +47,8 @@ class Quantization:
     `predicted_agreement`: signal to error of the logits, and share of the same first class, of this graph against the float32
     network over the first `compared` of the images, computed by torch.
     """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 
     target: str
     calibrator: str
@@ -80,16 +87,35 @@ class Quantization:
 
     @classmethod
     def from_json(cls, data: Any) -> Quantization:
-        """What `to_json` wrote; ArtifactError for anything else."""
+        """What `to_json` wrote; ArtifactError, which names the field, for anything else."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise _damaged(f"it is no object of the format {FORMAT}")
         try:
-            if data["format"] != FORMAT:
-                raise ValueError(f"its format is {data['format']!r}")
-            ranges = {str(name): (float(low), float(high)) for name, (low, high) in data["ranges"].items()}
-            floating = tuple(str(name) for name in data.get("floating", ()))
-            plain = {key: value for key, value in data.items() if key not in ("format", "ranges", "floating")}
-            return cls(ranges=ranges, floating=floating, **plain)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            found = typed(cls, {key: value for key, value in data.items() if key != "format"}, "it")
+        except InputError as error:
             raise _damaged(error) from error
+        wrong = found._impossible()
+        if wrong is not None:
+            raise _damaged(wrong)
+        return found
+
+    def _impossible(self) -> str | None:
+        """What no export writes: then nothing could be held against it."""
+        for name, (low, high) in self.ranges.items():
+            if not -_FURTHEST <= low <= high <= _FURTHEST:
+                return f"ranges.{name}: a range goes from a lowest to a highest number, not from {low:g} to {high:g}"
+        lowest, highest = _SQNR_DB
+        if not lowest <= self.predicted_sqnr_db <= highest:
+            return f"predicted_sqnr_db: no signal to noise is {self.predicted_sqnr_db:g} dB"
+        if not 0 <= self.predicted_agreement <= 1:
+            return f"predicted_agreement: no share is {self.predicted_agreement:g}"
+        if not 1 <= self.compared <= self.images <= 2**32:
+            return f"compared, images: it says that {self.compared} of {self.images} images were compared"
+        if self.calibrator not in CALIBRATORS:
+            return f"calibrator: there is no {shortly(self.calibrator)}"
+        if (self.precision, self.target) not in SCHEMES:
+            return f"precision, target: there is no {shortly(self.precision)} for {shortly(self.target)}"
+        return None
 
 
 def _damaged(what: object) -> ArtifactError:

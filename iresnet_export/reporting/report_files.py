@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from iresnet_export.errors import InputError
 from iresnet_export.reporting.schemas import KINDS, VERSION, AnyReport
 from iresnet_models.files import require_file, sha256_of
+from iresnet_models.typed import json_from, shortly
 
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef"
@@ -60,13 +61,8 @@ def read_report(path: Path, name: str | None = None) -> ReportFile:
 
 
 def _parsed(path: Path) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON; what was not measured is null")
-
     try:
-        return _printable(json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse))
-    except RecursionError as error:
-        raise InputError(f"Report {path} cannot be read as JSON: it is nested too deeply to be a report.") from error
+        return _printable(json_from(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise InputError(f"Report {path} cannot be read as JSON: {error}. Make it anew, such as with `bench --json`.") from error
 
@@ -87,7 +83,7 @@ def _kind(document: Any, path: Path) -> str:
     found = _SCHEMA.fullmatch(schema) if isinstance(schema, str) else None
     kinds = ", ".join(KINDS)
     if found is None:
-        said = f"its schema is {schema!r}" if schema is not None else "it names no schema"
+        said = f"its schema is {shortly(schema)}" if schema is not None else "it names no schema"
         raise InputError(f"{path} is no report of iresnet-export: {said}. `report` reads what --json of {kinds} writes.")
     kind, version = found[1], int(found[2])
     if kind not in KINDS:

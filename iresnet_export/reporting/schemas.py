@@ -6,7 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+LARGEST = 1e40
+"""Beyond every float32, and so beyond what a network, a clock or a loss gives. Plots square and add what they show."""
+
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=1e-9, le=LARGEST, allow_inf_nan=False)]
 Interval = tuple[Number, Number]
 
 
@@ -101,7 +105,7 @@ class VerifyCandidate(Part):
 
 
 class Latency(Part):
-    p50: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    p50: Positive
     p90: Number | None = None
     p99: Number | None = None
     mean: Number | None = None
@@ -188,7 +192,7 @@ class BenchResult(Part):
     size_bytes: int | None = None
     gflops: Number | None = None
     peak_fraction: Number | None = None
-    arithmetic_intensity: Number | None = None
+    arithmetic_intensity: Positive | None = None
     speedup: Speedup | None = None
     stable: bool | None = None
     server: Server | None = None
@@ -207,9 +211,9 @@ class BenchResult(Part):
 class Limit(Part):
     precision: str
     threads: int | None = None
-    gflops: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    gflops: Positive
     kernel: str | None = None
-    bandwidth_gb_s: Number | None = None
+    bandwidth_gb_s: Positive | None = None
 
 
 class Recommendation(Part):

@@ -6,6 +6,7 @@ import io
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from iresnet_models.archives import LFS_POINTER, WEB_PAGE, what_it_is, zip_entries
 from iresnet_models.errors import CheckpointError, InputError
 from iresnet_models.files import replacing, require_file, sha256_of
 from iresnet_models.network import Network
+from iresnet_models.pickles import Passed, RefusedPickleError, globals_of, is_harmless, read_past
 from iresnet_models.spec import BLOCKS, FAMILIES, ModelSpec
+from iresnet_models.typed import shortly
 
 FORMAT = "iresnet-export/checkpoint/1"
 
@@ -68,10 +73,17 @@ def load_checkpoint(
             raise CheckpointError(f"{path} carries a damaged description of its network. {error}") from error
         _require_expected(path, spec, arch, depth, num_classes)
     else:
-        spec = _recognise(path, state, arch, depth, num_classes)
+        try:
+            spec = _recognise(path, state, arch, depth, num_classes)
+        except CheckpointError:
+            raise
+        except InputError as error:
+            raise CheckpointError(f"{path} is no official network. {error}") from error
     model = _network_with(spec, state, path)
     known = {"format", "spec", "state_dict", "model"}
-    details = {key: value for key, value in content.items() if key not in known} if "state_dict" in content else {}
+    details = (
+        {key: value for key, value in content.items() if key not in known and _is_detail(value)} if "state_dict" in content else {}
+    )
     return Checkpoint(model=model, spec=spec, path=path, sha256=sha256_of(path), details=details)
 
 
@@ -86,39 +98,127 @@ def _skeleton(spec: ModelSpec) -> Network:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
+    """What torch.save wrote, with tensors that still lie in the file. Only weights, and plain values beside them, are made."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    names: set[str] = set()
     try:
-        with warnings.catch_warnings():
+        if zipped:
+            names = _globals_of_archive(path, size)
+        else:
+            with path.open("rb") as file:
+                names = globals_of(file, pickles=_LEGACY_PICKLES)
+        with warnings.catch_warnings(), read_past(names):
             warnings.simplefilter("ignore")  # of pickle protocols: what cannot be read raises
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # A record that is mapped is no longer than the file, whatever the pickle says of it.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except CheckpointError:
+        raise
+    except RefusedPickleError as error:
+        raise CheckpointError(f"{path} was refused: {error}, and a file of weights has no need to. {_SAVE_WEIGHTS}") from error
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted is not None:
-            raise CheckpointError(
-                f"{path} was refused: it is a pickle that wants to run code ({wanted[1]}) when it is opened, which a file of "
-                "weights has no need to. If you trust its source, save its state_dict alone with torch.save and use that file."
-            ) from error
-        reason = re.search(r"Unsupported[^\n]*", str(error))
-        raise CheckpointError(
-            f"{path} was refused: it is damaged, or a pickle of something other than weights "
-            f"({reason[0] if reason else 'unreadable'}). "
-            "Get it again, or save the model's state_dict with torch.save and use that file."
-        ) from error
+        raise _unpickled(path, names, error) from error
     except Exception as error:
-        text = str(error)
-        if "TorchScript" in text:
-            raise CheckpointError(
-                f"{path} is a TorchScript archive, not a checkpoint. Commands that take artifacts read it; exports start from the "
-                "checkpoint that it was made of."
-            ) from error
-        if isinstance(error, MemoryError):
-            raise
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: it is truncated or not a PyTorch file "
-            f"({type(error).__name__}: {text.splitlines()[0] if text else 'no reason given'}). Copy or download it again."
-        ) from error
+        if _strange(names):
+            raise _unpickled(path, names, error) from error
+        raise _unreadable(path, zipped, error) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict. Save model.state_dict().")
     return content
+
+
+_LEGACY_PICKLES = 5
+"""Before its zip archives torch wrote a magic number, a version, the system, the content and the storages' keys, each a pickle."""
+
+_SAVE_WEIGHTS = "If you trust its source, save its state_dict alone with torch.save and use that file."
+
+
+def _globals_of_archive(path: Path, size: int) -> set[str]:
+    """What the pickle in an archive of torch's asks for. Raises CheckpointError for one that is damaged, foreign, or a bomb."""
+    entries = zip_entries(path)
+    if entries is None:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: it is truncated or damaged, as the end of an archive tells what is in it. "
+            "Copy or download it again."
+        )
+    names = [entry.filename for entry in entries]
+    if any("/code/" in f"/{name}" for name in names):
+        raise CheckpointError(
+            f"{path} is a TorchScript archive, not a checkpoint. Commands that take artifacts read it; exports start from the "
+            "checkpoint that it was made of."
+        )
+    content = next((entry for entry in entries if entry.filename.endswith("data.pkl")), None)
+    foreign = what_it_is(path)
+    if content is None or foreign is not None:
+        raise CheckpointError(_foreign(path, foreign or "a zip archive without weights"))
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(
+            f"{path} holds compressed records, as torch never writes them: another program packed it. Unpack it and save the "
+            "state_dict with torch.save."
+        )
+    if sum(entry.file_size for entry in entries) > size:
+        raise CheckpointError(f"{path} says that it holds more than its {size:,} bytes: it is damaged. Get it again.")
+    with zipfile.ZipFile(path) as archive:
+        return globals_of(io.BytesIO(archive.read(content)))
+
+
+def _foreign(path: Path, what: str) -> str:
+    if what in (WEB_PAGE, LFS_POINTER):
+        return f"{path} is no checkpoint but {what}. Download the file itself."
+    return (
+        f"{path} is no checkpoint of PyTorch but {what}. It is whole as far as can be seen, so getting it again will not help: "
+        "name a file that torch.save wrote, such as one with model.state_dict() in it."
+    )
+
+
+def _unpickled(path: Path, names: set[str], error: Exception) -> CheckpointError:
+    """What torch's reader refused, by its full name."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    strange = _strange(names)
+    wanted = found[1] if found is not None else next(iter(strange), None)
+    if wanted is not None:
+        full = next((name for name in sorted(names) if name == wanted or name.endswith(f".{wanted}")), wanted)
+        if any(name.startswith("torch.nn.modules.") for name in names):
+            return CheckpointError(
+                f"{path} was refused: it is a whole network as a pickle, which wants to run code ({full:.200}) when it is "
+                "opened. If you trust its source, load it where its classes are, and save model.state_dict() with torch.save."
+            )
+        return CheckpointError(
+            f"{path} was refused: it is a pickle that wants to run code ({full:.200}) when it is opened, which a file of "
+            f"weights has no need to. {_SAVE_WEIGHTS}"
+        )
+    if "Unsupported operand" in str(error) and "torch._utils._rebuild_tensor_v2" in names:
+        return CheckpointError(
+            f"{path} was refused: it is a pickle of another protocol than torch's reader of weights takes. "
+            "Save it again with torch.save, without pickle_protocol."
+        )
+    reason = re.search(r"Unsupported[^\n]*|Can only[^\n]*|Trying[^\n]*", str(error))
+    return CheckpointError(
+        f"{path} was refused: it is damaged, or a pickle of something other than weights "
+        f"({reason[0] if reason else 'unreadable':.200}). "
+        "Get it again, or save the model's state_dict with torch.save and use that file."
+    )
+
+
+def _strange(names: set[str]) -> list[str]:
+    return sorted(name for name in names if not name.startswith(("torch.", "collections.", "_codecs.")) and not is_harmless(name))
+
+
+def _unreadable(path: Path, zipped: bool, error: Exception) -> CheckpointError:
+    foreign = None if zipped else what_it_is(path) or ("a plain pickle" if "Invalid magic number" in str(error) else None)
+    if foreign is not None:
+        return CheckpointError(_foreign(path, foreign))
+    said = str(error).splitlines()
+    why = f"{type(error).__name__}: {said[0] if said else 'no reason given':.200}"
+    with path.open("rb") as file:
+        head = file.read(2)
+    if not zipped and head[:1] != b"\x80":
+        return CheckpointError(
+            f"{path} cannot be read as a checkpoint: it is not a PyTorch file, which begins with PK or a pickle, and not with "
+            f"{head.hex(' ')}. Name a file that torch.save wrote; if this one should be that, get it again."
+        )
+    return CheckpointError(f"{path} cannot be read as a checkpoint: it is truncated or damaged ({why}). Copy or download it again.")
 
 
 def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
@@ -130,12 +230,43 @@ def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     state = dict(content)
     strange = next((key for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)), None)
     if not state or strange is not None:
-        found = "nothing" if not state else f"{strange!r}: {type(state[strange]).__name__}"  # type: ignore[index]
+        found = "nothing" if not state else f"{shortly(strange)}: {type(state[strange]).__name__}"  # type: ignore[index]
         raise CheckpointError(f"{path} holds no state dict (a mapping of names to tensors); found {found}.")
+    for key, value in state.items():
+        kind = _unusable(value)
+        if kind is not None:
+            raise CheckpointError(
+                f"{path}: {key:.200} holds {kind} and not plain floating-point numbers; use the unquantized, dense weights as "
+                "model.state_dict() gives them."
+            )
     for prefix in ("module.", "_orig_mod.", "module."):
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+_USABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _unusable(value: Tensor) -> str | None:
+    """What keeps a tensor from being weights; asked before anything else, since some kinds do not even tell their shape."""
+    for found, kind in (
+        (value.is_nested, "a nested tensor"),
+        (value.is_meta, "a tensor without its numbers (device meta)"),
+        (value.is_quantized, "a quantized tensor"),
+        (value.layout is not torch.strided, f"a sparse tensor ({value.layout})"),
+        (is_lazy(value), "a tensor without its numbers"),
+        (type(value) not in (Tensor, nn.Parameter), f"a {type(value).__name__}"),
+        (value.is_complex() or str(value.dtype).startswith(("torch.float8", "torch.float4")), str(value.dtype)),
+    ):
+        if found:
+            return kind
+    return None
+
+
+def _is_detail(value: Any) -> bool:
+    """Whether it is a plain value that can be shown, or something that only who asks for it reads."""
+    return not isinstance(value, Passed) and not (isinstance(value, int) and value.bit_length() > 64)
 
 
 def _recognise(path: Path, state: dict[str, Tensor], arch: str | None, depth: int | None, num_classes: int | None) -> ModelSpec:
@@ -149,7 +280,7 @@ def _recognise(path: Path, state: dict[str, Tensor], arch: str | None, depth: in
     classifier = shapes.get("fc.weight", ())
     counts = _blocks_per_stage(shapes)
     if len(classifier) != 2 or counts is None:
-        sample = ", ".join(list(shapes)[:4])
+        sample = ", ".join(f"{key:.80}" for key in list(shapes)[:4])
         raise CheckpointError(
             f"{path} is not a network of these families: its keys ({len(shapes)}: {sample}, ...) lack conv1, layer1 to layer4 or "
             "fc. `iresnet-export models` lists what there is."
@@ -204,7 +335,7 @@ def _require_expected(path: Path, spec: ModelSpec, arch: str | None, depth: int 
 def _blocks_per_stage(shapes: Shapes) -> tuple[int, int, int, int] | None:
     last = dict.fromkeys(range(1, 5), -1)
     for key in shapes:
-        if (match := re.match(r"layer([1-4])\.(\d+)\.", key)) is not None:
+        if (match := re.match(r"layer([1-4])\.([0-9]{1,4})\.", key)) is not None:
             last[int(match[1])] = max(last[int(match[1])], int(match[2]))
     if "conv1.weight" not in shapes or min(last.values()) < 0:
         return None
@@ -225,7 +356,7 @@ def _differences(expected: Shapes, found: Shapes) -> list[str]:
     counted = any(key.endswith("num_batches_tracked") for key in found)
     wanted = {key: shape for key, shape in expected.items() if counted or not key.endswith("num_batches_tracked")}
     lacking = [f"{key} is missing" for key in wanted if key not in found]
-    foreign = [f"{key} does not belong" for key in found if key not in wanted]
+    foreign = [f"{key:.80} does not belong" for key in found if key not in wanted]
     other = [
         f"{key} is {_shape(found[key])} and not {_shape(shape)}"
         for key, shape in wanted.items()
@@ -242,12 +373,18 @@ def _network_with(spec: ModelSpec, state: dict[str, Tensor], path: Path) -> Netw
     differences = _differences(shapes_of(spec), {key: tuple(value.shape) for key, value in state.items()})
     if differences:
         raise CheckpointError(f"{path} says that it is {spec.name}, but {'; '.join(differences[:3])}.")
+    size = path.stat().st_size
+    if sum(value.numel() * value.element_size() for value in state.values()) > size:
+        raise CheckpointError(
+            f"{path} has {size:,} bytes, and its tensors say that they hold more: it is damaged, or they repeat few numbers "
+            "(torch.expand), and have to be saved with .contiguous()."
+        )
     weights: dict[str, Tensor] = {}
     for key, value in state.items():
         if key.endswith("num_batches_tracked"):
-            weights[key] = value.to(torch.int64)
+            weights[key] = value.detach().to(torch.int64, copy=True)
             continue
-        if not value.is_floating_point():
+        if value.dtype not in _USABLE:
             raise CheckpointError(f"{path}: {key} holds {value.dtype} and not floating-point numbers; use the unquantized weights.")
         bad = int((~torch.isfinite(value)).sum())
         if bad:
@@ -257,7 +394,7 @@ def _network_with(spec: ModelSpec, state: dict[str, Tensor], path: Path) -> Netw
             )
         if key.endswith("running_var") and bool((value < 0).any()):
             raise CheckpointError(f"{path}: {key} holds a negative variance; the file is damaged. Get it again.")
-        weights[key] = value.to(torch.float32).contiguous()
+        weights[key] = value.detach().to(torch.float32, copy=True).contiguous()  # a copy: the value still lies in the file
         if not bool(torch.isfinite(weights[key]).all()):
             raise CheckpointError(f"{path}: {key} holds values beyond float32; this network cannot be run in float32.")
     network = _skeleton(spec)

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from iresnet_models.errors import InputError, IResNetError, ReaderGoneError, UnavailableError
 from iresnet_models.temporary import temporary_file
+from iresnet_models.typed import json_from
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DESCRIPTORS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
@@ -121,22 +122,36 @@ def json_text(data: Any) -> str:
     return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
+_LARGEST_JSON = 256 * 2**20
+
+
 def read_json(path: Path, what: str) -> Any:
-    """Parsed JSON of a file; InputError, which calls it `what`, if it is not JSON."""
+    """Parsed JSON of a file, read strictly; InputError, which calls it `what`, if it is not JSON."""
+    require_file(path, what)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ValueError(f"it is larger than {_LARGEST_JSON:,} bytes")
+        return json_from(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{what} {path} cannot be read as JSON ({error}). Make it anew.") from error
 
 
 def require_file(path: Path, what: str) -> Path:
-    """`path`, if a readable, non-empty file is there; else InputError, which calls it `what`."""
+    """`path`, if a readable, non-empty, regular file is there; else InputError, which calls it `what`."""
     path = Path(path)
-    if path.is_dir():
+    if "\0" in str(path):
+        raise InputError(f"{what} cannot be named {str(path)!r:.200}: no file has a zero byte in its name.")
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{what} {path} does not exist; check its name and the current folder.") from None
+    except OSError as error:
+        raise InputError(f"{what} {path!s:.500} cannot be opened ({error.strerror}); check its name and permissions.") from error
+    if stat.S_ISDIR(found.st_mode):
         raise InputError(f"{what} {path} is a folder; name a file in it.")
-    if not path.exists():
-        raise InputError(f"{what} {path} does not exist; check its name and the current folder.")
-    if path.stat().st_size == 0:
+    if not stat.S_ISREG(found.st_mode):  # opening a FIFO waits for a writer, perhaps for ever
+        raise InputError(f"{what} {path} is no regular file (a pipe, a socket or a device); save it to a file and name that.")
+    if found.st_size == 0:
         raise InputError(f"{what} {path} is empty: it was cut off while it was written or copied. Get it again.")
     if not os.access(path, os.R_OK):
         raise InputError(f"{what} {path} may not be read by this user; change its permissions.")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from iresnet_models.errors import InputError
+from iresnet_models.typed import shortly
 
 FORMAT = "iresnet-export/fold/1"
+
+_LARGEST_INDEX = 10_000_000
+_SMALLEST, _LARGEST = 2.0**-1000, 2.0**1000
+"""Scales and bounds are multiplied and divided in float64, which they must not leave."""
 
 Channels = tuple[int, ...]
 Bounds = Mapping[int, float]
@@ -86,16 +90,16 @@ class FoldPlan:
             keys = {"format", *(item.name for item in fields(cls))}
             found = _object(data, keys, keys)
             if found["format"] != FORMAT or not isinstance(found["network"], str):
-                raise ValueError(f"its format is {found['format']!r} and not {FORMAT!r}")
+                raise ValueError(f"its format is {shortly(found['format'])} and not {FORMAT!r}")
             norms = {name: NormPlan.from_json(norm) for name, norm in _object(found["norms"]).items()}
             return cls(found["network"], _positive(found["tau"]), _shape(found["sample"]), _scales(found["scales"]), norms)
         except (ValueError, OverflowError) as error:
-            raise InputError(f"This is not the plan of a fold that this version knows ({error}): {data!r:.200}.") from error
+            raise InputError(f"This is not the plan of a fold that this version knows ({error}): {shortly(data)}.") from error
 
 
 def _object(data: Any, required: set[str] | None = None, allowed: set[str] | None = None) -> dict[str, Any]:
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise ValueError(f"{data!r:.50} is no object")
+        raise ValueError(f"{shortly(data):.50} is no object")
     if missing := (required or set()) - data.keys():
         raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     if allowed is not None and (foreign := data.keys() - allowed):
@@ -104,37 +108,37 @@ def _object(data: Any, required: set[str] | None = None, allowed: set[str] | Non
 
 
 def _is_index(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= _LARGEST_INDEX
 
 
 def _positive(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{value!r:.50} is not a positive number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _SMALLEST <= value <= _LARGEST:
+        raise ValueError(f"{shortly(value):.50} is not a positive number")
     return float(value)
 
 
 def _channels(value: Any) -> Channels:
     if not isinstance(value, list) or not all(map(_is_index, value)) or sorted(set(value)) != value:
-        raise ValueError(f"{value!r:.50} is not an ascending list of channels")
+        raise ValueError(f"{shortly(value):.50} is not an ascending list of channels")
     return tuple(value)
 
 
 def _bounds(value: Any) -> Bounds:
     found = _object(value)
-    if not all(key.isascii() and key.isdigit() for key in found):
-        raise ValueError(f"{value!r:.50} does not map channels to bounds")
+    if not all(key.isascii() and key.isdigit() and len(key) < 10 for key in found):
+        raise ValueError(f"{shortly(value):.50} does not map channels to bounds")
     return {int(key): _positive(bound) for key, bound in found.items()}
 
 
 def _shape(value: Any) -> tuple[int, int, int, int]:
     if not isinstance(value, list) or len(value) != 4 or not all(map(_is_index, value)):
-        raise ValueError(f"{value!r:.50} is not the shape of a batch of images")
+        raise ValueError(f"{shortly(value):.50} is not the shape of a batch of images")
     n, channels, height, width = value
     return n, channels, height, width
 
 
 def _scales(value: Any) -> Scales:
     if not isinstance(value, list) or len(value) != 4 or not all(item is None or isinstance(item, list) for item in value):
-        raise ValueError(f"{value!r:.50} are not four stages' scales")
+        raise ValueError(f"{shortly(value):.50} are not four stages' scales")
     first, second, third, fourth = (None if item is None else tuple(map(_positive, item)) for item in value)
     return first, second, third, fourth

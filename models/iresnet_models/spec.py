@@ -7,13 +7,24 @@ Recognition", arXiv 2004.04989) and of its authors' public implementation.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from iresnet_models.errors import InputError
+from iresnet_models.typed import shortly, typed
 
 Shortcut = Literal["conv", "pool"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+
+MOST_CLASSES = 100_000
+LARGEST_IMAGE = 2048
+"""Pixels of a side. A spec may come from a file, and memory follows from it: it is bounded before any is taken."""
+
+_LARGEST_RESIZE = 4096
+_LONGEST_LABEL = 1000
+_MOST_SYNTHETIC = 10_000_000
+_FURTHEST_MEAN, _STD_LIMITS = 1e6, (1e-6, 1e6)
 
 
 @dataclass(frozen=True)
@@ -115,8 +126,11 @@ class ModelSpec:
     `groups`: groups of the last stage's 3x3 convolutions in a group family (the other stages follow from the
     family), None elsewhere. `image_size`: height and width of the input, in pixels; an image's shorter side is
     first resized to `resize`. `mean`, `std`: per channel, RGB, of pixel values in [0, 1]. `data`: the embedded
-    data set that it was trained on, if it was one.
+    data set that it was trained on, if it was one: what a file says is never opened, fetched or run. Raises InputError for
+    values that make no sense, or that would take memory without bound.
     """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 
     arch: str
     depth: int
@@ -134,30 +148,63 @@ class ModelSpec:
     def __post_init__(self) -> None:
         family = FAMILIES.get(self.arch)
         if family is None:
-            raise InputError(f"There is no arch {self.arch!r}; there are: {', '.join(FAMILIES)}.")
+            raise InputError(f"There is no arch {shortly(self.arch)}; there are: {', '.join(FAMILIES)}.")
         if self.depth not in family.depths:
             depths = ", ".join(map(str, family.depths))
-            raise InputError(f"There is no {self.arch} of depth {self.depth}; its depths are {depths}.")
-        if self.num_classes < 1:
-            raise InputError(f"A network needs at least one class, not {self.num_classes}.")
+            raise InputError(f"There is no {self.arch} of depth {shortly(self.depth)}; its depths are {depths}.")
+        if not 1 <= self.num_classes <= MOST_CLASSES:
+            raise InputError(f"num_classes is at least one class, and at most {MOST_CLASSES:,}, not {shortly(self.num_classes)}.")
         if family.group_divisors is None and self.groups is not None:
-            raise InputError(f"{self.arch} has no grouped convolutions; leave out groups={self.groups}.")
+            raise InputError(f"{self.arch} has no grouped convolutions; leave out groups={shortly(self.groups)}.")
         if family.group_divisors is not None:
             if self.groups is None:
                 object.__setattr__(self, "groups", DEFAULT_GROUPS)
             if self.groups not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
                 raise InputError(
-                    f"groups={self.groups} does not divide the 256 channels of the first stage; use a power of two up to 256."
+                    f"groups={shortly(self.groups)} does not divide the 256 channels of the first stage; use a power of two up "
+                    "to 256."
                 )
         if not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"dropout is a probability below 1, not {self.dropout}.")
+            raise InputError(f"dropout is a probability below 1, not {shortly(self.dropout)}.")
         if self.image_size < 1 or self.resize < self.image_size:
             raise InputError(
-                f"An image is resized to {self.resize} pixels and then cropped to {self.image_size}; "
+                f"An image is resized to {shortly(self.resize)} pixels and then cropped to {shortly(self.image_size)}; "
                 "both must be positive, and the crop no larger than the image."
             )
-        if self.labels is not None and len(self.labels) != self.num_classes:
-            raise InputError(f"{len(self.labels)} labels were given for {self.num_classes} classes.")
+        if self.image_size > LARGEST_IMAGE or self.resize > _LARGEST_RESIZE:
+            raise InputError(
+                f"image_size is at most {LARGEST_IMAGE} pixels and resize at most {_LARGEST_RESIZE}, "
+                f"not {shortly(self.image_size)} and {shortly(self.resize)}."
+            )
+        if not (len(self.mean) == 3 and all(-_FURTHEST_MEAN <= value <= _FURTHEST_MEAN for value in self.mean)):
+            raise InputError(
+                f"mean holds a number for each of the three channels, up to {_FURTHEST_MEAN:g}, not {shortly(self.mean)}."
+            )
+        low, high = _STD_LIMITS
+        if not (len(self.std) == 3 and all(low <= value <= high for value in self.std)):
+            raise InputError(
+                f"std holds a positive number for each of the three channels, from {low:g} to {high:g}, not {shortly(self.std)}."
+            )
+        if self.interpolation not in get_args(Interpolation):
+            raise InputError(f"interpolation is one of {', '.join(get_args(Interpolation))}, not {shortly(self.interpolation)}.")
+        if self.labels is not None:
+            self._require_labels(self.labels)
+        if self.data is not None and not is_embedded(self.data):
+            raise InputError(
+                f"data names an embedded data set (digits, synthetic, or synthetic:N up to {_MOST_SYNTHETIC:,}), not "
+                f"{shortly(self.data)}: folders, URLs and commands are taken from the command line alone, never from a file. "
+                "Name data with --data."
+            )
+
+    def _require_labels(self, labels: tuple[str, ...]) -> None:
+        if len(labels) != self.num_classes:
+            raise InputError(f"{len(labels)} labels were given for {self.num_classes} classes.")
+        for label in labels:
+            if len(label) > _LONGEST_LABEL or any("\ud800" <= letter <= "\udfff" for letter in label):
+                raise InputError(
+                    f"labels are texts of up to {_LONGEST_LABEL} characters that can be written as UTF-8, unlike {shortly(label)}. "
+                    "Rename the class."
+                )
 
     @property
     def name(self) -> str:
@@ -199,12 +246,14 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, data: Any) -> ModelSpec:
-        """The spec that `to_json` wrote; raises InputError for anything else."""
+        """The spec that `to_json` wrote; raises InputError, which names the field, for anything else."""
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(data, dict) or not {"arch", "depth"} <= data.keys() or not data.keys() <= names:
-            raise InputError(f"This is not the description of a network that this version knows: {data!r:.200}.")
-        try:
-            fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-            return cls(**fields)
-        except TypeError as error:
-            raise InputError(f"The description of the network is damaged ({error}): {data!r:.200}.") from error
+            raise InputError(f"This is not the description of a network that this version knows: {shortly(data)}.")
+        return typed(cls, data, "The description of the network")
+
+
+def is_embedded(data: str) -> bool:
+    """Whether these data need no files: `digits`, `synthetic`, or `synthetic:` and a number within bounds."""
+    match = re.fullmatch(r"digits|synthetic(?::([0-9]{1,8}))?", data)
+    return match is not None and (match[1] is None or 1 <= int(match[1]) <= _MOST_SYNTHETIC)

@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from iresnet_export.artifact import Artifact, manifest_path, open_artifact, record
 from iresnet_export.backends import backend_named
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.errors import ExportError
+from iresnet_export.errors import ArtifactError, ExportError
 from iresnet_export.exporting import _planned, export_artifact
 from iresnet_export.source import Source, source_from_checkpoint
 from iresnet_export.verification import fold as fold_module
@@ -159,11 +159,16 @@ def test_a_manifest_without_its_plan_is_no_proof(small_source: Source, tmp_path:
     output = tmp_path / "x.onnx"
     artifact = export_artifact("onnxruntime", small_source, ExportOptions(), output=output)
     manifest = artifact.require_intact()
-    for plan, message in (({}, "no plan of it"), ({"plan": {"format": "other"}}, "not the plan of a fold")):
+    about = manifest.details["fold"]
+    other = about | {"plan": {"format": "other"}}
+    for plan, message in (({}, r"details\.fold\.plan is missing"), (other, r"details\.fold\.plan: This is not the plan of a fold")):
         record(output, dataclasses.replace(manifest, details={**manifest.details, "fold": plan}))
-        found = verdict(output)
-        assert found.status == "fail"
-        assert message in str(found.reason)
+        with pytest.raises(ArtifactError, match=message):
+            verdict(output)
+    record(output, dataclasses.replace(manifest, details={}))
+    found = verdict(output)
+    assert found.status == "fail"
+    assert "no plan of it" in str(found.reason)
     assert manifest_path(output).exists()
 
 

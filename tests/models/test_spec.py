@@ -32,7 +32,7 @@ def test_foreign_json_is_refused(data: object) -> None:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"num_classes": 0}, "at least one class"),
+        ({"num_classes": 0}, "num_classes is at least one class"),
         ({"groups": 32}, "no grouped convolutions"),
         ({"dropout": 1.0}, "probability below 1"),
         ({"image_size": 0}, "must be positive"),

@@ -56,8 +56,13 @@ BAD = {
         "results.0.latency_ms.p50 is not as it should be",
     ),
     "unknown status": (changed(report_samples.verify(), "candidates", 0, "status", "fine"), "candidates.0.status"),
-    "no time at all": (changed(report_samples.bench(), "results", 0, "latency_ms", "p50", 0), "greater than 0"),
+    "no time at all": (changed(report_samples.bench(), "results", 0, "latency_ms", "p50", 0), "greater than or equal to 0.000"),
     "too large": (json.dumps(report_samples.bench()).replace('"p50": ', '"p50": 1e999, "was": ', 1), "finite"),
+    "1e308": (changed(report_samples.bench(), "results", 0, "latency_ms", "p99", 1e308), "results.0.latency_ms.p99"),
+    "10^400": (json.dumps(report_samples.bench()).replace('"p50": ', f'"p50": 1{"0" * 400}, "was": ', 1), "more than 64 bits"),
+    "10^5000": (json.dumps(report_samples.bench()).replace('"p50": ', f'"p50": 1{"0" * 5000}, "was": ', 1), "more than 64 bits"),
+    "next to no time": (changed(report_samples.bench(), "results", 0, "latency_ms", "p50", 1e-320), "results.0.latency_ms.p50"),
+    "a key twice": ('{"schema": "iresnet-export/bench/1", "schema": "iresnet-export/bench/1"}', "comes twice"),
     "an epoch that is no number": (changed(report_samples.training(2), "epochs", 1, "epoch", "2"), "epochs.1.epoch"),
 }
 

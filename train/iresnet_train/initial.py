@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from iresnet_models.checkpoint import load_checkpoint
@@ -9,6 +10,8 @@ from iresnet_models.errors import InputError
 from iresnet_models.network import Network, network_from_spec
 from iresnet_models.spec import ModelSpec
 from iresnet_train.config import TrainConfig
+
+_log = logging.getLogger("iresnet_train")
 
 
 def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
@@ -24,6 +27,11 @@ def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
     model = network_from_spec(replace(spec, groups=source.spec.groups))
     fresh = {} if _same_classes(source.spec, spec) else {"fc.weight": model.fc.weight, "fc.bias": model.fc.bias}
     model.load_state_dict(source.model.state_dict() | fresh)
+    head = f"its classifier too ({spec.num_classes} classes)"
+    if fresh:
+        named = "classes of other names" if source.spec.num_classes == spec.num_classes else f"{source.spec.num_classes} classes"
+        head = f"with a new classifier for {spec.num_classes} classes in place of its own for {named}"
+    _log.info("Weights of %s from %s, %s.", source.spec.name, config.pretrained.name, head)
     return model
 
 

@@ -60,7 +60,7 @@ def config_for(data: str, preset: str | None = None, **overrides: Any) -> TrainC
     """The preset that suits `data`, or the one named, with whatever of `overrides` is not None in place of its values.
 
     Steps imply the schedule "steps", and another schedule drops the preset's steps. Without an average of the weights
-    (`ema_decay` of 0) none is exported either.
+    (`ema_decay` of 0) none is exported either. A checkpoint to start from (`pretrained`) says the family and depth that were not.
     """
     name = preset or ("digits" if data == DIGITS.data else "official")
     if name not in PRESETS:
@@ -73,4 +73,16 @@ def config_for(data: str, preset: str | None = None, **overrides: Any) -> TrainC
     if said.get("ema_decay") == 0:
         said["ema_decay"] = None
         said.setdefault("export_ema", False)
+    if said.get("pretrained") is not None and not {"arch", "depth"} <= said.keys():
+        said |= _network_of(said)
     return dataclasses.replace(PRESETS[name], data=data, **said)
+
+
+def _network_of(said: dict[str, Any]) -> dict[str, Any]:
+    """Family and depth of the network in the checkpoint that training starts from, where they were not said."""
+    if said.get("resume", "no") != "no" and not said["pretrained"].exists():
+        return {}  # a run that goes on has its weights already
+    from iresnet_models.checkpoint import load_checkpoint
+
+    spec = load_checkpoint(said["pretrained"], arch=said.get("arch"), depth=said.get("depth")).spec
+    return {"arch": spec.arch, "depth": spec.depth}

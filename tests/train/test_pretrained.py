@@ -1,0 +1,55 @@
+"""Training starts from a checkpoint of any of the networks, whose family and depth need not be said."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from iresnet_models import ModelSpec
+from iresnet_models.errors import CheckpointError, InputError
+from iresnet_train import config_for
+from iresnet_train.initial import initial_network
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("theirs") / "resnet34.pth"
+    torch.save(torchvision.models.resnet34(num_classes=5).state_dict(), path)
+    return path
+
+
+def test_family_and_depth_follow_from_the_file(theirs: Path) -> None:
+    config = config_for("digits", pretrained=theirs)
+    assert (config.arch, config.depth) == ("resnet", 34)
+    assert config.folder == Path("runs/resnet34")
+    for said, option in (({"depth": 18}, "--depth 18"), ({"arch": "iresnet"}, "--arch iresnet")):
+        with pytest.raises(CheckpointError, match=f"holds resnet34.*{option}"):
+            config_for("digits", pretrained=theirs, **said)
+
+
+def test_where_the_file_leaves_two_networks_the_option_is_named(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet18(num_classes=5).state_dict(), tmp_path / "tv18.pth")
+    with pytest.raises(CheckpointError, match=r"resnet18 or resstage18.*--arch"):
+        config_for("digits", pretrained=tmp_path / "tv18.pth")
+    assert config_for("digits", pretrained=tmp_path / "tv18.pth", arch="resnet").depth == 18
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [(5, "its classifier too"), (10, r"a new classifier for 10 classes in place of its own for 5 classes")],
+)
+def test_what_was_loaded_is_said(classes: int, said: str, theirs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = config_for("digits", pretrained=theirs)
+    with caplog.at_level(logging.INFO, "iresnet_train"):
+        initial_network(config, ModelSpec("resnet", 34, num_classes=classes, image_size=32, resize=32))
+    assert f"Weights of resnet34 from resnet34.pth, {'with ' if classes == 10 else ''}{said}" in caplog.text
+
+
+def test_a_run_that_goes_on_needs_the_file_no_more(tmp_path: Path) -> None:
+    assert config_for("digits", pretrained=tmp_path / "gone.pth", resume="auto").arch == "iresnet"
+    with pytest.raises(InputError, match="does not exist"):
+        config_for("digits", pretrained=tmp_path / "gone.pth")
