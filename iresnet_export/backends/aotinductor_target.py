@@ -96,9 +96,6 @@ def _target_of(artifact: Artifact) -> dict[str, Any]:
     return made
 
 
-_LONGEST = 2**20
-
-
 def _capability(told: str) -> dict[str, str]:
     """torch writes 9.0 as `90`; anything else is not relied on."""
     return {"compute_capability": f"{told[:-1]}.{told[-1]}"} if told.isdigit() and len(told) > 1 else {}
