@@ -24,19 +24,19 @@ from typing import Any
 
 import torch
 
-from iresnet_export.artifact import open_artifact
-from iresnet_export.backends import backend_named
+from iresnet_export.artifacts.artifact import open_artifact
+from iresnet_export.artifacts.source import untrained_source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.eager import Eager
+from iresnet_export.backends.registry import runtime_named
 from iresnet_export.benchmark.clock import CLOCK, Timed, measure
 from iresnet_export.benchmark.isolation import ThreadWatch
-from iresnet_export.benchmark.opening import host_to_host
-from iresnet_export.environment import environment
+from iresnet_export.benchmark.recipe import host_to_host
 from iresnet_export.errors import UnavailableError
 from iresnet_export.exporting import export_artifact
-from iresnet_export.machine import OthersLoad, cpu_state, load_now, load_warnings
-from iresnet_export.progress import no_progress
-from iresnet_export.source import untrained_source
+from iresnet_export.system.environment import environment
+from iresnet_export.system.machine import OthersLoad, cpu_state, load_now, load_warnings
+from iresnet_export.system.progress import no_progress
 from iresnet_models import ModelSpec, save_checkpoint
 from iresnet_models.files import write_json, write_text
 from iresnet_models.preprocessing import noise_pixels, normalised
@@ -44,12 +44,12 @@ from iresnet_models.preprocessing import noise_pixels, normalised
 BACKENDS = {
     "eager": "pt",
     "torchscript": "ts",
-    "exported": "pt2",
+    "torch_export": "pt2",
     "aotinductor": "aoti.pt2",
     "onnxruntime": "onnx",
     "openvino": "onnx",
 }
-TORCH = ("eager", "torchscript", "exported", "aotinductor")
+TORCH = ("eager", "torchscript", "torch_export", "aotinductor")
 """These share PyTorch's one thread pool."""
 
 WATCHED_TURNS = 10
@@ -127,11 +127,11 @@ def exported(folder: Path, options: argparse.Namespace) -> list[str]:
             continue
         path = folder / f"network.{suffix}"
         try:
-            if isinstance(backend_named(name), Eager):
+            if isinstance(runtime_named(name), Eager):
                 save_checkpoint(path, source.network)
             elif not path.exists():
-                export_artifact(name, source, ExportOptions(), output=path)
-            elif not backend_named(name).is_installed():
+                export_artifact(runtime_named(name).format, source, ExportOptions(), output=path)
+            elif not runtime_named(name).is_installed():
                 raise UnavailableError(f"{name} is not installed")
         except UnavailableError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
@@ -160,7 +160,7 @@ def measured(folder: Path, names: list[str], options: argparse.Namespace) -> dic
 
         def start(name: str = name) -> None:
             artifact = open_artifact(folder / f"network.{BACKENDS[name]}")
-            sessions[name] = backend_named(name).load(artifact, torch.device("cpu"), threads=options.threads)
+            sessions[name] = runtime_named(name).load(artifact, torch.device("cpu"), threads=options.threads)
             for _ in range(3):
                 host_to_host(sessions[name], images)
 

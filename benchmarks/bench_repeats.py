@@ -21,11 +21,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from iresnet_export.artifacts.source import untrained_source
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.environment import environment
 from iresnet_export.exporting import export_artifact
-from iresnet_export.machine import OthersLoad, cpu_state, load_now, load_warnings
-from iresnet_export.source import untrained_source
+from iresnet_export.system.environment import environment
+from iresnet_export.system.machine import OthersLoad, cpu_state, load_now, load_warnings
 from iresnet_models import ModelSpec
 from iresnet_models.files import read_json, write_json, write_text
 
@@ -73,7 +73,7 @@ def exported(folder: Path, options: argparse.Namespace) -> list[Path]:
     source = untrained_source(ModelSpec("iresnet", options.depth).with_image_size(options.image_size), seed=0)
     precisions = ("fp32",) if options.smoke else ("fp32", "int8")
     return [
-        export_artifact("onnxruntime", source, ExportOptions(precision=precision), output=folder / f"{precision}.onnx").path
+        export_artifact("onnx", source, ExportOptions(precision=precision), output=folder / f"{precision}.onnx").path
         for precision in precisions
     ]
 

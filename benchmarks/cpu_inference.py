@@ -23,17 +23,17 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from iresnet_export.artifact import Artifact
-from iresnet_export.backends import backend_named
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.eager import EagerSession
+from iresnet_export.backends.registry import runtime_named
 from iresnet_export.benchmark.clock import Samples, Timed, measure
 from iresnet_export.benchmark.stability import halves_agree
 from iresnet_export.benchmark.statistics import latency_of, speedup_of
-from iresnet_export.environment import environment
 from iresnet_export.exporting import export_artifact
-from iresnet_export.progress import no_progress
-from iresnet_export.source import Source, untrained_source
+from iresnet_export.system.environment import environment
+from iresnet_export.system.progress import no_progress
 from iresnet_models import ModelSpec
 from iresnet_models.files import write_json
 from iresnet_models.operations import multiply_accumulates
@@ -107,7 +107,7 @@ class Maker:
 
     def _onnx(self, source: Source, **options: Any) -> Artifact:
         name = "-".join([source.spec.name, *(f"{key}{value}" for key, value in options.items())])
-        return export_artifact("onnxruntime", source, ExportOptions(**options), output=self._folder / f"{name}.onnx")
+        return export_artifact("onnx", source, ExportOptions(**options), output=self._folder / f"{name}.onnx")
 
     def _plain(self, source: Source) -> Artifact:
         path = self._folder / "plain.onnx"
@@ -148,7 +148,7 @@ class Maker:
         return normalised(noise_pixels(spec, 1, seed=1), spec)
 
     def _run(self, backend: str, artifact: Artifact) -> Callable[[], object]:
-        return self._session(backend_named(backend).load(artifact, CPU, threads=self._threads))
+        return self._session(runtime_named(backend).load(artifact, CPU, threads=self._threads))
 
     def _session(self, session: Any) -> Callable[[], object]:
         self._stack.enter_context(session)

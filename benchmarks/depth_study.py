@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from iresnet_export.environment import environment
+from iresnet_export.system.environment import environment
 from iresnet_models.errors import CheckFailedError
 from iresnet_models.files import replacing, write_json
 from iresnet_models.spec import FAMILIES

@@ -29,16 +29,16 @@ from gpu_candidates import Plan, candidates
 from rich.console import Console
 from torch import Tensor
 
-from iresnet_export import nvidia
+from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import Session
-from iresnet_export.backends.eager import without_tf32
 from iresnet_export.benchmark.clock import Timed, measure
 from iresnet_export.benchmark.limits import scaled_product
 from iresnet_export.benchmark.statistics import latency_of
-from iresnet_export.environment import environment
 from iresnet_export.errors import IResNetError
-from iresnet_export.progress import no_progress
-from iresnet_export.source import Source, untrained_source
+from iresnet_export.system import nvidia
+from iresnet_export.system.environment import environment
+from iresnet_export.system.progress import no_progress
+from iresnet_export.system.torch_settings import without_tf32
 from iresnet_models import ModelSpec
 from iresnet_models.files import write_json, write_text
 from iresnet_models.network import network_from_spec

@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from iresnet_export.artifact import Artifact
-from iresnet_export.backends import backend_named
-from iresnet_export.backends.base import ExportOptions, Session
-from iresnet_export.backends.compiled import CompiledSession
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.source import Source
+from iresnet_export.backends.base import Session
 from iresnet_export.backends.eager import EagerSession
-from iresnet_export.backends.exported import load_program
-from iresnet_export.backends.onnxruntime import OnnxSession
-from iresnet_export.backends.onnxruntime_cuda import CudaSettings
-from iresnet_export.backends.tensorrt_options import EngineOptions
-from iresnet_export.exporting import SUFFIX, export_artifact
-from iresnet_export.source import Source
+from iresnet_export.backends.onnxruntime.cuda import CudaSettings
+from iresnet_export.backends.onnxruntime.runtime import OnnxSession
+from iresnet_export.backends.pt2.compiled import CompiledSession
+from iresnet_export.backends.pt2.reading import load_program
+from iresnet_export.backends.registry import format_named, runtime_named
+from iresnet_export.backends.tensorrt.options import BuildOptions
+from iresnet_export.exporting import export_artifact
 
 
 @dataclass(frozen=True)
@@ -78,25 +78,26 @@ def candidates(source: Source, plan: Plan, folder: Path) -> Iterator[Candidate]:
     def export(backend: str, precision: str, **options: Any) -> Artifact:
         key = "-".join([backend, precision, *(f"{value}" for value in options.values())])
         if key not in made:
-            chosen = ExportOptions(
+            format = format_named(runtime_named(backend).format)
+            if format.name == "aotinductor":
+                options["device"] = str(plan.device)
+            chosen = format.options_type(
                 precision=precision,  # type: ignore[arg-type]
                 max_batch=max(plan.batches),
                 calibration_images=plan.calibration_images,
-                device=str(plan.device),
                 **options,
             )
-            suffix = SUFFIX[backend_named(backend).format]
-            made[key] = export_artifact(backend, source, chosen, output=folder / f"{len(made)}{suffix}")
+            made[key] = export_artifact(format.name, source, chosen, output=folder / f"{len(made)}{format.suffix}")
         return made[key]
 
     def program(precision: str, compiled: bool) -> Session:
-        return CompiledSession(load_program(export("exported", precision).path), plan.device, compiled=compiled)
+        return CompiledSession(load_program(export("torch_export", precision).path), plan.device, compiled=compiled)
 
     def script(precision: str) -> Session:
-        return backend_named("torchscript").load(export("torchscript", precision), plan.device)
+        return runtime_named("torchscript").load(export("torchscript", precision), plan.device)
 
     def package(precision: str) -> Session:
-        return backend_named("aotinductor").load(export("aotinductor", precision), plan.device)
+        return runtime_named("aotinductor").load(export("aotinductor", precision), plan.device)
 
     def onnx(precision: str, settings: CudaSettings) -> Session:
         path = export("onnxruntime", precision).path
@@ -105,14 +106,14 @@ def candidates(source: Source, plan: Plan, folder: Path) -> Iterator[Candidate]:
     def engine(precision: str) -> Session:
         # One profile for the latency of single images, one for throughput.
         profiles = (1, 1, 1), (2, plan.batches[-2], plan.batches[-1])
-        artifact = export("tensorrt", precision, target="tensorrt", engine=EngineOptions(profiles=profiles))
-        return backend_named("tensorrt").load(artifact, plan.device)
+        artifact = export("tensorrt", precision, target="tensorrt", build=BuildOptions(profiles=profiles))
+        return runtime_named("tensorrt").load(artifact, plan.device)
 
     yield Candidate("PyTorch, eager", "eager", "fp32", lambda: EagerSession(source.network, plan.device))
     for precision in plan.engines:
         yield Candidate(f"TensorRT, {precision}", "tensorrt", precision, lambda p=precision: engine(p))
     for precision in plan.floating:
-        yield Candidate(f"PyTorch, channels-last, {precision}", "exported", precision, lambda p=precision: program(p, False))
+        yield Candidate(f"PyTorch, channels-last, {precision}", "torch_export", precision, lambda p=precision: program(p, False))
         yield Candidate(f"TorchScript, {precision}", "torchscript", precision, lambda p=precision: script(p))
     fast = CudaSettings(nhwc=True, cuda_graph=True)
     for precision in plan.onnx:

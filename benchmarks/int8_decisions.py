@@ -15,17 +15,18 @@ from typing import Any
 
 import torch
 
-from iresnet_export.artifact import Artifact
-from iresnet_export.backends import runners
+from iresnet_data import evaluation_pixels
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.source import Source, source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.environment import environment
+from iresnet_export.backends.registry import runtimes_for
 from iresnet_export.exporting import export_artifact
 from iresnet_export.quantization.schemes import QUANTIZED, SCHEMES, Target
-from iresnet_export.source import Source, source_from_checkpoint
+from iresnet_export.system.environment import environment
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.files import write_json
 from iresnet_models.preprocessing import normalised
-from iresnet_train import config_for, evaluation_pixels, train
+from iresnet_train import config_for, train
 
 
 def main() -> None:
@@ -44,12 +45,12 @@ def main() -> None:
             for calibrator in SCHEMES[options.precision, target].calibrators:
                 choice = ExportOptions(precision=options.precision, target=target, calibrator=calibrator)
                 path = Path(folder) / f"{depth}-{calibrator}.onnx"
-                rows += compared(source, export_artifact("onnxruntime", source, choice, output=path))
-    print(f"| network | calibrator | equalised | runs by | float32 top-1 | {options.precision} top-1 | same decision | SQNR |")
+                rows += compared(source, export_artifact("onnx", source, choice, output=path))
+    print(f"| network | calibrator | equalized | runs by | float32 top-1 | {options.precision} top-1 | same decision | SQNR |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print(
-            f"| {row['network']} | {row['calibrator']} | {'yes' if row['equalised'] else 'no'} | {row['backend']} "
+            f"| {row['network']} | {row['calibrator']} | {'yes' if row['equalized'] else 'no'} | {row['backend']} "
             f"| {row['top1_fp32']:.1f} % | {row[f'top1_{options.precision}']:.1f} % | {row['agreement']:.1f} % "
             f"| {row['sqnr_db']:.1f} dB |"
         )
@@ -66,7 +67,7 @@ def compared(source: Source, artifact: Artifact) -> list[dict[str, Any]]:
     assert artifact.manifest is not None
     quantization = artifact.manifest.details["quantization"]
     rows = []
-    for backend in runners("onnx"):
+    for backend in runtimes_for("onnx"):
         with backend.load(artifact, torch.device("cpu")) as session:
             found = in_batches(session.run, session.batch_of(pixels, source.spec), 50)
         noise = (found - exact).double().square().mean()
@@ -74,7 +75,7 @@ def compared(source: Source, artifact: Artifact) -> list[dict[str, Any]]:
             {
                 "network": source.spec.name,
                 "calibrator": quantization["calibrator"],
-                "equalised": quantization["equalised"],
+                "equalized": quantization["equalized"],
                 "backend": backend.name,
                 "top1_fp32": 100 * float((exact.argmax(1) == labels).double().mean()),
                 f"top1_{artifact.manifest.precision}": 100 * float((found.argmax(1) == labels).double().mean()),

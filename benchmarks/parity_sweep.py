@@ -40,14 +40,14 @@ from simulated import with_winograd
 from sweep_plot import plot, summary
 from torch import Tensor, nn
 
-from iresnet_export.artifact import Artifact
-from iresnet_export.backends import backend_named
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.source import Source, source_from_checkpoint, untrained_source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.eager import EagerSession
-from iresnet_export.environment import environment
+from iresnet_export.backends.registry import format_named, runtime_named
 from iresnet_export.exporting import default_output, export_artifact
-from iresnet_export.progress import no_progress
-from iresnet_export.source import Source, source_from_checkpoint, untrained_source
+from iresnet_export.system.environment import environment
+from iresnet_export.system.progress import no_progress
 from iresnet_export.verification.criteria import Criterion
 from iresnet_export.verification.outputs import compare_outputs
 from iresnet_export.verification.reference import Reference, onednn_off
@@ -142,7 +142,8 @@ def artifacts(source: Source, exports: list[tuple[str, str]]) -> Iterator[dict[s
 
 def _exported(name: str, precision: str, source: Source, folder: Path) -> Artifact:
     options = ExportOptions(precision=precision)
-    return export_artifact(name, source, options, output=default_output(backend_named(name), source, options, folder))
+    format = format_named(runtime_named(name).format)
+    return export_artifact(format.name, source, options, output=default_output(format, source, options, folder))
 
 
 def _row(kind: str, backend: str, status: str, reason: str | None, ratio: float | None) -> dict[str, Any]:

@@ -30,14 +30,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from iresnet_data import spec_for, training_set
 from iresnet_export.benchmark.limits import measured_limits
-from iresnet_export.environment import environment
-from iresnet_export.progress import no_progress
+from iresnet_export.system.environment import environment
+from iresnet_export.system.progress import no_progress
 from iresnet_models import ModelSpec, build_model
 from iresnet_models.errors import UnavailableError
 from iresnet_models.files import write_json
 from iresnet_models.operations import multiply_accumulates
-from iresnet_train import TrainConfig, spec_for, training_set
+from iresnet_train import TrainConfig
 from iresnet_train.augmentation import augmented
 from iresnet_train.dali import DaliBatches
 from iresnet_train.distributed import World, processors

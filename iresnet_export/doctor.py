@@ -1,4 +1,4 @@
-"""What this machine can export, run and train: tried out with a small network, or why not and what mends it."""
+"""What this machine can export, run and train: tried out with a small network, or why not and the remedy."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import torch
 
-from iresnet_export import nvidia
-from iresnet_export.artifact import Artifact, open_artifact
-from iresnet_export.backends import NAMES, backend_named, backends_for
-from iresnet_export.backends.base import Backend, ExportOptions
-from iresnet_export.environment import environment
+from iresnet_export.artifacts.artifact import Artifact, FormatName, open_artifact
+from iresnet_export.artifacts.source import Source, untrained_source
+from iresnet_export.backends.base import ExportOptions, Runtime
+from iresnet_export.backends.registry import NAMES, format_named, runtime_named
 from iresnet_export.errors import InputError, IResNetError, UnavailableError
-from iresnet_export.exporting import SUFFIX, export_artifact
-from iresnet_export.progress import Progress, no_progress
-from iresnet_export.source import Source, untrained_source
+from iresnet_export.exporting import export_artifact
+from iresnet_export.system import nvidia
+from iresnet_export.system.environment import environment
+from iresnet_export.system.progress import Progress, no_progress
 from iresnet_models import ModelSpec, save_checkpoint
 from iresnet_models.temporary import temporary_folder
 
@@ -38,18 +38,18 @@ _FAULT = "report it, with the output of: iresnet-export doctor --json doctor.jso
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that might be done. `mend` is a command where there is one, else a step."""
+    """One thing that might be done. `remedy` is a command where there is one, else a step."""
 
     backend: str
     direction: Direction
     device: str
     answer: Answer
     reason: str | None = None
-    mend: str | None = None
+    remedy: str | None = None
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """A piece of the stack; `version` is None where it is not here, and `note` says more."""
 
     name: str
@@ -69,7 +69,7 @@ class EngineFile:
 @dataclass(frozen=True)
 class Diagnosis:
     findings: tuple[Finding, ...]
-    parts: tuple[Part, ...]
+    components: tuple[Component, ...]
     engines: tuple[EngineFile, ...]
 
     @property
@@ -80,7 +80,7 @@ class Diagnosis:
 
     def _formats(self, direction: str) -> set[str]:
         found = (finding for finding in self.findings if finding.direction == direction and finding.answer == "yes")
-        return {str(backend_named(finding.backend).format) for finding in found} - {"checkpoint"}
+        return {str(runtime_named(finding.backend).format) for finding in found} - {"checkpoint"}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -88,7 +88,7 @@ class Diagnosis:
             "environment": environment(),
             "usable": self.usable,
             "findings": [asdict(finding) for finding in self.findings],
-            "parts": [asdict(part) for part in self.parts],
+            "components": [asdict(part) for part in self.components],
             "engines": [asdict(engine) for engine in self.engines],
         }
 
@@ -96,53 +96,54 @@ class Diagnosis:
 def diagnose(folder: Path | None = None, progress: Progress = no_progress) -> Diagnosis:
     """Tries everything with an untrained iResNet-18 of 32 pixels, in a temporary folder; reads the plans in `folder`."""
     if folder is not None and not folder.is_dir():
-        raise InputError(f"{folder} is no folder; name one that engines lie in.")
+        raise InputError(f"{folder} is no folder;", "name one that engines lie in.")
     source = untrained_source(_SPEC, seed=0)
     findings: list[Finding] = []
     with temporary_folder() as temporary:
-        made: dict[str, Artifact] = {}
-        for step, backend in enumerate(NAMES):
-            progress(f"Trying {backend}", step / (len(NAMES) + 1))
-            findings += _tried(backend_named(backend), source, temporary, made)
+        made: dict[FormatName, Artifact] = {}
+        for step, runtime in enumerate(NAMES):
+            progress(f"Trying {runtime}", step / (len(NAMES) + 1))
+            findings += _tried(runtime_named(runtime), source, temporary, made)
     progress("Trying to train", len(NAMES) / (len(NAMES) + 1))
     findings += [_trained("cpu"), _trained("cuda")]
     progress("Looking at libraries", 1.0)
-    return Diagnosis(tuple(findings), tuple(_parts()), tuple(_engines(folder)))
+    return Diagnosis(tuple(findings), tuple(_components()), tuple(_engines(folder)))
 
 
-def _tried(backend: Backend, source: Source, folder: Path, made: dict[str, Artifact]) -> list[Finding]:
-    """Exports by a backend that exports, then runs what was exported on each device."""
-    findings = []
-    first = backends_for(backend.format)[0]
-    if backend.name == first.name and backend.name != "eager":
-        findings.append(_attempt(Finding(backend.name, "export", "cpu", "yes"), lambda: _export(backend, source, folder, made)))
-        if backend.name == "tensorrt":
-            findings[-1] = replace(findings[-1], device="cuda" if torch.cuda.is_available() else "cpu")
-    if backend.name == "eager":
+def _tried(runtime: Runtime, source: Source, folder: Path, made: dict[FormatName, Artifact]) -> list[Finding]:
+    """Exports to the runtime's format, unless one before it has done so, then runs what was exported on each device."""
+    findings, format = [], runtime.format
+    if format == "checkpoint":
         path = folder / "checkpoint.pt"
         save_checkpoint(path, source.network)
-        made["checkpoint"] = open_artifact(path)
+        made[format] = open_artifact(path)
+    elif runtime.name == next(name for name in NAMES if runtime_named(name).format == format):
+        device = "cuda" if format == "engine" and torch.cuda.is_available() else "cpu"
+        finding = Finding(runtime.name, "export", "cpu", "yes")
+        findings.append(replace(_attempt(finding, lambda: _export(format, source, folder, made)), device=device))
     for device in ("cpu", "cuda"):
-        if (backend.name, device) in _NEVER:
+        if (runtime.name, device) in _NEVER:
             continue  # what it never does
-        run = Finding(backend.name, "run", device, "yes")
-        findings.append(_run_finding(run, backend, source, made, findings))
+        run = Finding(runtime.name, "run", device, "yes")
+        findings.append(_run_finding(run, runtime, source, made, findings))
     return findings
 
 
-def _run_finding(run: Finding, backend: Backend, source: Source, made: dict[str, Artifact], before: list[Finding]) -> Finding:
+def _run_finding(
+    run: Finding, runtime: Runtime, source: Source, made: dict[FormatName, Artifact], before: list[Finding]
+) -> Finding:
     missing = nvidia.absence() if run.device == "cuda" else None
     if missing is not None:
-        return replace(run, answer="no", reason=missing.reason, mend=missing.mend)
-    artifact = made.get(backend.format)
+        return replace(run, answer="no", reason=missing.reason, remedy=missing.remedy)
+    artifact = made.get(runtime.format)
     if artifact is None:
         cause = next((finding for finding in before if finding.direction == "export"), None)
         if cause is not None and cause.answer == "untried":
             more = " --device cuda" if run.device == "cuda" else ""
-            return replace(run, answer="untried", reason="no package was made to try it with", mend=f"{cause.mend}{more}")
+            return replace(run, answer="untried", reason="no package was made to try it with", remedy=f"{cause.remedy}{more}")
         reason = "no file could be made to try it with" if cause is None else cause.reason
-        return replace(run, answer="no", reason=reason, mend=None if cause is None else cause.mend)
-    return _attempt(run, lambda: _run(backend, artifact, source, torch.device(run.device)))
+        return replace(run, answer="no", reason=reason, remedy=None if cause is None else cause.remedy)
+    return _attempt(run, lambda: _run(runtime, artifact, source, torch.device(run.device)))
 
 
 def _attempt(finding: Finding, attempt: Callable[[], Finding | None]) -> Finding:
@@ -150,30 +151,29 @@ def _attempt(finding: Finding, attempt: Callable[[], Finding | None]) -> Finding
     try:
         return attempt() or finding
     except IResNetError as error:
-        reason, mend = _parted(str(error))
-        return replace(finding, answer="no", reason=reason, mend=mend)
+        return replace(finding, answer="no", reason=error.reason, remedy=error.remedy or None)
     except Exception as error:  # whatever a library raises, the doctor goes on to the next
         first = (str(error).strip().splitlines() or ["no reason given"])[0]
-        return replace(finding, answer="no", reason=f"{type(error).__name__}: {first}", mend=_FAULT)
+        return replace(finding, answer="no", reason=f"{type(error).__name__}: {first}", remedy=_FAULT)
 
 
-def _export(backend: Backend, source: Source, folder: Path, made: dict[str, Artifact]) -> Finding | None:
-    if backend.name == "aotinductor":
-        from iresnet_export.backends.aotinductor import cpp_compiler
+def _export(format: FormatName, source: Source, folder: Path, made: dict[FormatName, Artifact]) -> Finding | None:
+    if format == "aotinductor":
+        from iresnet_export.backends.aotinductor.package import cpp_compiler
 
         compiler = " ".join(cpp_compiler())
         reason = f"{compiler} compiles; a package takes it half a minute or more"
         return Finding("aotinductor", "export", "cpu", "untried", reason, "try it: iresnet-export pt2 --compile --depth 18")
-    path = folder / f"network{SUFFIX[backend.format]}"
-    made[backend.format] = export_artifact(backend.name, source, ExportOptions(fold=False, max_batch=4), output=path)
+    path = folder / f"network{format_named(format).suffix}"
+    made[format] = export_artifact(format, source, ExportOptions(fold=False, max_batch=4), output=path)
     return None
 
 
-def _run(backend: Backend, artifact: Artifact, source: Source, device: torch.device) -> None:
+def _run(runtime: Runtime, artifact: Artifact, source: Source, device: torch.device) -> None:
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = source.network(images)
-    with backend.load(artifact, device, trust=True) as session:
+    with runtime.load(artifact, device, trust=True) as session:
         found = session.run(images.to(session.device)).cpu()
     error = float((found - expected).abs().max())
     if not error <= _TOLERANCE * float(expected.abs().max()):
@@ -184,7 +184,7 @@ def _trained(device: Literal["cpu", "cuda"]) -> Finding:
     finding = Finding("training", "train", device, "yes")
     missing = nvidia.absence() if device == "cuda" else None
     if missing is not None:
-        return replace(finding, answer="no", reason=missing.reason, mend=missing.mend)
+        return replace(finding, answer="no", reason=missing.reason, remedy=missing.remedy)
 
     def step() -> None:
         from iresnet_train import TrainConfig, train
@@ -206,32 +206,23 @@ def _in_one_process() -> Iterator[None]:
         os.environ.update(kept)
 
 
-def _parted(message: str) -> tuple[str, str | None]:
-    """An error's one paragraph as reason and mend: our messages end with what to do."""
-    parts = [part.strip() for part in message.replace(". ", ".\n").splitlines() if part.strip()]
-    if len(parts) == 1:
-        reason, _, mend = message.rpartition(": ")
-        return (reason, mend) if reason and mend.startswith("pip ") else (message.rstrip("."), None)
-    return " ".join(parts[:-1]).rstrip("."), parts[-1].rstrip(".")
-
-
-def _parts() -> Sequence[Part]:
+def _components() -> Sequence[Component]:
     here = nvidia.driver()
     runtime = torch.version.cuda
-    parts = [
-        Part("NVIDIA driver", here.version or "unknown", f"serves CUDA {here.cuda[0]}.{here.cuda[1]}")
+    components = [
+        Component("NVIDIA driver", here.version or "unknown", f"serves CUDA {here.cuda[0]}.{here.cuda[1]}")
         if here
-        else Part("NVIDIA driver", None),
-        Part("CUDA runtime", runtime, "torch's" if runtime else "torch is built without CUDA"),
-        Part("cuDNN", _cudnn(), "torch's"),
+        else Component("NVIDIA driver", None),
+        Component("CUDA runtime", runtime, "torch's" if runtime else "torch is built without CUDA"),
+        Component("cuDNN", _cudnn(), "torch's"),
     ]
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         found = nvidia.gpu(index)
         assert found is not None
         major, minor = found.capability
         note = f"compute capability {major}.{minor}, {found.memory_bytes / 2**30:.0f} GiB" + (", fp8" if found.has_fp8 else "")
-        parts.append(Part(f"GPU {index}", found.name, note))
-    return [*parts, *(_flavour(name) for name in ("tensorrt", "tensorrt_rtx")), _onnxruntime(), _compiler()]
+        components.append(Component(f"GPU {index}", found.name, note))
+    return [*components, *(_flavour(name) for name in ("tensorrt", "tensorrt_rtx")), _onnxruntime(), _compiler()]
 
 
 def _cudnn() -> str | None:
@@ -242,34 +233,34 @@ def _cudnn() -> str | None:
     return None if number is None else f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
-def _flavour(name: str) -> Part:
-    from iresnet_export.backends.tensorrt_flavours import flavour_named
+def _flavour(name: str) -> Component:
+    from iresnet_export.backends.tensorrt.flavours import flavour_named
 
     title = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}[name]
     try:
         found = flavour_named(name)
     except IResNetError as error:
-        return Part(title, None, _parted(str(error))[1])
-    return Part(title, found.version, "builds without a GPU" if found.builds_without_gpu else "builds for the GPU at hand")
+        return Component(title, None, error.remedy or None)
+    return Component(title, found.version, "builds without a GPU" if found.builds_without_gpu else "builds for the GPU at hand")
 
 
-def _onnxruntime() -> Part:
+def _onnxruntime() -> Component:
     try:
         import onnxruntime as ort
     except ImportError:
-        return Part("ONNX Runtime", None, "pip install onnxruntime")
+        return Component("ONNX Runtime", None, "pip install onnxruntime")
     built = [name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()]
-    return Part("ONNX Runtime", str(ort.__version__), f"built with {', '.join(built)}; whether they work is said above")
+    return Component("ONNX Runtime", str(ort.__version__), f"built with {', '.join(built)}; whether they work is said above")
 
 
-def _compiler() -> Part:
-    from iresnet_export.backends.aotinductor import cpp_compiler
+def _compiler() -> Component:
+    from iresnet_export.backends.aotinductor.package import cpp_compiler
 
     try:
         command = cpp_compiler()
     except UnavailableError as error:
-        return Part("C++ compiler", None, _parted(str(error))[1])
-    return Part("C++ compiler", " ".join(command), "for AOTInductor")
+        return Component("C++ compiler", None, error.remedy or None)
+    return Component("C++ compiler", " ".join(command), "for AOTInductor")
 
 
 def _engines(folder: Path | None) -> Sequence[EngineFile]:
@@ -281,8 +272,8 @@ def _engines(folder: Path | None) -> Sequence[EngineFile]:
 
 def _engine(path: Path) -> EngineFile:
     from iresnet_export.backends.base import require_trusted
-    from iresnet_export.backends.tensorrt_checks import require_runnable
-    from iresnet_export.backends.tensorrt_plan import read_plan
+    from iresnet_export.backends.tensorrt.checks import require_runnable
+    from iresnet_export.backends.tensorrt.plan import read_plan
 
     try:
         artifact = open_artifact(path)

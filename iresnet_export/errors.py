@@ -43,4 +43,4 @@ class MissingPackageError(UnavailableError):
     """A package is not installed; the message ends with the command that installs it."""
 
     def __init__(self, package: str, purpose: str, install: str) -> None:
-        super().__init__(f"{purpose} needs the package {package}, which is not installed here. Run: pip install '{install}'")
+        super().__init__(f"{purpose} needs the package {package}, which is not installed here.", f"Run: pip install '{install}'")

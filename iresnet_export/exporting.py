@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iresnet_export.artifact import (
+from iresnet_export.artifacts.artifact import (
     ENDINGS,
     Artifact,
+    FormatName,
     Manifest,
     Parent,
     embedded_identity,
@@ -19,39 +20,37 @@ from iresnet_export.artifact import (
     record,
     require_replaceable,
 )
-from iresnet_export.backends import backend_named, backends_for
-from iresnet_export.backends.base import Backend, ExportJob, ExportOptions
-from iresnet_export.calibrating import calibration_images, chosen_quantization, equalising_scales
-from iresnet_export.data_choice import chosen_data, is_named
+from iresnet_export.artifacts.data_choice import chosen_data, is_named
+from iresnet_export.artifacts.source import Source
+from iresnet_export.backends.base import ExportJob, ExportOptions, Format
+from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_quantization, equalization_scales
+from iresnet_export.backends.registry import format_named, runtimes_for
 from iresnet_export.errors import ExportError, InputError
-from iresnet_export.layers import layers_of_network
-from iresnet_export.precision import in_words, precision_shares, shares
-from iresnet_export.progress import Progress, no_progress
-from iresnet_export.quantization.parameters import Quantization, quantized_layers
-from iresnet_export.source import Source
+from iresnet_export.graph.compare import compare
+from iresnet_export.graph.network import graph_of_network
+from iresnet_export.graph.precision import in_words, precision_shares, shares
+from iresnet_export.quantization.codes import Quantization, quantized_graph
+from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.fold import FoldSample, fold_details, fold_sample, proved_fold
-from iresnet_export.verification.weights import compare_layers
 from iresnet_models.deployed import DTYPES, Deployable, deployed
 from iresnet_models.files import replacing, sha256_of
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.operations import layer_multiply_accumulates
 
-SUFFIX = {format: endings[0] for format, endings in ENDINGS.items()}
 
-
-def default_output(backend: Backend, source: Source, options: ExportOptions, folder: Path = Path("artifacts")) -> Path:
+def default_output(format: Format, source: Source, options: ExportOptions, folder: Path = Path("artifacts")) -> Path:
     """Such as `artifacts/iresnet50.onnx`, `artifacts/iresnet50-int8-cpu.onnx` or `artifacts/iresnet50-nofold.ts`."""
     parts = [source.spec.name]
     if options.precision != "fp32":
         parts.append(f"int8-{options.target}" if options.precision == "int8" else options.precision)
     parts += ["nofold"] if not options.fold else []
     parts += ["pre"] if options.with_preprocessing else []
-    parts += [options.device] if backend.format == "aoti" and options.device != "cpu" else []
-    return folder / f"{'-'.join(parts)}{SUFFIX[backend.format]}"
+    parts += format.name_parts(options)
+    return folder / f"{'-'.join(parts)}{format.suffix}"
 
 
 def export_artifact(
-    name: str,
+    format_name: FormatName,
     source: Source,
     options: ExportOptions,
     *,
@@ -59,25 +58,28 @@ def export_artifact(
     force: bool = False,
     progress: Progress = no_progress,
 ) -> Artifact:
-    """Exports by the backend `name`, and reads the weights back before the artifact takes its place.
+    """Exports to a format, and reads the weights back before the artifact takes its place.
 
     Raises InputError where `output` holds something else and `force` is not given, ExportError where the exporter
     fails or where a weight that was written is not the checkpoint's.
     """
-    backend = backend_named(name)
-    if options.precision not in backend.precisions:
-        able = ", ".join(backend.precisions)
-        raise InputError(f"{backend.format} files are exported in {able}, not in {options.precision}; choose another --precision.")
-    output = output or default_output(backend, source, options)
+    format = format_named(format_name)
+    if options.precision not in format.precisions:
+        able = ", ".join(format.precisions)
+        raise InputError(f"{format.name} files are exported in {able}, not in {options.precision};", "choose another --precision.")
+    output = output or default_output(format, source, options)
     options = _with_images(source, options)
-    planned = _planned(backend, source, options, output)
+    planned = _planned(format, source, options, output)
     require_replaceable(output, planned, _inputs(source, options), force=force)
-    parent = _parent(backend, source, options, output, force, progress)
+    parent = _parent(format, source, options, output, force, progress)
     identity = embedded_identity(source.spec, source.weights, options.precision, options.fold, options.with_preprocessing)
     network, quantization, about = _deployable(source, options, parent, progress)
     with replacing(output) as temporary:
-        details = backend.export(ExportJob(network, temporary, options, identity, quantization, parent, progress)) | about
-        details["multiply_accumulates"] = _proved(backend, network, quantization, temporary, planned, details)
+        job = ExportJob(network, temporary, options, identity, quantization, parent, progress)
+        details = format.write(job) | about
+        for runtime in runtimes_for(format.name):
+            details |= runtime.prove(job)
+        details["multiply_accumulates"] = _shares_read_back(format, network, quantization, temporary, planned, details)
         written = dataclasses.replace(
             planned,
             sha256=sha256_of(temporary),
@@ -95,7 +97,7 @@ def _with_images(source: Source, options: ExportOptions) -> ExportOptions:
         return options
     data = chosen_data(None, source.spec, source.weights)
     if data is not None and options.scheme is None:  # `fold_sample` does without
-        from iresnet_train.data import training_set
+        from iresnet_data.datasets import training_set
 
         try:
             training_set(data, source.spec)
@@ -111,44 +113,44 @@ def _inputs(source: Source, options: ExportOptions) -> list[Path]:
     return [*named, *([] if source.checkpoint is None else [source.checkpoint])]
 
 
-def _planned(backend: Backend, source: Source, options: ExportOptions, output: Path) -> Manifest:
+def _planned(format: Format, source: Source, options: ExportOptions, output: Path) -> Manifest:
     """The manifest as far as it is known before the export."""
-    settings = backend.settings(options)
+    settings = format.settings(options)
     if options.fold and options.calibration_name is not None:
         settings |= {"calibration_data": options.calibration_name}  # the fold's bounds come from it, in every precision
     return Manifest(
         file=output.name,
-        format=backend.format,
+        format=format.name,
         sha256="",
         size_bytes=0,
         spec=source.spec,
         weights=source.weights_seen_from(output.parent),
         precision=options.precision,
         fold=options.fold,
-        batch=backend.batch_range(options),
+        batch=format.batch_range(options),
         with_preprocessing=options.with_preprocessing,
         details={"settings": settings},
     )
 
 
 def _parent(
-    backend: Backend, source: Source, options: ExportOptions, output: Path, force: bool, progress: Progress
+    format: Format, source: Source, options: ExportOptions, output: Path, force: bool, progress: Progress
 ) -> Artifact | None:
-    """What the backend builds from, beside the output: the one that is there if it is the same, else made now."""
-    if backend.parent_format is None:
+    """What the format is built from, beside the output: the one that is there if it is the same, else made now."""
+    if format.parent is None:
         return None
-    parent_backend = backends_for(backend.parent_format)[0]
-    own = next(ending for ending in ENDINGS[backend.format] if output.name.lower().endswith(ending))
-    path = output.with_name(output.name[: -len(own)] + SUFFIX[parent_backend.format])
-    planned = _planned(parent_backend, source, options, path)
+    parent = format_named(format.parent)
+    own = next(ending for ending in ENDINGS[format.name] if output.name.lower().endswith(ending))
+    path = output.with_name(output.name[: -len(own)] + parent.suffix)
+    planned = _planned(parent, source, options, path)
     if path.exists():
         try:
             there = open_artifact(path)
-            if there.require_intact().same_making(planned):
+            if there.require_intact().same_recipe(planned):
                 return there
         except (InputError, ExportError):
             pass
-    return export_artifact(parent_backend.name, source, options, output=path, force=force, progress=progress)
+    return export_artifact(parent.name, source, options, output=path, force=force, progress=progress)
 
 
 def _deployable(
@@ -172,7 +174,7 @@ def _deployable(
 
 
 def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -> tuple[Deployable, Quantization, dict[str, Any]]:
-    """The fold and the quantization of it that measure best, with or without the stream's channels equalised."""
+    """The fold and the quantization of it that measure best, with or without the stream's channels equalized."""
     source = sample.source
     images = calibration_images(source, options)
     tried: dict[bool, tuple[Deployable, dict[str, Any]]] = {}
@@ -183,17 +185,17 @@ def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -
         tried[scales is not None] = network, fold_details(folded, proof)
         return folded
 
-    scales = equalising_scales(fold_with(None), images)
+    scales = equalization_scales(fold_with(None), images)
     if any(scale is not None for scale in scales):
         fold_with(scales)
-    networks = {equalised: network for equalised, (network, _) in tried.items()}
+    networks = {equalized: network for equalized, (network, _) in tried.items()}
     quantization = chosen_quantization(source, networks, images, options, progress)
-    network, about_fold = tried[quantization.equalised]
+    network, about_fold = tried[quantization.equalized]
     return network, quantization, {"fold": about_fold, "quantization": quantization.to_json()}
 
 
-def _proved(
-    backend: Backend,
+def _shares_read_back(
+    format: Format,
     network: Deployable,
     quantization: Quantization | None,
     path: Path,
@@ -202,23 +204,20 @@ def _proved(
 ) -> dict[str, float]:
     """Reads the file back: raises ExportError unless it holds the weights, in the precision that was asked for.
 
-    Returns the share of multiply-accumulates in each precision, as the file stores them. A backend whose files hide their layers
-    tells of their `layer_precisions` itself.
+    Returns the share of multiply-accumulates in each precision, as the file stores them. A format that hides what its
+    files hold tells of their `layer_precisions` itself.
     """
-    observer = backend.observer(Artifact(path, backend.format, planned), torch.device("cpu"), trust=True)
-    if observer is None:
-        told = details.pop("layer_precisions", None)
-        return {} if told is None else shares(told, list(layer_multiply_accumulates(planned.spec).values()))
-    expected = layers_of_network(network)
-    if quantization is not None:
-        expected = quantized_layers(expected, quantization)
-    layers = observer.layers
-    report = compare_layers(expected, layers)
-    if not report.passed:
-        raise ExportError(f"The export was refused: read back from the file, {report.first_difference}.")
-    found = precision_shares(layers, planned.spec)
+    graph = format.read(Artifact(path, format.name, planned))
+    if graph is None:
+        stored = details.pop("layer_precisions", None)
+        return {} if stored is None else shares(stored, list(layer_multiply_accumulates(planned.spec).values()))
+    expected = graph_of_network(network)
+    difference = compare(expected if quantization is None else quantized_graph(expected, quantization), graph).first_difference
+    if difference is not None:
+        raise ExportError(f"The export was refused: read back from the file, {difference}.")
+    found = precision_shares(graph.layers, planned.spec)
     floating = () if quantization is None else quantization.floating
-    quantized = precision_shares([layer for layer in layers if layer.name not in floating], planned.spec, floating)
+    quantized = precision_shares([layer for layer in graph.layers if layer.name not in floating], planned.spec, floating)
     if quantized.keys() != {planned.precision}:
         raise ExportError(f"The export was refused: {planned.precision} was asked for, and the file holds {in_words(found)}.")
     return found

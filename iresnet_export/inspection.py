@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iresnet_export.artifact import Artifact, Format, open_artifact
-from iresnet_export.identity import identity_of
-from iresnet_export.precision import in_words
+from iresnet_export.artifacts.artifact import Artifact, FormatName, open_artifact
+from iresnet_export.artifacts.metadata import identity_of
+from iresnet_export.graph.precision import in_words
 from iresnet_models.files import sha256_of
 
 _SHOWN, _LONGEST = 40, 4000
@@ -104,7 +104,7 @@ def inspect_file(path: Path) -> Inspection:
 def _inspect_onnx(path: Path) -> dict[str, Any]:
     import onnx
 
-    from iresnet_export.backends.onnx_files import external_files, images_of, read_onnx
+    from iresnet_export.artifacts.onnx_files import external_files, images_of, read_onnx
 
     model = read_onnx(path, external=False)
     weights: Counter[str] = Counter()
@@ -141,13 +141,13 @@ def _numel(shape: Any) -> int:
 
 
 def _inspect_torchscript(artifact: Artifact) -> dict[str, Any]:
-    from iresnet_export.backends.torchscript_reading import read_script
+    from iresnet_export.backends.torchscript.looking import read_script
 
     return read_script(artifact.path)
 
 
 def _inspect_pt2(artifact: Artifact) -> dict[str, Any]:
-    from iresnet_export.backends.pt2_reading import read_program
+    from iresnet_export.backends.pt2.archive import read_program
 
     return read_program(artifact.path)
 
@@ -155,15 +155,15 @@ def _inspect_pt2(artifact: Artifact) -> dict[str, Any]:
 def _inspect_package(artifact: Artifact) -> dict[str, Any]:
     if artifact.manifest is None:
         return {"notes": {"contents": "compiled code: unknown without loading it"}}
-    from iresnet_export.backends.aotinductor_target import told_target
+    from iresnet_export.backends.aotinductor.target import target_in_words
 
     details = artifact.manifest.details
-    return {"notes": {"compiled by": f"torch {details.get('torch')}", "for": told_target(details)}}
+    return {"notes": {"compiled by": f"torch {details.get('torch')}", "for": target_in_words(details)}}
 
 
 def _inspect_engine(artifact: Artifact) -> dict[str, Any]:
     """From the first bytes of the plan, and its manifest."""
-    from iresnet_export.backends.tensorrt_plan import read_plan
+    from iresnet_export.backends.tensorrt.plan import read_plan
 
     plan = read_plan(artifact)
     notes = {"built by": f"{plan.flavour} {plan.version or '(version unknown)'}"}
@@ -186,11 +186,11 @@ def _inspect_checkpoint(path: Path) -> dict[str, Any]:
     return {"identity": {"spec": checkpoint.spec.to_json()}, "weights": dict(weights), "notes": notes}
 
 
-_READERS: dict[Format, Callable[[Artifact], dict[str, Any]]] = {
+_READERS: dict[FormatName, Callable[[Artifact], dict[str, Any]]] = {
     "onnx": lambda artifact: _inspect_onnx(artifact.path),
     "torchscript": _inspect_torchscript,
     "pt2": _inspect_pt2,
-    "aoti": _inspect_package,
+    "aotinductor": _inspect_package,
     "engine": _inspect_engine,
     "checkpoint": lambda artifact: _inspect_checkpoint(artifact.path),
 }

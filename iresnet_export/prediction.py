@@ -14,19 +14,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from iresnet_export.artifact import Artifact, open_artifact
-from iresnet_export.backends import runners
+from iresnet_data.named_data import remark
+from iresnet_export.artifacts.artifact import Artifact, open_artifact
+from iresnet_export.artifacts.source import spec_of
 from iresnet_export.backends.base import Session, running
-from iresnet_export.environment import environment
+from iresnet_export.backends.registry import runtimes_for
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, UnavailableError
-from iresnet_export.progress import Progress, no_progress
-from iresnet_export.verification.accuracy import spec_of
+from iresnet_export.system.environment import environment
+from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.image_files import image_files, image_suffixes, left_out, printable
 from iresnet_models.preprocessing import load_image, to_pixels
 from iresnet_models.spec import ModelSpec
-from iresnet_train.named_data import remark
 
 SCHEMA = "iresnet-export/predict/1"
 
@@ -154,9 +154,9 @@ def find_images(named: Sequence[Path]) -> list[Found]:
         where = ", ".join(map(printable, named[:4])) + (", ..." if len(named) > 4 else "")
         endings = ", ".join(image_suffixes())
         raise InputError(
-            f"No image was found in {where or 'nothing'}: folders are searched for files that end in {endings}. "
+            f"No image was found in {where or 'nothing'}: folders are searched for files that end in {endings}.",
             f"{'' if passed_over is None else passed_over + ' '}Name other folders, or the image files themselves, which may end "
-            "in anything."
+            "in anything.",
         )
     if passed_over:
         remark(passed_over)
@@ -166,7 +166,7 @@ def find_images(named: Sequence[Path]) -> list[Found]:
 def _session(artifact: Artifact, options: PredictOptions) -> tuple[str, Session]:
     """A session of the first backend that can run the artifact here, with the backend's name."""
     unavailable: list[UnavailableError] = []
-    for backend in runners(artifact.format, () if options.backend is None else (options.backend,)):
+    for backend in runtimes_for(artifact.format, () if options.backend is None else (options.backend,)):
         try:
             return backend.name, backend.load(artifact, options.device, trust=options.trust)
         except UnavailableError as error:
@@ -221,13 +221,14 @@ def _tops(
     if logits.ndim != 2 or logits.shape[1] != spec.num_classes:
         raise ArtifactError(
             f"{artifact.path} gives outputs of the shape {tuple(logits.shape)} for {len(batch)} images, and not {spec.num_classes} "
-            f"logits each, as {spec.name} does. Name the checkpoint that it was made from with --checkpoint, or export it again."
+            f"logits each, as {spec.name} does.",
+            "Name the checkpoint that it was made from with --checkpoint, or export it again.",
         )
     wrong = [image.name for (image, _), finite in zip(batch, logits.isfinite().all(1), strict=True) if not finite]
     if wrong:
         raise CheckFailedError(
-            f"{artifact.path} gives NaN or infinite outputs for {wrong[0]}: its numbers overflow. Check it with "
-            "`iresnet-export verify`, and export it in another precision."
+            f"{artifact.path} gives NaN or infinite outputs for {wrong[0]}: its numbers overflow.",
+            "Check it with `iresnet-export verify`, and export it in another precision.",
         )
     # Of equal logits the first class wins, as in argmax.
     order = logits.sort(dim=1, descending=True, stable=True).indices[:, : options.top_k]

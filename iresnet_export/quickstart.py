@@ -6,33 +6,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from iresnet_export.backends import backend_named
+from iresnet_export.artifacts.artifact import FormatName
+from iresnet_export.artifacts.source import source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.registry import format_named
 from iresnet_export.benchmark.bench import bench
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.results import Result
-from iresnet_export.environment import environment
 from iresnet_export.errors import InputError, PreemptedError, UnavailableError
+from iresnet_export.evaluation import Accuracy, EvalOptions, accuracies
 from iresnet_export.exporting import default_output, export_artifact
-from iresnet_export.progress import Progress
 from iresnet_export.reporting.bench_document import bench_document
 from iresnet_export.reporting.documents import eval_document, verify_document
 from iresnet_export.reporting.report import ReportOptions, make_report
-from iresnet_export.source import source_from_checkpoint
-from iresnet_export.verification.accuracy import Accuracy, EvalOptions, accuracies
+from iresnet_export.system.environment import environment
+from iresnet_export.system.progress import Progress
 from iresnet_export.verification.verify import Candidate, Verification, VerifyOptions, verify
-from iresnet_models.deployed import Precision
 from iresnet_models.files import write_json, write_text
+from iresnet_models.precisions import Precision
 from iresnet_train import Progress as TrainingProgress
 from iresnet_train import TrainingResult, config_for, train
 
 MARKER = "quickstart.json"
-EXPORTS: tuple[tuple[str, Precision], ...] = (
+EXPORTS: tuple[tuple[FormatName, Precision], ...] = (
     ("torchscript", "fp32"),
-    ("onnxruntime", "fp32"),
-    ("onnxruntime", "bf16"),
-    ("onnxruntime", "int8"),
-    ("tensorrt", "fp32"),
+    ("onnx", "fp32"),
+    ("onnx", "bf16"),
+    ("onnx", "int8"),
+    ("engine", "fp32"),
 )
 
 
@@ -113,9 +114,9 @@ def deploy(folder: Path, training: TrainingResult, seconds: float, progress: Pro
 
 def _claim(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder with --output.")
+        raise InputError(f"{folder} is a file;", "name a folder with --output.")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists():
-        raise InputError(f"{folder} holds files that no quickstart put there. Name another folder with --output.")
+        raise InputError(f"{folder} holds files that no quickstart put there.", "Name another folder with --output.")
     write_json(folder / MARKER, {"about": "made by iresnet-export quickstart, which may replace what is in this folder"})
 
 
@@ -124,7 +125,7 @@ def _export_all(folder: Path, checkpoint: Path, progress: Progress) -> tuple[lis
     paths, missing = [], {}
     for name, precision in EXPORTS:
         options = ExportOptions(precision=precision)
-        output = default_output(backend_named(name), source, options, folder / "artifacts")
+        output = default_output(format_named(name), source, options, folder / "artifacts")
         try:
             paths.append(export_artifact(name, source, options, output=output, force=True, progress=progress).path)
         except UnavailableError as error:

@@ -1,7 +1,12 @@
-"""What a backend is: it exports a network to a file, loads such a file to run it, and reads its weights back."""
+"""What a format and a runtime are.
+
+A format writes a network to a file and reads such a file back as a graph. A runtime loads a file on a device and gives a session;
+it may offer a probe of inner values. ONNX is one format with two runtimes, a torch.export program one format with three.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,24 +18,26 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from iresnet_export.archives import is_archive, require_whole
-from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.tensorrt_options import EngineOptions
-from iresnet_export.errors import ArtifactError, ExportError, InputError, IResNetError
-from iresnet_export.observing import Observer
-from iresnet_export.progress import Progress, no_progress
-from iresnet_export.quantization.parameters import Quantization
+from iresnet_export.artifacts.archives import is_archive, require_whole
+from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.errors import ArtifactError, InputError, IResNetError
+from iresnet_export.graph.ir import Graph
+from iresnet_export.graph.probe import Probe
+from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.schemes import CALIBRATORS, TARGETS, Calibrator, Scheme, Target, scheme_for
-from iresnet_models.deployed import PRECISIONS, Deployable, Precision
+from iresnet_export.system.progress import Progress, no_progress
+from iresnet_models.deployed import Deployable
+from iresnet_models.precisions import PRECISIONS, Precision
 from iresnet_models.preprocessing import normalised
 from iresnet_models.spec import ModelSpec
-
-BF16_OPSET, FP8_OPSET = 22, 19
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export. `batch` is the static batch size, or the one to optimise for; `max_batch` bounds a dynamic one."""
+    """What every format is told of an export; a format's own options are a subclass (`Format.options_type`).
+
+    `batch` is the static batch size, or the one to optimise for; `max_batch` bounds a dynamic one.
+    """
 
     precision: Precision = "fp32"
     fold: bool = True
@@ -39,8 +46,6 @@ class ExportOptions:
     dynamic_batch: bool = True
     batch: int = 1
     max_batch: int = 32
-    opset: int | None = None
-    """ONNX's; None for 20, or 22 where bfloat16 needs it."""
     target: Target = "cpu"
     """What a quantized graph is made for: x86 and ARM processors (int8), or TensorRT (int8, fp8)."""
     calibrator: Calibrator | None = None
@@ -48,14 +53,13 @@ class ExportOptions:
     calibration_data: str | None = None
     """`digits` or a folder, whose training images say how far activations reach; None for the network's own, or noise."""
     calibration_images: int = 512
-    compute_capabilities: tuple[str, ...] = ()
-    """GPUs to build an engine for, such as `8.6`; TensorRT-RTX alone. Empty: its own choice."""
-    device: str = "cpu"
-    """What an AOTInductor package is compiled for: `cpu`, or the GPU at hand, `cuda` or `cuda:1`."""
-    flavour: str | None = None
-    """`tensorrt` or `tensorrt_rtx`; None for whichever can be used here."""
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    """How a TensorRT engine is built."""
+
+    @classmethod
+    def of(cls, options: ExportOptions) -> Self:
+        """These options as this class has them; what only this class knows is at its default."""
+        if isinstance(options, cls):
+            return options
+        return cls(**{entry.name: getattr(options, entry.name) for entry in dataclasses.fields(ExportOptions)})
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= self.max_batch and self.dynamic_batch:
@@ -75,18 +79,11 @@ class ExportOptions:
         if scheme is not None and self.calibrator is not None and self.calibrator not in scheme.calibrators:
             raise InputError(
                 f"--calibrator {self.calibrator} is not for {self.precision}: it measures what codes of one width lose, and "
-                f"those of {self.precision} are as fine for small values as for large ones. Take {' or '.join(scheme.calibrators)}."
+                f"those of {self.precision} are as fine for small values as for large ones.",
+                f"Take {' or '.join(scheme.calibrators)}.",
             )
         if self.calibration_images < 1:
             raise InputError(f"--calibration-images takes a number of at least 1, not {self.calibration_images}.")
-        if self.precision == "bf16" and self.opset is not None and self.opset < BF16_OPSET:
-            raise InputError(f"bfloat16 convolutions came with ONNX opset {BF16_OPSET}; {self.opset} was asked for.")
-        if self.precision == "fp8" and self.opset is not None and self.opset < FP8_OPSET:
-            raise InputError(f"Quantization to fp8 came with ONNX opset {FP8_OPSET}; {self.opset} was asked for.")
-
-    @property
-    def onnx_opset(self) -> int:
-        return self.opset or (BF16_OPSET if self.precision == "bf16" else 20)
 
     @property
     def scheme(self) -> Scheme | None:
@@ -116,8 +113,8 @@ class ExportOptions:
 class ExportJob:
     """The network to be written to `path`, quantized by `quantization` if there is one.
 
-    `identity` is what the file is to say of itself, where its format has a place for that. `parent` is what the backend builds
-    from, where it has a `parent_format`.
+    `identity` is what the file is to say of itself, where its format has a place for that. `parent` is what the format is built
+    from, where it has one.
     """
 
     network: Deployable
@@ -178,44 +175,75 @@ class Session(ABC):
         self.close()
 
 
-class Backend(ABC):
-    """One way to deploy a network. Backends neither time themselves nor print."""
+class Format(ABC):
+    """A kind of file: how a network is written to it, and how it is read back. Formats neither time themselves nor print."""
 
-    name: ClassVar[str]
-    format: ClassVar[Format]
+    name: ClassVar[FormatName]
+    suffix: ClassVar[str]
+    """What the names of its files end in."""
     native: ClassVar[bool] = False
     """Whether loading such a file can run native code."""
-    parent_format: ClassVar[Format | None] = None
-    """What it builds from, where that is not the network itself."""
+    parent: ClassVar[FormatName | None] = None
+    """The format that it is built from, where that is not the network itself."""
     precisions: ClassVar[tuple[Precision, ...]] = PRECISIONS
+    options_type: ClassVar[type[ExportOptions]] = ExportOptions
+
+    def settings(self, options: ExportOptions) -> dict[str, Any]:
+        """Those of the options that change what is written, for the manifest. Says what is missing before any work is done."""
+        return {}
+
+    def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
+        """The batch sizes that an export with these options takes; None for any."""
+        return None if options.dynamic_batch else (options.batch, options.batch)
+
+    def name_parts(self, options: ExportOptions) -> list[str]:
+        """What these options add to the default name of a file."""
+        return []
+
+    @abstractmethod
+    def write(self, job: ExportJob) -> dict[str, Any]:
+        """Writes what the job says to its path; returns details for the manifest."""
+
+    def read(self, artifact: Artifact) -> Graph | None:
+        """What the file holds; None where the format hides it. Only for files that are trusted, where the format is `native`."""
+        return None
+
+
+class Runtime(ABC):
+    """What runs the files of one format."""
+
+    name: ClassVar[str]
+    format: ClassVar[FormatName]
+
+    @property
+    def settings(self) -> str:
+        """How it was told to compute, in the words of `--backend NAME[...]`, where that is not its own default; else empty."""
+        return ""
 
     @property
     def label(self) -> str:
-        """What results call it: its name, and how it was told to compute where that is not its own default."""
-        return self.name
+        """What results call it: its name, and its settings."""
+        return f"{self.name} ({self.settings})" if self.settings else self.name
+
+    @property
+    def spelled(self) -> str:
+        """Its name with its settings, from which the registry makes it again."""
+        return f"{self.name}[{self.settings}]" if self.settings else self.name
 
     def is_installed(self) -> bool:
         """Whether its package is here at all; a device or driver may still be missing."""
         return True
 
-    def settings(self, options: ExportOptions) -> dict[str, Any]:
-        """Those of the options that change what this backend makes, for the manifest."""
-        return {}
-
-    def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
-        """The batch sizes that an export with these options takes; None for any."""
-        return None
-
-    def export(self, job: ExportJob) -> dict[str, Any]:
-        """Writes what the job says to its path; returns details for the manifest."""
-        raise ExportError(f"{self.name} only runs {self.format} files; another backend exports them.")
-
     @abstractmethod
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> Session:
         """A session of the artifact on the device; UnavailableError where that cannot be had here."""
 
-    def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> Observer | None:
-        """What the artifact holds and what it gives inside, as this backend computes it; None where the format hides that."""
+    def prove(self, job: ExportJob) -> dict[str, Any]:
+        """What it proves of an export that was just written, for the manifest; ExportError where that does not hold."""
+        return {}
+
+    def probe(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> Probe | None:
+        """What the artifact gives inside, as this runtime computes it; None where that cannot be had."""
         return None
 
 
@@ -235,7 +263,7 @@ def running(path: Path) -> Iterator[None]:
             raise
         first = (text.strip().splitlines() or ["no reason given"])[0]
         raise ArtifactError(
-            f"{path} does not run: {type(error).__name__}: {first}. Check it with `iresnet-export verify`, or export it again."
+            f"{path} does not run: {type(error).__name__}: {first}.", "Check it with `iresnet-export verify`, or export it again."
         ) from error
 
 
@@ -250,7 +278,7 @@ def require_trusted(artifact: Artifact, trust: bool) -> None:
         return
     if artifact.manifest is None:
         raise ArtifactError(
-            f"Loading {artifact.path} can run native code, and no manifest beside it vouches for it. If you trust where it "
-            "comes from, add --trust."
+            f"Loading {artifact.path} can run native code, and no manifest beside it vouches for it.",
+            "If you trust where it comes from, add --trust.",
         )
     artifact.require_intact()

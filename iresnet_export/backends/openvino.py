@@ -13,43 +13,43 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from iresnet_export.artifact import Artifact, Format
-from iresnet_export.backends.base import Backend, Session
-from iresnet_export.backends.onnx_files import read_onnx, require_sound
-from iresnet_export.backends.onnx_observing import OnnxObserver, with_outputs
+from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.onnx_files import read_onnx, require_sound
+from iresnet_export.backends.base import Runtime, Session
+from iresnet_export.backends.onnx.probing import OnnxProbe, with_outputs
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
-from iresnet_export.precision import widest
+from iresnet_export.graph.precision import widest
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32", "fp8": "f32"}
 """The floating-point precision asked for; codes are in the graph itself, and what is left of float there is float32."""
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8", "f8e4m3": "fp8"}
 
 
-class OpenVino(Backend):
+class OpenVino(Runtime):
     name: ClassVar[str] = "openvino"
-    format: ClassVar[Format] = "onnx"
+    format: ClassVar[FormatName] = "onnx"
 
     def is_installed(self) -> bool:
         return find_spec("openvino") is not None
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OpenVinoSession:
         if device.type != "cpu":
-            raise UnavailableError("OpenVINO runs on the CPU here; add --device cpu.")
-        from iresnet_export.identity import stored_precision
+            raise UnavailableError("OpenVINO runs on the CPU here;", "add --device cpu.")
+        from iresnet_export.artifacts.metadata import stored_precision
 
         require_sound(artifact)
         precision = stored_precision(artifact)
         return OpenVinoSession(artifact.path, precision, threads)
 
-    def observer(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OpenVinoObserver:
-        return OpenVinoObserver(artifact)
+    def probe(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OpenVinoProbe:
+        return OpenVinoProbe(artifact)
 
 
-class OpenVinoObserver(OnnxObserver):
+class OpenVinoProbe(OnnxProbe):
     """The graph with further outputs, compiled as the session compiles it."""
 
     def __init__(self, artifact: Artifact) -> None:
-        from iresnet_export.identity import stored_precision
+        from iresnet_export.artifacts.metadata import stored_precision
 
         super().__init__(read_onnx(artifact.path))
         self._hint = _HINTS[stored_precision(artifact)]
@@ -96,7 +96,7 @@ class OpenVinoSession(Session):
             if "precision" in str(error).lower() and _HINTS[precision] in str(error):
                 raise UnavailableError(f"OpenVINO cannot compute in {precision} on this processor: {lines[-1]}") from error
             raise ArtifactError(
-                f"OpenVINO cannot load {path}: {lines[-1]}. Export it again, or check that the file is whole."
+                f"OpenVINO cannot load {path}: {lines[-1]}.", "Export it again, or check that the file is whole."
             ) from error
 
     def run(self, batch: Tensor) -> Tensor:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from iresnet_export.artifact import Artifact, open_artifact
+from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.backends.base import Session
-from iresnet_export.backends.onnxruntime_cuda import require_use
-from iresnet_export.benchmark.candidates import Candidate, Origin, Origins, open_candidates, parities
+from iresnet_export.backends.registry import require_settings_used
 from iresnet_export.benchmark.child import in_fresh_process
 from iresnet_export.benchmark.cold import cold
+from iresnet_export.benchmark.entrants import Entrant, Origin, Origins, open_entrants, parities
 from iresnet_export.benchmark.limits import better, measured_limits, raised, with_fractions
 from iresnet_export.benchmark.measuring import Bench, Watch, in_turns, no_watch, without_contradictions
 from iresnet_export.benchmark.options import BenchOptions
@@ -23,8 +23,8 @@ from iresnet_export.benchmark.results import BenchReport, Limit, Result
 from iresnet_export.benchmark.server import server
 from iresnet_export.benchmark.throughput import throughput
 from iresnet_export.errors import UnavailableError
-from iresnet_export.machine import OthersLoad, cpu_state, gpu_state, load_now, load_warnings, under_load
-from iresnet_export.progress import Progress, no_progress
+from iresnet_export.system.machine import OthersLoad, cpu_state, gpu_state, load_now, load_warnings, under_load
+from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.reference import Reference
 from iresnet_export.verification.verify import References, Verification, VerifyOptions, verify
 from iresnet_models.temporary import temporary_folder
@@ -47,7 +47,7 @@ def bench(
     `verification`: verdicts on the same paths that are known already; else they are found first, unless `options` say not to.
     """
     artifacts = [open_artifact(path) for path in paths]
-    require_use(options.ort_cuda, options.device, [artifact.format for artifact in artifacts], options.backends)
+    require_settings_used(options.backends, options.device, [artifact.format for artifact in artifacts])
     if verification is None and options.verify:
         verification = verify(paths, _verify_options(options), progress)
     cpu, gpu = cpu_state() | {"load_before": load_now()}, gpu_state(options.device.index or 0)
@@ -65,7 +65,7 @@ def bench(
             before = _limits(artifacts, threads, options, folder, progress)
             found = Bench(options, progress, watch, keep_so_far, list(results))
             with ExitStack() as stack:
-                candidates = open_candidates(artifacts, threads, options, origins, parities(verification), stack)
+                candidates = open_entrants(artifacts, threads, options, origins, parities(verification), stack)
                 if options.peers:
                     reference = _references(options, progress)
                     for origin in origins.all:
@@ -87,7 +87,7 @@ def _limits(artifacts: Sequence[Artifact], threads: int, options: BenchOptions, 
     return measured_limits(_precisions(artifacts), threads, options.device, folder, progress) if options.limits else []
 
 
-def _every_mode(candidates: Sequence[Candidate], found: Bench) -> None:
+def _every_mode(candidates: Sequence[Entrant], found: Bench) -> None:
     for mode in found.options.modes:
         if mode == "latency":
             for batch in found.options.batch_sizes:
@@ -100,7 +100,7 @@ def _every_mode(candidates: Sequence[Candidate], found: Bench) -> None:
             cold(candidates, found)
 
 
-def _with_memory(candidates: Sequence[Candidate], found: Bench, start: int) -> list[Result]:
+def _with_memory(candidates: Sequence[Entrant], found: Bench, start: int) -> list[Result]:
     """The results from `start` on, with the peak memory of a process that runs that candidate alone."""
     peaks: dict[tuple[int, int], float | str] = {}
     results = found.results[start:]
@@ -151,7 +151,6 @@ def _verify_options(options: BenchOptions) -> VerifyOptions:
         seed=options.seed,
         backends=options.backends,
         max_accuracy_drop=options.max_accuracy_drop,
-        ort_cuda=options.ort_cuda,
     )
 
 

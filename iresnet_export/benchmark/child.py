@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iresnet_export.benchmark.clock import CLOCK
-from iresnet_export.benchmark.opening import Recipe, host_to_host, noise_inputs
+from iresnet_export.benchmark.recipe import Recipe, host_to_host, noise_inputs
 from iresnet_export.errors import UnavailableError
 
 INFERENCES = 3

@@ -11,7 +11,7 @@ from typing import Any
 from iresnet_export.benchmark.isolation import others_run
 from iresnet_export.benchmark.stability import halves_agree
 from iresnet_export.errors import IResNetError
-from iresnet_export.progress import Progress
+from iresnet_export.system.progress import Progress
 
 RUNS_PER_TURN_SECONDS = 0.1
 """A turn is as many runs as fit in this, and at least three (one of runs that last longer): warm, and yet many turns."""

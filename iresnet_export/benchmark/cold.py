@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from iresnet_export.benchmark.candidates import Candidate
 from iresnet_export.benchmark.child import FreshRun, in_fresh_process
+from iresnet_export.benchmark.entrants import Entrant
 from iresnet_export.benchmark.measuring import Bench, status_of, unmeasured
 from iresnet_export.benchmark.results import ColdRun, Result
 from iresnet_export.errors import UnavailableError
@@ -15,7 +15,7 @@ _WHY = "mode cold measures load time and first inference: see cold"
 _NOT_MEASURED = ("latency_ms", "throughput", "gflops", "peak_fraction", "speedup", "stable", "device_ms", "copy_ms")
 
 
-def cold(candidates: Sequence[Candidate], bench: Bench) -> None:
+def cold(candidates: Sequence[Entrant], bench: Bench) -> None:
     """Every candidate in several fresh processes, in random order, round after round."""
     usable = [index for index, candidate in enumerate(candidates) if candidate.takes(1) is None]
     runs: dict[int, list[FreshRun]] = {index: [] for index in usable}
@@ -37,7 +37,7 @@ def cold(candidates: Sequence[Candidate], bench: Bench) -> None:
     bench.add(results)
 
 
-def _result(candidate: Candidate, runs: Sequence[FreshRun]) -> Result:
+def _result(candidate: Entrant, runs: Sequence[FreshRun]) -> Result:
     status, reason = status_of(candidate, None)
     found = ColdRun(tuple(run.load_ms for run in runs), tuple(run.first_inference_ms for run in runs))
     memory = max(run.peaks_mb[0] for run in runs)

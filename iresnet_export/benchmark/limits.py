@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from iresnet_export.backends.base import Session
-from iresnet_export.backends.eager import torch_threads
-from iresnet_export.backends.onnxruntime import OnnxSession
+from iresnet_export.backends.onnxruntime.runtime import OnnxSession
 from iresnet_export.backends.openvino import OpenVino, OpenVinoSession
 from iresnet_export.benchmark.clock import CLOCK, Clock
 from iresnet_export.benchmark.results import Limit, Result
 from iresnet_export.errors import IResNetError
-from iresnet_export.progress import Progress
+from iresnet_export.system.progress import Progress
+from iresnet_export.system.torch_settings import torch_threads
 
 SECONDS, LEAST_RUNS = 0.25, 4
 SIZE = {"cpu": 1024, "cuda": 8192}

@@ -11,16 +11,16 @@ from typing import Any
 from torch import Tensor
 
 from iresnet_export.backends.base import Session
-from iresnet_export.benchmark.candidates import Candidate
 from iresnet_export.benchmark.clock import Samples, Timed, measure
 from iresnet_export.benchmark.device import device_timer
+from iresnet_export.benchmark.entrants import Entrant
 from iresnet_export.benchmark.memory import is_out_of_memory, release
-from iresnet_export.benchmark.opening import host_to_host
 from iresnet_export.benchmark.options import BenchOptions, Mode
+from iresnet_export.benchmark.recipe import host_to_host
 from iresnet_export.benchmark.results import Result, Status
 from iresnet_export.benchmark.stability import NOT_STEADY, contradictions, unsteadiness
 from iresnet_export.benchmark.statistics import latency_of, speedup_of
-from iresnet_export.progress import Progress, no_progress
+from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.verify import VerifyOptions, pixels_for
 from iresnet_models.preprocessing import normalised
 from iresnet_models.spec import ModelSpec
@@ -63,7 +63,7 @@ class Bench:
             self._images[key] = images.pin_memory() if self.options.device.type == "cuda" else images
         return self._images[key]
 
-    def inference(self, candidate: Candidate, batch: int) -> Callable[[], Tensor]:
+    def inference(self, candidate: Entrant, batch: int) -> Callable[[], Tensor]:
         """One inference, from images in host memory to logits in host memory."""
         session = candidate.usable
         images = self.images_for(candidate.spec, session, batch)
@@ -79,7 +79,7 @@ class Bench:
         self.watch(self.results, samples)
 
 
-def in_turns(candidates: Sequence[Candidate], batch: int, mode: Mode, bench: Bench) -> list[Result]:
+def in_turns(candidates: Sequence[Entrant], batch: int, mode: Mode, bench: Bench) -> list[Result]:
     """One result for each candidate, those that do not take such batches "skipped"."""
     options = bench.options
     usable = [candidate for candidate in candidates if candidate.takes(batch) is None]
@@ -113,7 +113,7 @@ def in_turns(candidates: Sequence[Candidate], batch: int, mode: Mode, bench: Ben
     return results
 
 
-def unmeasured(candidate: Candidate, mode: Mode, batch: int, reason: str, status: Status = "skipped") -> Result:
+def unmeasured(candidate: Entrant, mode: Mode, batch: int, reason: str, status: Status = "skipped") -> Result:
     """A result that says why there is none. What verification failed goes by that."""
     parity = candidate.subject.parity
     if parity is not None and parity.status == "fail":
@@ -122,7 +122,7 @@ def unmeasured(candidate: Candidate, mode: Mode, batch: int, reason: str, status
     return Result(candidate.subject, mode, batch, status, reason, missing=missing)
 
 
-def status_of(candidate: Candidate, unstable: str | None) -> tuple[Status, str | None]:
+def status_of(candidate: Entrant, unstable: str | None) -> tuple[Status, str | None]:
     """The verdict on what was measured, with its reason; `unstable` is why no figure describes it."""
     parity = candidate.subject.parity
     if parity is not None and parity.status == "fail":
@@ -130,7 +130,7 @@ def status_of(candidate: Candidate, unstable: str | None) -> tuple[Status, str |
     return ("ok", None) if unstable is None else ("unstable", unstable)
 
 
-def failed(candidate: Candidate, mode: Mode, batch: int, error: Exception) -> Result:
+def failed(candidate: Entrant, mode: Mode, batch: int, error: Exception) -> Result:
     """A result of what could not be run."""
     first = (str(error).strip().splitlines() or ["no reason given"])[0]
     if is_out_of_memory(error):
@@ -138,7 +138,7 @@ def failed(candidate: Candidate, mode: Mode, batch: int, error: Exception) -> Re
     return unmeasured(candidate, mode, batch, f"it does not run: {type(error).__name__}: {first}")
 
 
-def _result(candidate: Candidate, batch: int, mode: Mode, samples: Samples, baseline: Samples | None, bench: Bench) -> Result:
+def _result(candidate: Entrant, batch: int, mode: Mode, samples: Samples, baseline: Samples | None, bench: Bench) -> Result:
     if samples.failure is not None:
         return failed(candidate, mode, batch, samples.failure)
     subject, options = candidate.subject, bench.options
@@ -170,7 +170,7 @@ def _result(candidate: Candidate, batch: int, mode: Mode, samples: Samples, base
     )
 
 
-def _no_speedup(candidate: Candidate, status: Status, reason: str | None, baseline: Samples | None) -> str | None:
+def _no_speedup(candidate: Entrant, status: Status, reason: str | None, baseline: Samples | None) -> str | None:
     """Why there is no verdict on a candidate's speed; None if there is one."""
     if candidate.subject.baseline is None:
         return "this is the baseline"

@@ -11,7 +11,6 @@ from typing import Literal, get_args
 
 import torch
 
-from iresnet_export.backends.onnxruntime_cuda import CudaSettings
 from iresnet_export.errors import InputError
 
 Mode = Literal["latency", "throughput", "server", "cold"]
@@ -50,8 +49,6 @@ class BenchOptions:
     """Whether to measure peak memory, in a process of its own for each candidate."""
     limits: bool = True
     """Whether to measure what the machine can do at most."""
-    ort_cuda: CudaSettings | None = None
-    """How ONNX Runtime computes on a GPU; None for parity, its default here."""
 
     def __post_init__(self) -> None:
         unknown = [mode for mode in self.modes if mode not in MODES]
@@ -71,13 +68,13 @@ class BenchOptions:
                 "--p99-limit 15 (milliseconds)."
             )
         if "server" not in self.modes and (self.rates or self.p99_limit_ms is not None):
-            raise InputError("--rate and --p99-limit belong to mode server; add it, such as --mode latency,server.")
+            raise InputError("--rate and --p99-limit belong to mode server;", "add it, such as --mode latency,server.")
         if self.max_accuracy_drop is not None and not self.recommend:
-            raise InputError("--max-accuracy-drop says what --recommend may recommend; add --recommend.")
+            raise InputError("--max-accuracy-drop says what --recommend may recommend;", "add --recommend.")
         if self.recommend and not {"latency", "throughput"} & set(self.modes):
-            raise InputError("--recommend goes by latency or throughput; add one of them, such as --mode latency,server.")
+            raise InputError("--recommend goes by latency or throughput;", "add one of them, such as --mode latency,server.")
         if self.recommend and not self.verify:
-            raise InputError("--recommend names only what passed verification; leave out --skip-verify.")
+            raise InputError("--recommend names only what passed verification;", "leave out --skip-verify.")
         if self.repeats < 1 or (self.images is not None and self.images < 1):
             raise InputError("--repeats and --images take numbers of at least 1.")
 

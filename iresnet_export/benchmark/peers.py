@@ -10,17 +10,17 @@ from pathlib import Path
 
 import torch
 
-from iresnet_export.backends import backend_named
-from iresnet_export.backends.aotinductor import cpp_compiler
+from iresnet_export.backends.aotinductor.package import cpp_compiler
 from iresnet_export.backends.base import Session
-from iresnet_export.backends.exported import quiet
-from iresnet_export.benchmark.candidates import Candidate, Origin, subject_of
-from iresnet_export.benchmark.opening import COMPILED, TORCHVISION, Recipe
+from iresnet_export.backends.pt2.reading import quiet
+from iresnet_export.backends.registry import runtime_named
+from iresnet_export.benchmark.entrants import Entrant, Origin, subject_of
 from iresnet_export.benchmark.options import BenchOptions
+from iresnet_export.benchmark.recipe import COMPILED, TORCHVISION, Recipe
 from iresnet_export.benchmark.results import Parity, Subject
 from iresnet_export.benchmark.work import Work, work_of, work_of_torchvision
 from iresnet_export.errors import IResNetError, UnavailableError
-from iresnet_export.progress import Progress
+from iresnet_export.system.progress import Progress
 from iresnet_export.verification.criteria import Criterion
 from iresnet_export.verification.outputs import compare_outputs
 from iresnet_export.verification.reference import Reference
@@ -34,7 +34,7 @@ ReferenceOf = Callable[[Origin], Reference | None]
 
 def open_peers(
     origin: Origin, threads: int, options: BenchOptions, folder: Path, reference: ReferenceOf, progress: Progress, stack: ExitStack
-) -> list[Candidate]:
+) -> list[Entrant]:
     """Every peer of a network; one that cannot be had here has no session, and says why."""
     spec = origin.source.spec
     base = dataclasses.replace(subject_of(origin, threads, options), peer=True, baseline=origin.label)
@@ -47,7 +47,7 @@ def open_peers(
             subject = dataclasses.replace(subject, parity=_parity(session, reference(origin), progress, recipe.opener))
         if session is not None and recipe.path != origin.checkpoint:
             subject = dataclasses.replace(subject, size_bytes=recipe.path.stat().st_size)
-        made.append(Candidate(subject, spec, recipe, work, session, reason))
+        made.append(Entrant(subject, spec, recipe, work, session, reason))
 
     plain = folder / f"{origin.label}-plain.onnx"
     for name in ("onnxruntime", "openvino"):
@@ -55,7 +55,7 @@ def open_peers(
         subject = dataclasses.replace(base, artifact=f"{PLAIN} ({origin.label})", backend=name)
 
         def export(name: str = name) -> None:
-            if not backend_named(name).is_installed():
+            if not runtime_named(name).is_installed():
                 raise UnavailableError(f"{name} is not installed here")
             plain_onnx(origin, plain)
 

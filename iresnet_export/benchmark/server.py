@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from iresnet_export.benchmark.candidates import Candidate
 from iresnet_export.benchmark.clock import CLOCK, Clock
+from iresnet_export.benchmark.entrants import Entrant
 from iresnet_export.benchmark.measuring import Bench, failed, status_of, unmeasured
 from iresnet_export.benchmark.results import Result, ServerRun, Trial
 from iresnet_export.benchmark.statistics import percentile, samples_needed
-from iresnet_export.layers import Array
+from iresnet_export.graph.ir import Array
 
 BACKLOG = 2.0
 """A queue that is not served within this many times the arrivals' duration is given up: it would only grow."""
@@ -28,7 +28,7 @@ _CHANCE = 1e-3
 _NOT_MEASURED = ("latency_ms", "gflops", "peak_fraction", "speedup", "memory_mb", "device_ms", "copy_ms")
 
 
-def server(candidates: Sequence[Candidate], bench: Bench) -> None:
+def server(candidates: Sequence[Entrant], bench: Bench) -> None:
     """Every candidate on its own, in random order, at every rate asked for; with a limit also at the highest rate within it."""
     start, places = len(bench.results), {id(candidate.subject): place for place, candidate in enumerate(candidates)}
     for candidate in random.Random(bench.options.seed).sample(candidates, len(candidates)):
@@ -144,7 +144,7 @@ def _service_times(run: Callable[[], object], clock: Clock) -> list[float]:
     return found
 
 
-def _of_candidate(candidate: Candidate, bench: Bench) -> list[Result]:
+def _of_candidate(candidate: Entrant, bench: Bench) -> list[Result]:
     options = bench.options
     if (reason := candidate.takes(1)) is not None:
         return [unmeasured(candidate, "server", 1, reason)]
@@ -165,7 +165,7 @@ def _of_candidate(candidate: Candidate, bench: Bench) -> list[Result]:
     return found
 
 
-def _result(candidate: Candidate, found: ServerRun) -> Result:
+def _result(candidate: Entrant, found: ServerRun) -> Result:
     text = (
         f"it does not keep up with {found.rate_per_s:g} requests a second: {found.completed:,} of {found.offered:,} were answered, "
         "and the queue only grew"

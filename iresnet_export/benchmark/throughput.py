@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iresnet_export.benchmark.candidates import Candidate
+from iresnet_export.benchmark.entrants import Entrant
 from iresnet_export.benchmark.measuring import Bench, in_turns, unmeasured
 from iresnet_export.benchmark.memory import Growth
 from iresnet_export.benchmark.results import Result
@@ -32,7 +32,7 @@ class Sweep:
         self.over = self._flat >= FLAT_DOUBLINGS
 
 
-def throughput(candidates: Sequence[Candidate], bench: Bench) -> None:
+def throughput(candidates: Sequence[Entrant], bench: Bench) -> None:
     """Sweeps all candidates together, so that each batch size is measured in turns; baselines stay for those compared with them."""
     sweeps = {id(candidate): Sweep() for candidate in candidates}
     growth, batch, over = Growth(), 1, set[int]()
@@ -50,7 +50,7 @@ def throughput(candidates: Sequence[Candidate], bench: Bench) -> None:
         batch *= 2
 
 
-def _active(candidates: Sequence[Candidate], sweeps: dict[int, Sweep], over: set[int], batch: int) -> list[Candidate]:
+def _active(candidates: Sequence[Entrant], sweeps: dict[int, Sweep], over: set[int], batch: int) -> list[Entrant]:
     going = [c for c in candidates if not sweeps[id(c)].over and c.takes(batch) is None]
     needed = {candidate.subject.baseline for candidate in going}
     baselines = [c for c in candidates if c.is_baseline and c.subject.artifact in needed and id(c) not in over]

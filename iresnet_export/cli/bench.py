@@ -23,12 +23,12 @@ from iresnet_export.cli.options import (
     JsonFile,
     OrtCuda,
     Trust,
-    cuda_settings,
     device_from_option,
     digits_or_folder,
     finite,
     integers,
     offering,
+    runtimes_from_options,
 )
 from iresnet_export.errors import InputError
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from iresnet_export.benchmark.clock import Samples
     from iresnet_export.benchmark.options import Mode
     from iresnet_export.benchmark.results import BenchReport, Result
-    from iresnet_export.progress import Progress
+    from iresnet_export.system.progress import Progress
 
 WHAT, PARITY, SERVER = "What is measured", "Parity and recommendation", "Mode server"
 
@@ -181,7 +181,7 @@ def bench(
         repeats=repeats,
         checkpoint=checkpoint,
         trust=trust,
-        backends=tuple(backend or ()),
+        backends=runtimes_from_options(backend, ort_cuda),
         peers=peers,
         verify=not skip_verify,
         images=images,
@@ -190,7 +190,6 @@ def bench(
         max_accuracy_drop=max_accuracy_drop,
         memory=memory,
         limits=limits,
-        ort_cuda=cuda_settings(ort_cuda),
     )
 
     kept = False
@@ -227,8 +226,8 @@ def bench(
 
 def _explain(report: BenchReport, recommend: bool) -> None:
     from iresnet_export.benchmark.recommendation import unsteady_baseline
-    from iresnet_export.machine import under_load
     from iresnet_export.reporting.bench_tables import limits_in_words, remarks
+    from iresnet_export.system.machine import under_load
 
     for line in (*limits_in_words(report.limits), *remarks(report)):
         say(line)
@@ -291,11 +290,12 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
 
 
 def _artifacts_here() -> list[Path]:
-    from iresnet_export.artifact import SUFFIXES
+    from iresnet_export.artifacts.artifact import SUFFIXES
 
     found = sorted(path for path in Path("artifacts").glob("*") if path.suffix in SUFFIXES)
     if not found:
         raise InputError(
-            "No artifact was named, and there is none in artifacts/. Export one first, such as with: iresnet-export onnx --depth 50"
+            "No artifact was named, and there is none in artifacts/.",
+            "Export one first, such as with: iresnet-export onnx --depth 50",
         )
     return found

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from iresnet_export.progress import Progress
     from iresnet_export.reporting.tables import ResultTable
+    from iresnet_export.system.progress import Progress
 
 _PIPED_WIDTH = 200
 _on_stderr = False

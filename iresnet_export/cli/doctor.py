@@ -18,7 +18,7 @@ def doctor(
     ] = None,
     json: JsonFile = None,
 ) -> None:
-    """Say what this machine can export, run and train, and of the rest why not and what mends it.
+    """Say what this machine can export, run and train, and of the rest why not, with the remedy.
 
     Everything is tried with a small network, in a temporary folder. Exit status: 0 if anything can be both exported and run,
     else 3.

@@ -44,9 +44,9 @@ def evaluate(
     json: JsonFile = None,
 ) -> None:
     """Count top-1 and top-5 accuracy on held-out images, of checkpoints and artifacts alike."""
+    from iresnet_export.evaluation import EvalOptions, accuracies
     from iresnet_export.reporting.documents import eval_document
     from iresnet_export.reporting.tables import eval_table
-    from iresnet_export.verification.accuracy import EvalOptions, accuracies
 
     options = EvalOptions(data, batch_size, workers, device_from_option(device), checkpoint, trust, tuple(backend or ()))
     with progress_bar() as progress:

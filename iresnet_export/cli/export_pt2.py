@@ -67,11 +67,11 @@ def pt2(
     --compile needs a C++ compiler; the program that the package is compiled from is kept beside it. A package runs with the same
     version of torch on the same kind of processor, one for a GPU on GPUs of the same compute capability.
     """
-    from iresnet_export.backends.base import ExportOptions
+    from iresnet_export.backends.aotinductor.package import Package, PackageOptions
 
     if device != "cpu" and not compile:
-        raise InputError("--device says what --compile compiles for, and a program runs on any device; add --compile.")
-    options = ExportOptions(
+        raise InputError("--device says what --compile compiles for, and a program runs on any device;", "add --compile.")
+    options = PackageOptions(
         precision=precision,
         fold=fold,
         with_preprocessing=with_preprocessing,
@@ -82,13 +82,11 @@ def pt2(
         device=str(device_from_option(device)),
     )
     if compile:
-        from iresnet_export.backends.aotinductor import AOTInductor
-
-        AOTInductor().settings(options)  # says what is missing before any work is done
+        Package().settings(options)  # says what is missing before any work is done
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
-    artifact = run_export("aotinductor" if compile else "exported", source, options, output, force)
+    artifact = run_export("aotinductor" if compile else "pt2", source, options, output, force)
     if compile and artifact.manifest is not None:
-        from iresnet_export.backends.aotinductor_target import told_target
+        from iresnet_export.backends.aotinductor.target import target_in_words
 
         details = artifact.manifest.details
-        say(f"Compiled by {details['compiler']} for torch {details['torch']} and {told_target(details)}.")
+        say(f"Compiled by {details['compiler']} for torch {details['torch']} and {target_in_words(details)}.")

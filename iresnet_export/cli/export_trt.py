@@ -166,14 +166,13 @@ def trt(
 
     The engine is a raw plan, which trtexec and every TensorRT runtime of the same version read.
     """
-    from iresnet_export.backends.base import ExportOptions
-    from iresnet_export.backends.tensorrt_builder import require_options
-    from iresnet_export.backends.tensorrt_flavours import flavour_for_building
-    from iresnet_export.backends.tensorrt_options import EngineOptions
+    from iresnet_export.backends.tensorrt.builder import require_options
+    from iresnet_export.backends.tensorrt.flavours import flavour_for_building
+    from iresnet_export.backends.tensorrt.options import BuildOptions, EngineOptions
 
     if profile and (batch or max_batch):
         raise InputError("--profile says which batches an engine takes: leave out --batch and --max-batch.")
-    options = ExportOptions(
+    options = EngineOptions(
         precision=precision,
         fold=fold,
         with_preprocessing=with_preprocessing,
@@ -187,7 +186,7 @@ def trt(
         opset=opset,
         flavour=flavour,
         compute_capabilities=tuple(compute_capability or ()),
-        engine=EngineOptions(
+        build=BuildOptions(
             profiles=tuple(batches(text, "--profile") for text in profile or ()),
             workspace_mib=workspace,
             builder_level=builder_level,
@@ -201,7 +200,7 @@ def trt(
     require_options(tensorrt, options)
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
     with tensorrt.listening(_said if verbose else None):
-        artifact = run_export("tensorrt", source, options, output, force)
+        artifact = run_export("engine", source, options, output, force)
     details = artifact.manifest.details if artifact.manifest else {}
     say(f"Built by {details['flavour']} {details['builder_version']} for {details['gpus']}.")
 

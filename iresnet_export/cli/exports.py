@@ -33,9 +33,9 @@ from iresnet_export.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from iresnet_export.artifact import Artifact
+    from iresnet_export.artifacts.artifact import Artifact, FormatName
+    from iresnet_export.artifacts.source import Source
     from iresnet_export.backends.base import ExportOptions
-    from iresnet_export.source import Source
 
 _UNTRAINED = (
     "no checkpoint was given, so the weights are untrained (seed {seed}): good for measuring latency, not for "
@@ -51,7 +51,7 @@ _BOUNDS_FROM_NOISE = (
 
 _PARENTS = {
     "engine": "the ONNX file that the engine is built from",
-    "aoti": "the torch.export program that the package is compiled from",
+    "aotinductor": "the torch.export program that the package is compiled from",
 }
 
 Opset = Annotated[
@@ -119,9 +119,9 @@ def onnx(
     force: Force = False,
 ) -> None:
     """Export to ONNX: one node for each operation of the network, named as the network names it."""
-    from iresnet_export.backends.base import ExportOptions
+    from iresnet_export.backends.onnx.format import OnnxOptions
 
-    options = ExportOptions(
+    options = OnnxOptions(
         precision=precision,
         fold=fold,
         with_preprocessing=with_preprocessing,
@@ -135,18 +135,18 @@ def onnx(
         opset=opset,
     )
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
-    run_export("onnxruntime", source, options, output, force)
+    run_export("onnx", source, options, output, force)
 
 
-def run_export(name: str, source: Source, options: ExportOptions, output: Path | None, force: bool) -> Artifact:
+def run_export(format: FormatName, source: Source, options: ExportOptions, output: Path | None, force: bool) -> Artifact:
     """Exports, and says what was made and what of it the user should know."""
     from iresnet_export.exporting import export_artifact
-    from iresnet_export.precision import in_words
+    from iresnet_export.graph.precision import in_words
 
     if source.checkpoint is None:
         warn(_UNTRAINED.format(seed=source.weights.seed))
     with progress_bar() as progress:
-        artifact = export_artifact(name, source, options, output=output, force=force, progress=progress)
+        artifact = export_artifact(format, source, options, output=output, force=force, progress=progress)
     manifest = artifact.manifest
     assert manifest is not None
     batch = "any batch size" if manifest.batch is None else f"batch {manifest.batch[0]} to {manifest.batch[1]}"
@@ -160,9 +160,9 @@ def run_export(name: str, source: Source, options: ExportOptions, output: Path |
         if source.checkpoint is not None and not about["exact_everywhere"] and images.endswith("noise"):
             warn(_BOUNDS_FROM_NOISE)
     if (about := manifest.details.get("quantization")) is not None:
-        equalised = "; the stream's channels are equalised, which measured better" if about["equalised"] else ""
+        equalized = "; the stream's channels are equalized, which measured better" if about["equalized"] else ""
         say(
-            f"Quantized: ranges by {about['calibrator']} over {about['image_source']}{equalised}. Predicted: signal to noise "
+            f"Quantized: ranges by {about['calibrator']} over {about['image_source']}{equalized}. Predicted: signal to noise "
             f"{about['predicted_sqnr_db']:.1f} dB, {about['predicted_agreement']:.1%} of the first classes as in fp32."
         )
     if shares := manifest.details.get("multiply_accumulates"):

@@ -15,8 +15,7 @@ from iresnet_models.spec import BLOCKS, FAMILIES, ModelSpec
 if TYPE_CHECKING:
     import torch
 
-    from iresnet_export.backends.onnxruntime_cuda import CudaSettings
-    from iresnet_export.source import Source
+    from iresnet_export.artifacts.source import Source
 
 NETWORK, OUTPUT = "Network and weights", "Output"
 
@@ -55,7 +54,7 @@ def digits_or_folder(incomplete: str) -> list[str]:
 
 def backends(incomplete: str) -> list[str]:
     """All that there are; a backend is imported only when it is used."""
-    from iresnet_export.backends import NAMES
+    from iresnet_export.backends.registry import NAMES
 
     return [name for name in NAMES if name.startswith(incomplete)]
 
@@ -251,12 +250,12 @@ def source_from_options(
     num_classes: int | None,
 ) -> Source:
     """The network that the options name: from a checkpoint, from the official weights, or untrained."""
-    from iresnet_export.source import source_from_checkpoint, untrained_source
+    from iresnet_export.artifacts.source import source_from_checkpoint, untrained_source
 
     if weights not in (None, "official"):
         raise InputError(f"--weights takes `official`, not {weights!r}; a file of weights is given with --checkpoint.")
     if weights is not None and checkpoint is not None:
-        raise InputError("--checkpoint and --weights official both name the weights; give one of them.")
+        raise InputError("--checkpoint and --weights official both name the weights;", "give one of them.")
     if weights is not None:
         from iresnet_models.official import download_official
 
@@ -281,21 +280,28 @@ def device_from_option(name: str) -> torch.device:
     if kind not in ("cpu", "cuda") or (colon and not (index.isascii() and index.isdigit() and len(index) < 4)):
         raise InputError(f"--device takes cpu, cuda (or cuda:1 for the second GPU) or auto, not {name!r}.")
     if kind == "cuda" and not torch.cuda.is_available():
-        from iresnet_export import nvidia
+        from iresnet_export.system import nvidia
 
         missing = nvidia.absence()
         why = "torch finds none" if missing is None else missing.sentence
-        raise UnavailableError(f"No NVIDIA GPU can be used here: {why}; or use --device cpu.")
+        raise UnavailableError(f"No NVIDIA GPU can be used here: {why};", "or use --device cpu.")
     if kind == "cuda" and colon and int(index) >= torch.cuda.device_count():
         raise UnavailableError(f"There is no GPU number {index} here; nvidia-smi lists those that there are.")
     return torch.device(name)
 
 
-def cuda_settings(text: str | None) -> CudaSettings | None:
-    """What --ort-cuda says; None where it was not given."""
-    from iresnet_export.backends.onnxruntime_cuda import CudaSettings
+def runtimes_from_options(backends: list[str] | None, ort_cuda: str | None) -> tuple[str, ...]:
+    """The runtimes that `--backend` names, ONNX Runtime with what `--ort-cuda` says; none for all that are installed."""
+    if ort_cuda is None:
+        return tuple(backends or ())
+    from iresnet_export.backends.onnxruntime.cuda import CudaSettings
+    from iresnet_export.backends.registry import NAMES, runtime_named
 
-    return None if text is None else CudaSettings.parsed(text)
+    settings = CudaSettings.parsed(ort_cuda).words
+    names = backends or [name for name in NAMES if runtime_named(name).is_installed()]
+    if "onnxruntime" not in names:
+        raise InputError("--ort-cuda is for ONNX files by ONNX Runtime, and nothing here is run so;", "leave it out.")
+    return tuple(f"{name}[{settings}]" if settings and name == "onnxruntime" else name for name in names)
 
 
 def integers(text: str, option: str, most: int | None = None) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             with results_on_stderr(any(is_standard_output(path) for path in outputs.values())):
                 command(**values)
         except BrokenPipeError as error:  # typer would end with 1 without a word
-            raise UnavailableError(f"Another process of this command has gone ({error}). Run it again.") from error
+            raise UnavailableError(f"Another process of this command has gone ({error}).", "Run it again.") from error
 
     return run
 
@@ -49,7 +49,7 @@ def require_distinct(outputs: dict[str, Path]) -> None:
     for number, (option, path) in enumerate(named):
         for other, second in named[:number]:
             if _same(path, second) and not (path.exists() and stat.S_ISCHR(path.stat().st_mode)):
-                raise InputError(f"{other} and {option} both name {path}; give each a file of its own.")
+                raise InputError(f"{other} and {option} both name {path};", "give each a file of its own.")
 
 
 def require_report_place(path: Path, option: str, inputs: list[Path], command: str) -> None:
@@ -64,20 +64,20 @@ def require_report_place(path: Path, option: str, inputs: list[Path], command: s
         return
     if mode is not None and not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "no file that could be replaced"
-        raise InputError(f"{option} {path} is {what}; name a file.")
+        raise InputError(f"{option} {path} is {what};", "name a file.")
     for read in inputs:
         if _same(path, read):
-            raise InputError(f"{option} {path} would replace {read}, which this command reads; name another file.")
+            raise InputError(f"{option} {path} would replace {read}, which this command reads;", "name another file.")
     owner = Path(os.path.realpath(path)).with_suffix("")
     if (
         path.suffix == ".json"
         and (owner.suffix.lower() in _ARTIFACTS or any(_same(owner, read) for read in inputs))
         and owner.is_file()
     ):
-        raise InputError(f"{option} {path} is the place of the manifest of {owner.name}; name another file.")
+        raise InputError(f"{option} {path} is the place of the manifest of {owner.name};", "name another file.")
     if mode is not None and (found := _foreign(path, option, command)) is not None:
         raise InputError(
-            f"{option} {path} would replace {found}, and a report replaces only an earlier one. Name another file, or remove it."
+            f"{option} {path} would replace {found}, and a report replaces only an earlier one.", "Name another file, or remove it."
         )
     from iresnet_models.files import require_writable_folder
 
@@ -90,7 +90,7 @@ def require_outside_run(path: Path | None, folder: Path) -> None:
         return
     inside = [parent for parent in Path(os.path.realpath(path)).parents if _same(parent, folder / "states")]
     if inside or any(_same(path, folder / name) for name in ("log.csv", "best.pt", "last.pt")):
-        raise InputError(f"--json {path} is the place of one of the run's own files; name another file.")
+        raise InputError(f"--json {path} is the place of one of the run's own files;", "name another file.")
 
 
 def _mode(path: Path, option: str) -> int | None:
@@ -99,7 +99,7 @@ def _mode(path: Path, option: str) -> int | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InputError(f"{option} {path} cannot be written ({error}). Name another file.") from error
+        raise InputError(f"{option} {path} cannot be written ({error}).", "Name another file.") from error
 
 
 def _same(path: Path, other: Path) -> bool:
@@ -116,7 +116,7 @@ def _foreign(path: Path, option: str, command: str) -> str | None:
         with path.open("rb") as file:
             head = file.read(4096)
     except OSError as error:
-        raise InputError(f"{option} {path} cannot be written ({error}). Name another file.") from error
+        raise InputError(f"{option} {path} cannot be written ({error}).", "Name another file.") from error
     text = head.decode("utf-8", errors="replace").lower()
     found = _SCHEMA.match(text)
     if not head.strip():

@@ -119,7 +119,7 @@ def ending_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    own = os.getpid()
+    own, last_resort = os.getpid(), list[threading.Timer]()
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() != own:  # a process that was forked from this one ends as any does
@@ -127,9 +127,10 @@ def ending_by_signals() -> Iterator[None]:
             os.kill(os.getpid(), number)
             return
         signal.signal(number, signal.SIG_IGN)  # once is enough: a second one would break off the cleaning up
-        last_resort = threading.Timer(PATIENCE, os._exit, (128 + number,))
-        last_resort.daemon = True
-        last_resort.start()
+        timer = threading.Timer(PATIENCE, os._exit, (128 + number,))
+        timer.daemon = True
+        timer.start()
+        last_resort.append(timer)
         raise Stopped(number)
 
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
@@ -140,6 +141,8 @@ def ending_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        for timer in last_resort:
+            timer.cancel()
         for number, handler in before.items():
             if handler is signal.SIG_DFL:
                 signal.signal(number, handler)

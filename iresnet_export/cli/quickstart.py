@@ -72,7 +72,7 @@ def _explain(summary: Summary) -> None:
 
 def _speed_in_words(summary: Summary) -> Text | str:
     """Which is the fastest, and by how much; with all doubt, and in plain print, where the machine was loaded or not steady."""
-    from iresnet_export.machine import under_load
+    from iresnet_export.system.machine import under_load
 
     best = summary.fastest
     if best is None or best.result is None or best.result.latency is None:

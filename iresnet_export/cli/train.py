@@ -79,8 +79,10 @@ def train(
     """
     overrides = {name: value for name, value in locals().items() if name not in ("json", "force", "resume", "auto_resume")}
     if resume and auto_resume:
-        raise InputError("--resume goes on with a run that has to be there, --auto-resume with one that may be; give one of them.")
-    from iresnet_export.environment import environment
+        raise InputError(
+            "--resume goes on with a run that has to be there, --auto-resume with one that may be;", "give one of them."
+        )
+    from iresnet_export.system.environment import environment
     from iresnet_models.files import read_json
     from iresnet_train import train as train_network
 
@@ -140,8 +142,8 @@ def _config(**said: Any) -> TrainConfig:
             return config
         if said["data"] is None:
             raise InputError(
-                f"{place} holds no saved state to go on from. Name the run's --result-path, or begin one, with --data."
+                f"{place} holds no saved state to go on from.", "Name the run's --result-path, or begin one, with --data."
             )
     if said["data"] is None:
-        raise InputError("Nothing says what to train on. Name --data: `digits`, or a folder with train/ and val/.")
+        raise InputError("Nothing says what to train on.", "Name --data: `digits`, or a folder with train/ and val/.")
     return config_for(**said)

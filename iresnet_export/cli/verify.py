@@ -16,11 +16,11 @@ from iresnet_export.cli.options import (
     JsonFile,
     OrtCuda,
     Trust,
-    cuda_settings,
     device_from_option,
     digits_or_folder,
     finite,
     integers,
+    runtimes_from_options,
 )
 from iresnet_export.errors import InputError
 
@@ -90,11 +90,10 @@ def verify(
         integers(batch, "--batch", MOST_BATCH),
         device_from_option(device),
         trust,
-        backends=tuple(backend or ()),
+        backends=runtimes_from_options(backend, ort_cuda),
         localise=localise,
         max_accuracy_drop=max_accuracy_drop,
         cache=not no_cache,
-        ort_cuda=cuda_settings(ort_cuda),
     )
     with progress_bar() as progress:
         verification = verify_artifacts(artifacts, options, progress)

@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from iresnet_export.errors import InputError
-from iresnet_export.layers import Array
+from iresnet_export.graph.ir import Array
 
 Target = Literal["cpu", "tensorrt"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -91,6 +91,6 @@ def scheme_for(precision: str, target: Target) -> Scheme | None:
         return None
     if (precision, target) not in SCHEMES:
         raise InputError(
-            f"{precision} is for TensorRT alone: nothing here computes it on a CPU. Take trt, or onnx --target tensorrt."
+            f"{precision} is for TensorRT alone: nothing here computes it on a CPU.", "Take trt, or onnx --target tensorrt."
         )
     return SCHEMES[precision, target]

@@ -105,8 +105,8 @@ def compare(files: Sequence[ReportFile]) -> Comparison:
     found = [(file, file.report) for file in files if isinstance(file.report, BenchReport)]
     if len(found) != 2:
         raise InputError(
-            f"Two reports of `bench` are compared, the old one and the new one in this order; {len(found)} were named. "
-            "Name both, such as: iresnet-export report old.json new.json --compare"
+            f"Two reports of `bench` are compared, the old one and the new one in this order; {len(found)} were named.",
+            "Name both, such as: iresnet-export report old.json new.json --compare",
         )
     (old_file, old_report), (new_file, new_report) = found
     old, new = _keyed(old_report), _keyed(new_report)

@@ -15,16 +15,16 @@ _ANSWERS = {"yes": Text("yes", "green"), "untried": Text("untried", "yellow"), "
 
 def diagnosis_tables(diagnosis: Diagnosis) -> Iterator[ResultTable]:
     """What can be done, the parts of the stack, and the engines of a folder where one was named."""
-    found = table("backend", "direction", "device", "here", "why not", "what mends it", keys=3)
+    found = table("backend", "direction", "device", "here", "why not", "remedy", keys=3)
     said: set[str] = set()
     for finding in diagnosis.findings:
         row = (finding.backend, finding.direction, finding.device, _ANSWERS[finding.answer])
-        mend = "as above" if finding.mend in said else finding.mend or ""
-        found.line(*row, finding.reason or "", mend)
-        said |= {finding.mend} if finding.mend else set()
+        remedy = "as above" if finding.remedy in said else finding.remedy or ""
+        found.line(*row, finding.reason or "", remedy)
+        said |= {finding.remedy} if finding.remedy else set()
     yield found
     parts = table("part", "version", "")
-    for part in diagnosis.parts:
+    for part in diagnosis.components:
         parts.line(part.name, Text("not here", "red") if part.version is None else part.version, part.note or "")
     yield parts
     if diagnosis.engines:

@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from iresnet_export.environment import environment
-from iresnet_export.verification.accuracy import Accuracy, EvalOptions
+from iresnet_export.evaluation import Accuracy, EvalOptions
+from iresnet_export.system.environment import environment
 from iresnet_export.verification.criteria import NOISE_LIMIT
 from iresnet_export.verification.decisions import AccuracyDrop, Decisions, Proportion
 from iresnet_export.verification.verify import Candidate, Verification, VerifyOptions
@@ -24,10 +24,10 @@ def verify_document(verification: Verification, options: VerifyOptions) -> dict[
             "images": options.images,
             "batch_sizes": list(options.batch_sizes),
             "device": options.device.type,
+            "backends": list(options.backends) or None,
             "seed": options.seed,
             "noise_limit": NOISE_LIMIT,
             "max_accuracy_drop": options.max_accuracy_drop,
-            "ort_cuda": dataclasses.asdict(options.ort_cuda) if options.ort_cuda else None,
         },
         references=[
             {

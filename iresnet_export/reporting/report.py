@@ -27,7 +27,7 @@ class ReportOptions:
         if self.format not in FORMATS:
             raise InputError(f"--format takes {', '.join(FORMATS)}, not {self.format!r}.")
         if self.fail_if_slower is not None and self.compare is False:
-            raise InputError("--fail-if-slower compares two runs, and --no-compare says not to; leave one of them out.")
+            raise InputError("--fail-if-slower compares two runs, and --no-compare says not to;", "leave one of them out.")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def share_from_text(text: str) -> float:
     if not 0 <= found < 10:
         raise InputError(f"--fail-if-slower takes a share such as 5% or 0.05, not {text!r}.")
     if not number.endswith("%") and found >= 1:
-        raise InputError(f"--fail-if-slower {text} would mean {100 * found:g} %; write {text}% for that many percent.")
+        raise InputError(f"--fail-if-slower {text} would mean {100 * found:g} %;", f"write {text}% for that many percent.")
     return found
 
 

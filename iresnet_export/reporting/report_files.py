@@ -38,12 +38,12 @@ class ReportFile:
 def read_reports(paths: Sequence[Path]) -> list[ReportFile]:
     """Reads every file; InputError says of the first bad one what is wrong with it."""
     if not paths:
-        raise InputError("No report was named. Make one with: iresnet-export bench artifacts/*.onnx --json bench.json")
+        raise InputError("No report was named.", "Make one with: iresnet-export bench artifacts/*.onnx --json bench.json")
     known: set[Path] = set()
     files = []
     for path, name in zip(paths, _names(paths), strict=True):
         if path.resolve() in known:
-            raise InputError(f"{path} was named twice; name every report once.")
+            raise InputError(f"{path} was named twice;", "name every report once.")
         known.add(path.resolve())
         files.append(read_report(path, name))
     return files
@@ -64,7 +64,7 @@ def _parsed(path: Path) -> Any:
     try:
         return _printable(json_from(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise InputError(f"Report {path} cannot be read as JSON: {error}. Make it anew, such as with `bench --json`.") from error
+        raise InputError(f"Report {path} cannot be read as JSON: {error}.", "Make it anew, such as with `bench --json`.") from error
 
 
 def _printable(value: Any) -> Any:
@@ -84,17 +84,17 @@ def _kind(document: Any, path: Path) -> str:
     kinds = ", ".join(KINDS)
     if found is None:
         said = f"its schema is {shortly(schema)}" if schema is not None else "it names no schema"
-        raise InputError(f"{path} is no report of iresnet-export: {said}. `report` reads what --json of {kinds} writes.")
+        raise InputError(f"{path} is no report of iresnet-export: {said}.", f"`report` reads what --json of {kinds} writes.")
     kind, version = found[1], int(found[2])
     if kind not in KINDS:
-        raise InputError(f"{path} is of the schema {schema}, which a page has no place for. `report` reads reports of {kinds}.")
+        raise InputError(f"{path} is of the schema {schema}, which a page has no place for.", f"`report` reads reports of {kinds}.")
     if version > VERSION:
         raise InputError(
-            f"{path} is of the schema {schema}, and this version reads up to version {VERSION}: a newer iresnet-export wrote it. "
-            "Upgrade this one, or make the report anew with it."
+            f"{path} is of the schema {schema}, and this version reads up to version {VERSION}: a newer iresnet-export wrote it.",
+            "Upgrade this one, or make the report anew with it.",
         )
     if version < VERSION:
-        raise InputError(f"{path} is of the schema {schema}, which no version of iresnet-export writes. Make the report anew.")
+        raise InputError(f"{path} is of the schema {schema}, which no version of iresnet-export writes.", "Make the report anew.")
     return kind
 
 
@@ -104,8 +104,8 @@ def _complaint(path: Path, kind: str, error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     more = f" ({error.error_count() - 1} more like it)" if error.error_count() > 1 else ""
     what = "is missing" if first["type"] == "missing" else f"is not as it should be: {first['msg'][0].lower()}{first['msg'][1:]}"
-    mend = f"Make it anew with: iresnet-export {kind} ... --json {shlex.quote(path.name)}"
-    return f"{path} is no whole report of `{kind}`: {place} {what}{more}. {mend}"
+    remedy = f"Make it anew with: iresnet-export {kind} ... --json {shlex.quote(path.name)}"
+    return f"{path} is no whole report of `{kind}`: {place} {what}{more}. {remedy}"
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from iresnet_export.machine import under_load
 from iresnet_export.reporting.collection import Collection, Measured
 from iresnet_export.reporting.comparison import Comparison
 from iresnet_export.reporting.schemas import BenchResult, VerifyCandidate
@@ -24,6 +23,7 @@ from iresnet_export.reporting.words import (
     share,
     times,
 )
+from iresnet_export.system.machine import under_load
 
 Tone = Literal["good", "bad", "warn", "quiet"]
 TONES: dict[str, Tone] = {

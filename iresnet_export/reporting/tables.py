@@ -13,7 +13,7 @@ from rich.text import Text
 from iresnet_export.reporting.words import one_line, printable
 
 if TYPE_CHECKING:
-    from iresnet_export.verification.accuracy import Accuracy
+    from iresnet_export.evaluation import Accuracy
     from iresnet_export.verification.localisation import Localisation
     from iresnet_export.verification.outputs import OutputsReport
     from iresnet_export.verification.verify import Candidate, Verification
@@ -194,7 +194,7 @@ def decision_lines(candidate: Candidate, limit: float | None) -> list[str]:
 
 def localisation_table(candidate: Candidate, found: Localisation) -> ResultTable:
     title = f"{candidate.artifact.name} by {candidate.backend}, block by block"
-    made = table("place", ">signal to noise", ">of honest rounding", ">times its error", title=title)
+    made = table("place", ">signal to noise", ">of the reference's rounding", ">times its error", title=title)
     for entry in found.places:
         decibels = ["" if value is None else f"{value:.1f} dB" for value in (entry.sqnr_db, entry.floor_db)]
         style = "bold red" if entry.place == found.first else None

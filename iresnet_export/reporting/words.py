@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 _BACKENDS = {
     "eager": "eager PyTorch",
     "torchscript": "TorchScript",
-    "exported": "torch.export",
+    "torch_export": "torch.export",
     "channels-last": "torch.export, channels-last",
     "compiled": "torch.export, compiled",
     "aotinductor": "AOTInductor",

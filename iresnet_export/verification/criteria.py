@@ -12,13 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from iresnet_export.artifact import Artifact, Manifest
-from iresnet_export.errors import ArtifactError
-from iresnet_export.layers import Array
-from iresnet_export.progress import Progress
-from iresnet_export.quantization.parameters import Quantization
-from iresnet_export.quantization.schemes import QUANTIZED
-from iresnet_export.verification.fold import deployed_network
+from iresnet_export.graph.ir import Array
+from iresnet_export.quantization.codes import Quantization
+from iresnet_export.system.progress import Progress
+from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.reference import Reference, in_batches, rms
 from iresnet_export.verification.tf32 import with_tf32
 from iresnet_models.preprocessing import normalised
@@ -55,10 +52,10 @@ class Criterion:
             return rms(logits) * float(10 ** ((SQNR_MARGIN_DB - self.quantization.predicted_sqnr_db) / 20))
         return NOISE_LIMIT * (self.noise_floor or 0.0)
 
-    def complaint(self, noise_ratio: float | None, sqnr_db: float | None, top1_agreement: float) -> str | None:
+    def reason(self, noise_ratio: float | None, sqnr_db: float | None, top1_agreement: float) -> str | None:
         """Why outputs with these figures are unacceptable, if they are."""
         if self.quantization is not None:
-            return self._quantized_complaint(self.quantization, sqnr_db, top1_agreement)
+            return self._quantized_reason(self.quantization, sqnr_db, top1_agreement)
         if noise_ratio is not None and noise_ratio <= NOISE_LIMIT:
             return None
         return (
@@ -66,7 +63,7 @@ class Criterion:
             f"up to {NOISE_LIMIT} is rounding"
         )
 
-    def _quantized_complaint(self, predicted: Quantization, sqnr_db: float | None, top1_agreement: float) -> str | None:
+    def _quantized_reason(self, predicted: Quantization, sqnr_db: float | None, top1_agreement: float) -> str | None:
         if sqnr_db is not None and sqnr_db < predicted.predicted_sqnr_db - SQNR_MARGIN_DB:
             return (
                 f"{self.precision} costs more than calibration predicted: signal to noise is {sqnr_db:.1f} dB, "
@@ -88,31 +85,16 @@ def _chance_of_fewer(seen: int, images: int, foreseen: int, compared: int) -> fl
     return float(hypergeom.cdf(seen, images + compared, seen + foreseen, images))
 
 
-def quantization_of(manifest: Manifest | None) -> Quantization | None:
-    """What a manifest says of a quantized artifact's scales; None for floating-point ones. ArtifactError if it is another's."""
-    if manifest is None or manifest.precision not in QUANTIZED:
-        return None
-    found = Quantization.from_json(manifest.details.get("quantization"))
-    if found.precision != manifest.precision:
-        raise ArtifactError(
-            f"The manifest says that the artifact is in {manifest.precision}, and that it is quantized to {found.precision}. "
-            "Export it again."
-        )
-    return found
-
-
 def criterion_for(
-    precision: str, artifact: Artifact, reference: Reference, batch_sizes: Sequence[int], progress: Progress
+    precision: str, deployment: Deployment, reference: Reference, batch_sizes: Sequence[int], progress: Progress
 ) -> Criterion:
     """What the outputs of an artifact of this precision are held against."""
     if precision == "fp32":
         return Criterion(precision, len(reference.pixels), noise_floor=reference.noise_floor)
-    quantization = quantization_of(artifact.manifest)
-    if quantization is not None:
-        return Criterion(precision, len(reference.pixels), quantization=quantization)
+    if deployment.quantization is not None:
+        return Criterion(precision, len(reference.pixels), quantization=deployment.quantization)
     pixels = reference.pixels[:_HALF_IMAGES]
-    network = deployed_network(reference.source, artifact.manifest)
-    with_preprocessing = artifact.manifest is not None and artifact.manifest.with_preprocessing
+    network, with_preprocessing = deployment.network, deployment.with_preprocessing
     images = pixels if with_preprocessing else normalised(pixels, reference.source.spec)
     exact = reference.logits[: len(pixels)]
     floor = 2.0**-24 * rms(exact)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import log_softmax
 from scipy.stats import binomtest
 
-from iresnet_export.layers import Array
+from iresnet_export.graph.ir import Array
 
 TELLING = 1.0
 """Percentage points: a bound of the drop above this says too little to be called an answer, where no limit is given."""
@@ -99,7 +99,7 @@ class AccuracyDrop:
         """The drop is no more than these percentage points, at 95 %."""
         return 100 * drop_bound(self.only_reference, self.only_candidate, self.images)
 
-    def complaint(self, limit: float = TELLING) -> str | None:
+    def reason(self, limit: float = TELLING) -> str | None:
         """Why it is not shown, at 95 %, that the drop is within `limit` points: it is worse, or it cannot be told."""
         if self.bound <= limit:
             return None
@@ -118,7 +118,7 @@ class AccuracyDrop:
 
     def verdict(self, limit: float | None = None) -> str:
         """In words, what may be said of the drop; how many images it would take only where a limit was asked for."""
-        against = self._worse(TELLING) if limit is None else self.complaint(limit or TELLING)
+        against = self._worse(TELLING) if limit is None else self.reason(limit or TELLING)
         return against or f"no worse than {_rounded_up(self.bound)} points, at 95 %"
 
     def _worse(self, limit: float) -> str | None:

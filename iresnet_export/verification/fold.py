@@ -12,23 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iresnet_export.artifact import Manifest
-from iresnet_export.data_choice import chosen_data, is_named
-from iresnet_export.errors import ArtifactError, ExportError, InputError
-from iresnet_export.layers import Array
-from iresnet_export.observing import NetworkObserver, place_in_words
-from iresnet_export.progress import Progress
-from iresnet_export.source import Source
+from iresnet_data.datasets import training_pixels
+from iresnet_data.named_data import remark
+from iresnet_export.artifacts.data_choice import chosen_data, is_named
+from iresnet_export.artifacts.source import Source
+from iresnet_export.errors import ExportError, InputError
+from iresnet_export.graph.align import place_in_words
+from iresnet_export.graph.ir import Array
+from iresnet_export.graph.network import NetworkProbe
+from iresnet_export.system.progress import Progress
 from iresnet_export.verification.places import at_places, original_terms
 from iresnet_export.verification.reference import in_batches, rms
-from iresnet_models.deployed import DTYPES, Deployable, Precision, deployed
+from iresnet_models.deployed import DTYPES, deployed
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.folding import fold_by_plan
 from iresnet_models.folding_decisions import GivenScales, plan_fold
 from iresnet_models.folding_plan import FoldPlan
+from iresnet_models.precisions import Precision
 from iresnet_models.preprocessing import noise_pixels, normalised
-from iresnet_train.data import training_pixels
-from iresnet_train.named_data import remark
 
 FOLD_LIMIT = 2.0
 """A fold that is exact errs about as much as the unfolded network does; twice as much is another network."""
@@ -142,28 +143,14 @@ def fold_details(folded: FoldedNetwork, proof: FoldProof) -> dict[str, Any]:
     }
 
 
-def deployed_network(source: Source, manifest: Manifest | None) -> Deployable:
-    """The network whose weights an artifact should hold: the source's, folded, cast and scaled as the manifest says."""
-    if manifest is None:
-        return source.network
-    plan = None
-    if manifest.fold:
-        details = manifest.details.get("fold")
-        if not isinstance(details, dict) or "plan" not in details:
-            raise ArtifactError(f"The manifest of {manifest.file} tells of a fold but holds no plan of it. Export it again.")
-        plan = FoldPlan.from_json(details["plan"])
-    dtype = DTYPES.get(manifest.precision, torch.float32)
-    return deployed(source.network, plan, dtype, with_preprocessing=manifest.with_preprocessing)
-
-
 def _error_ratio(found: Array, own: Array, exact: Array) -> float:
     return rms(found - exact) / max(rms(own - exact), 2.0**-24 * rms(exact))
 
 
 def _first_departure(source: Source, folded: FoldedNetwork, images: Tensor) -> str:
     """Says at which place the value, in the original's terms, errs more than the limit for the first time."""
-    exact = at_places(NetworkObserver(copy.deepcopy(source.network).double()), images.double())
-    own, found = at_places(NetworkObserver(source.network), images), at_places(NetworkObserver(folded), images)
+    exact = at_places(NetworkProbe(copy.deepcopy(source.network).double()), images.double())
+    own, found = at_places(NetworkProbe(source.network), images), at_places(NetworkProbe(folded), images)
     for place, original in original_terms(folded, found).items():
         if not _error_ratio(original(found[place].double()).numpy(), own[place].numpy(), exact[place].numpy()) <= FOLD_LIMIT:
             return f"it departs in {place_in_words(place, source.network)}"

@@ -13,22 +13,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iresnet_export.artifact import Artifact
-from iresnet_export.backends.base import Backend
-from iresnet_export.backends.eager import without_tf32
-from iresnet_export.backends.onnx_graph import onnx_from_network
-from iresnet_export.backends.onnx_observing import operations_of_onnx, with_outputs
-from iresnet_export.observing import NetworkObserver, aligned, operations_of_network, place_in_words
-from iresnet_export.onnx_evaluation import OnnxGraph
-from iresnet_export.progress import Progress
-from iresnet_export.quantization.qdq import quantized_onnx
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.backends.base import Runtime
+from iresnet_export.backends.onnx.interpreter import OnnxGraph
+from iresnet_export.backends.onnx.probing import with_outputs
+from iresnet_export.backends.onnx.reading import graph_of_onnx
+from iresnet_export.backends.onnx.writing import onnx_from_network
+from iresnet_export.graph.align import aligned, place_in_words
+from iresnet_export.graph.network import NetworkProbe
+from iresnet_export.quantization.placement import quantized_onnx
 from iresnet_export.quantization.schemes import QUANTIZED
-from iresnet_export.verification.criteria import NOISE_LIMIT, quantization_of
-from iresnet_export.verification.fold import deployed_network
+from iresnet_export.system.progress import Progress
+from iresnet_export.system.torch_settings import without_tf32
+from iresnet_export.verification.criteria import NOISE_LIMIT
+from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.places import at_places, original_terms
 from iresnet_export.verification.reference import Reference, filled, onednn_off
 from iresnet_export.verification.tf32 import with_tf32
-from iresnet_models.deployed import Deployable
 from iresnet_models.network import Network
 from iresnet_models.preprocessing import normalised
 
@@ -39,9 +40,9 @@ _QUANTIZED_LIMIT = 1.5
 
 @dataclass(frozen=True)
 class PlaceError:
-    """A place in the architecture's own words; signal to noise of candidate and of honest rounding there, in decibels.
+    """A place in the architecture's own words; signal to noise of candidate and of rounding alone there, in decibels.
 
-    `ratio`: the candidate's root-mean-square error over that of honest rounding; None where the artifact has no such value.
+    `ratio`: the candidate's root-mean-square error over that of rounding alone; None where the artifact has no such value.
     """
 
     place: str
@@ -60,7 +61,8 @@ class Localisation:
 
 def localise(
     artifact: Artifact,
-    backend: Backend,
+    runtime: Runtime,
+    deployment: Deployment,
     reference: Reference,
     precision: str,
     device: torch.device,
@@ -69,31 +71,31 @@ def localise(
     batch: tuple[int, int] | None = None,
 ) -> Localisation | None:
     """Compares block by block, in batches between those two where they are given; None where inner values cannot be had."""
-    observer = backend.observer(artifact, device, trust=trust)
-    if observer is None:
+    probe = runtime.probe(artifact, device, trust=trust)
+    if probe is None:
         return None
-    source, network = reference.source, deployed_network(reference.source, artifact.manifest)
-    exact = NetworkObserver(copy.deepcopy(source.network).double())
-    honest = list(_honest(artifact, network, source.network, precision))
-    expected, places = operations_of_network(network)
-    found = aligned(expected, observer.operations, places)
-    terms = original_terms(network, places)
+    source, own = reference.source, deployment.probe
+    exact = NetworkProbe(copy.deepcopy(source.network).double())
+    forms = list(_rounding_forms(deployment, source.network, precision))
+    places = own.places
+    found = aligned(own.graph, probe.graph, places)
+    terms = original_terms(deployment.network, places)
     count = min(len(reference.pixels), 32 if source.spec.image_size <= 64 else 16)
     smallest, largest = batch or (1, _BATCH)
     size = max(smallest, min(_BATCH, largest))
-    sums = {place: _Sums(len(honest)) for place in places}
+    sums = {place: _Sums(len(forms)) for place in places}
     for start in range(0, count, size):
         progress("Comparing block by block", start / count)
         pixels = reference.pixels[start : min(start + size, count)]
         inputs = normalised(pixels, source.spec)
         wanted = dict(zip(exact.places, exact.values(inputs.double(), list(exact.places.values())), strict=True))
-        for number, (run, own) in enumerate(honest):
+        for number, (run, own_terms) in enumerate(forms):
             for place, values in run(pixels, inputs).items():
-                original = terms[place](values.double()) if own else values.double()
+                original = terms[place](values.double()) if own_terms else values.double()
                 sums[place].rounding[number] += _squares(original - wanted[place])
-        taken = filled(pixels if observer.with_preprocessing else inputs, size).to(device)
+        taken = filled(pixels if probe.with_preprocessing else inputs, size).to(device)
         with without_tf32():
-            given = observer.values(taken, list(found.values()))
+            given = probe.values(taken, list(found.values()))
         for place, values in zip(found, given, strict=True):
             sums[place].add(terms[place](values[: len(pixels)].double().cpu()), wanted[place])
     progress("Comparing block by block", 1.0)
@@ -103,17 +105,15 @@ def localise(
     return Localisation(tuple(errors), next(departing, None))
 
 
-Honest = tuple[Callable[[Tensor, Tensor], dict[str, Tensor]], bool]
+RoundingForm = tuple[Callable[[Tensor, Tensor], dict[str, Tensor]], bool]
 """From pixels and inputs to the values at all places, of a form that only rounds; and whether those are in the artifact's terms."""
 
 
-def _honest(artifact: Artifact, network: Deployable, original: Network, precision: str) -> Iterator[Honest]:
-    quantization = quantization_of(artifact.manifest)
-    with_preprocessing = artifact.manifest is not None and artifact.manifest.with_preprocessing
+def _rounding_forms(deployment: Deployment, original: Network, precision: str) -> Iterator[RoundingForm]:
+    network, quantization, with_preprocessing = deployment.network, deployment.quantization, deployment.with_preprocessing
     if quantization is not None:
         model = quantized_onnx(onnx_from_network(network), quantization)
-        expected, places = operations_of_network(network)
-        wanted = aligned(expected, operations_of_onnx(model), places)
+        wanted = aligned(deployment.probe.graph, graph_of_onnx(model), deployment.probe.places)
         observed, names = with_outputs(model, list(wanted.values()))
         graph = OnnxGraph(observed)
 
@@ -126,10 +126,10 @@ def _honest(artifact: Artifact, network: Deployable, original: Network, precisio
         yield evaluated, True
         return
     if precision != "fp32":
-        own = NetworkObserver(with_tf32(network) if precision == "tf32" else network)
+        own = NetworkProbe(with_tf32(network)) if precision == "tf32" else deployment.probe
         yield lambda pixels, inputs: at_places(own, pixels if with_preprocessing else inputs), True
         return
-    plain, other = NetworkObserver(original), NetworkObserver(copy.deepcopy(original).to(memory_format=torch.channels_last))
+    plain, other = NetworkProbe(original), NetworkProbe(copy.deepcopy(original).to(memory_format=torch.channels_last))
     yield lambda _pixels, inputs: at_places(plain, inputs), False
     yield lambda _pixels, inputs: at_places(other, inputs.to(memory_format=torch.channels_last)), False
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from iresnet_export.backends.base import Session
 from iresnet_export.errors import ArtifactError
-from iresnet_export.layers import Array
-from iresnet_export.progress import Progress
+from iresnet_export.graph.ir import Array
+from iresnet_export.system.progress import Progress
 from iresnet_export.verification.criteria import Criterion
 from iresnet_export.verification.decisions import Decisions, compare_decisions
 from iresnet_export.verification.reference import Reference, in_batches, rms
@@ -48,7 +48,9 @@ def usable_batch_sizes(session: Session, wanted: Sequence[int]) -> tuple[int, ..
         return tuple(wanted)
     smallest, largest = session.batch
     if smallest > _LARGEST_BATCH:
-        raise ArtifactError(f"The artifact takes no fewer than {smallest:,} images at a time, which are too many. Export it again.")
+        raise ArtifactError(
+            f"The artifact takes no fewer than {smallest:,} images at a time, which are too many.", "Export it again."
+        )
     largest = min(largest, _LARGEST_BATCH)
     return tuple(size for size in wanted if smallest <= size <= largest) or (largest,)
 
@@ -90,10 +92,10 @@ def _report(
     cosine = np.sum(found * wanted, axis=1) / np.where(lengths == 0, 1, lengths)
     sqnr = 20 * math.log10(rms(wanted) / error) if error > 0 and rms(wanted) > 0 else None
     agreement = float(np.mean(found.argmax(1) == wanted.argmax(1)))
-    complaints = [criterion.complaint(ratio, sqnr, agreement)]
+    reasons = [criterion.reason(ratio, sqnr, agreement)]
     if criterion.max_accuracy_drop is not None and decisions.accuracy is not None:
-        complaints.append(decisions.accuracy.complaint(criterion.max_accuracy_drop))
-    complaint = "; ".join(text for text in complaints if text)
+        reasons.append(decisions.accuracy.reason(criterion.max_accuracy_drop))
+    reason = "; ".join(text for text in reasons if text)
     return OutputsReport(
         batch_sizes=sizes,
         rms_error=error,
@@ -103,7 +105,7 @@ def _report(
         cosine=float(cosine.min()),
         sqnr_db=sqnr,
         top1_agreement=agreement,
-        reason=f"at batch {size} {complaint}" if complaint else None,
+        reason=f"at batch {size} {reason}" if reason else None,
         decisions=decisions,
     )
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from iresnet_export.observing import POOL, STEM, NetworkObserver
+from iresnet_export.graph.align import POOL, STEM
+from iresnet_export.graph.network import NetworkProbe
 from iresnet_models.deployed import Deployable, DeployedNetwork
 from iresnet_models.folded import FoldedNetwork, Reading
 
 
-def at_places(observer: NetworkObserver, batch: Tensor) -> dict[str, Tensor]:
+def at_places(probe: NetworkProbe, batch: Tensor) -> dict[str, Tensor]:
     """The values at every place, in execution order, in the network's own terms."""
-    return dict(zip(observer.places, observer.values(batch, list(observer.places.values())), strict=True))
+    return dict(zip(probe.places, probe.values(batch, list(probe.places.values())), strict=True))
 
 
 def original_terms(network: Deployable, places: Iterable[str]) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iresnet_export.artifacts.source import Source
 from iresnet_export.errors import CheckFailedError, InputError
-from iresnet_export.layers import Array
-from iresnet_export.progress import Progress
-from iresnet_export.source import Source
+from iresnet_export.graph.ir import Array
+from iresnet_export.system.progress import Progress
 from iresnet_models.network import Network
 from iresnet_models.preprocessing import normalised
 
@@ -60,8 +60,8 @@ def reference_of(
     """Computes the reference on the CPU. Raises CheckFailedError if the network itself gives NaN or infinity."""
     if len(pixels) < MINIMUM_IMAGES:
         raise InputError(
-            f"Parity is measured over at least {MINIMUM_IMAGES} images, and there are {len(pixels)}; give more with --images "
-            "or --data."
+            f"Parity is measured over at least {MINIMUM_IMAGES} images, and there are {len(pixels)};",
+            "give more with --images or --data.",
         )
     logits = _exact_logits(source, pixels, progress)
     if not np.isfinite(logits).all():

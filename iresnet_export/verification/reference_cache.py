@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from iresnet_export import __version__
+from iresnet_export.artifacts.source import Source
 from iresnet_export.errors import IResNetError
-from iresnet_export.layers import Array
-from iresnet_export.progress import Progress
-from iresnet_export.source import Source
+from iresnet_export.graph.ir import Array
+from iresnet_export.system.progress import Progress
 from iresnet_export.verification import reference as reference_module
 from iresnet_export.verification.reference import Reference, reference_of
 from iresnet_models import network as network_module
@@ -79,7 +79,14 @@ def _read(path: Path, shape: tuple[int, int]) -> tuple[Array, float] | None:
             logits, floor = file["logits"], float(file["noise_floor"])
     except Exception:  # a damaged file makes NumPy and zipfile raise nearly anything
         return None
-    sound = logits.shape == shape and logits.dtype == np.float64 and np.isfinite(logits).all() and np.isfinite(floor) and floor > 0
+    sound = (
+        isinstance(logits, np.ndarray)
+        and logits.shape == shape
+        and logits.dtype == np.float64
+        and np.isfinite(logits).all()
+        and np.isfinite(floor)
+        and floor > 0
+    )
     return (logits, floor) if sound else None
 
 

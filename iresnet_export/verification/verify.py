@@ -12,26 +12,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from iresnet_export.artifact import Artifact, Weights, open_artifact
-from iresnet_export.backends import runners
-from iresnet_export.backends.base import Backend, require_trusted
-from iresnet_export.backends.onnxruntime_cuda import CudaSettings, require_use
-from iresnet_export.data_choice import chosen_data, is_named
+from iresnet_data.named_data import remark
+from iresnet_export.artifacts.artifact import Artifact, Weights, open_artifact
+from iresnet_export.artifacts.data_choice import chosen_data, is_named
+from iresnet_export.artifacts.source import Source, source_of_artifact, subject_of
+from iresnet_export.backends.base import Runtime, require_trusted
+from iresnet_export.backends.registry import format_named, require_settings_used, runtimes_for
 from iresnet_export.errors import ArtifactError, InputError, IResNetError, StaleManifestError, UnavailableError
-from iresnet_export.observing import GraphReport
-from iresnet_export.progress import Progress, no_progress
-from iresnet_export.source import Source, source_of_artifact
-from iresnet_export.verification.accuracy import subject_of
-from iresnet_export.verification.contents import Contents, contents_of
+from iresnet_export.graph.compare import GraphReport, WeightsReport
+from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.criteria import Criterion, criterion_for
+from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.localisation import Localisation, localise
 from iresnet_export.verification.outputs import OutputsReport, compare_outputs
+from iresnet_export.verification.read_back import ReadBack, read_back
 from iresnet_export.verification.reference import MINIMUM_IMAGES, Reference, reference_of
 from iresnet_export.verification.reference_cache import cached_reference
-from iresnet_export.verification.weights import WeightsReport
 from iresnet_models.preprocessing import noise_pixels
 from iresnet_models.spec import ModelSpec
-from iresnet_train.named_data import remark
 
 Status = Literal["pass", "fail", "skipped"]
 
@@ -48,15 +46,13 @@ class VerifyOptions:
     trust: bool = False
     seed: int = 0
     backends: tuple[str, ...] = ()
-    """The backends to run artifacts by; none named: all that are installed."""
+    """The runtimes to run artifacts by, as the registry spells them; none named: all that are installed."""
     localise: bool = False
     """Whether to compare block by block even where nothing fails."""
     max_accuracy_drop: float | None = None
     """In percentage points: a candidate fails unless its accuracy is shown to drop by no more; needs labels."""
     cache: bool = True
     """Whether references are kept from one run to the next."""
-    ort_cuda: CudaSettings | None = None
-    """How ONNX Runtime computes on a GPU; None for parity, its default here."""
 
 
 @dataclass(frozen=True)
@@ -134,65 +130,67 @@ class References:
 def verify(paths: Sequence[Path], options: VerifyOptions, progress: Progress = no_progress) -> Verification:
     """Verifies every artifact; raises InputError for wrong use, and records everything that is wrong with an artifact."""
     artifacts = [open_artifact(path) for path in paths]
-    require_use(options.ort_cuda, options.device, [artifact.format for artifact in artifacts], options.backends)
+    require_settings_used(options.backends, options.device, [artifact.format for artifact in artifacts])
     if options.max_accuracy_drop is not None:
         _require_labels(artifacts, options, options.max_accuracy_drop)
     references = References(options, progress)
     candidates = []
     for artifact in artifacts:
-        backends = runners(artifact.format, options.backends, options.ort_cuda)
-        candidates += verify_artifact(artifact, backends, options, references, progress)
+        runtimes = runtimes_for(artifact.format, options.backends)
+        candidates += verify_artifact(artifact, runtimes, options, references, progress)
     return Verification(references.all, candidates)
 
 
 def verify_artifact(
-    artifact: Artifact, backends: Sequence[Backend], options: VerifyOptions, references: References, progress: Progress
+    artifact: Artifact, runtimes: Sequence[Runtime], options: VerifyOptions, references: References, progress: Progress
 ) -> list[Candidate]:
-    """The verdicts on an artifact as each backend runs it. What it holds is read once."""
+    """The verdicts on an artifact as each runtime runs it. What it holds is read once."""
     precision = artifact.manifest.precision if artifact.manifest else "fp32"
 
     def all_fail(error: Exception) -> list[Candidate]:
-        return [Candidate(artifact.path, backend.label, precision, "fail", str(error)) for backend in backends]
+        return [Candidate(artifact.path, runtime.label, precision, "fail", str(error)) for runtime in runtimes]
 
     try:
         if artifact.manifest is not None:
             artifact.require_intact()
         source = source_of_artifact(artifact, options.checkpoint)
-        if any(backend.native for backend in backends):
+        if format_named(artifact.format).native:
             require_trusted(artifact, options.trust)
     except StaleManifestError as error:
         return all_fail(error)
     try:
-        contents = contents_of(artifact, source, progress)
+        deployment = Deployment(source, artifact.manifest)
+        found = read_back(artifact, deployment, progress)
     except (InputError, StaleManifestError) as error:  # a damaged file, parent or manifest
         return all_fail(error)
 
     @functools.cache
-    def goal(computed: str) -> tuple[Reference, Criterion]:
+    def criterion_of(computed: str) -> tuple[Reference, Criterion]:
         reference = references.of(source)
-        criterion = criterion_for(computed, artifact, reference, options.batch_sizes, progress)
+        criterion = criterion_for(computed, deployment, reference, options.batch_sizes, progress)
         return reference, dataclasses.replace(criterion, max_accuracy_drop=options.max_accuracy_drop)
 
-    return [_verdict(artifact, backend, contents, goal, options, progress) for backend in backends]
+    return [_verdict(artifact, runtime, deployment, found, criterion_of, options, progress) for runtime in runtimes]
 
 
 def _verdict(
     artifact: Artifact,
-    backend: Backend,
-    contents: Contents,
-    goal: Callable[[str], tuple[Reference, Criterion]],
+    runtime: Runtime,
+    deployment: Deployment,
+    held: ReadBack,
+    criterion_of: Callable[[str], tuple[Reference, Criterion]],
     options: VerifyOptions,
     progress: Progress,
 ) -> Candidate:
-    """`goal`: what outputs are held against by the precision computed in, once for all backends, and not where none runs."""
-    precision, wrong = artifact.manifest.precision if artifact.manifest else "fp32", contents.complaint
+    """`held`: what the file holds. `criterion_of`: what outputs are held against, by the precision that is computed in."""
+    precision, wrong = artifact.manifest.precision if artifact.manifest else "fp32", held.reason
 
     def verdict(status: Status, reason: str | None, **measured: Any) -> Candidate:
-        found = {"weights": contents.weights, "graph": contents.graph, **measured}
-        return Candidate(artifact.path, backend.label, precision, status, reason, **found)
+        found = {"weights": held.weights, "graph": held.graph, **measured}
+        return Candidate(artifact.path, runtime.label, precision, status, reason, **found)
 
     try:
-        session = backend.load(artifact, options.device, trust=options.trust)
+        session = runtime.load(artifact, options.device, trust=options.trust)
     except UnavailableError as error:
         return verdict("fail" if wrong else "skipped", wrong or str(error))
     except ArtifactError as error:
@@ -200,9 +198,9 @@ def _verdict(
     computed = session.computed_precision
     if computed != precision and not (precision == "fp32" and computed == "tf32"):  # which nothing does unasked
         session.close()
-        reason = f"it stores {precision}, and {backend.label} would compute it in {computed} here: nothing is said of {precision}"
-        return verdict("fail" if wrong else "skipped", wrong or reason, computed_precision=computed)
-    reference, criterion = goal(computed)
+        unlike = f"it stores {precision}, and {runtime.label} would compute it in {computed} here: nothing is said of {precision}"
+        return verdict("fail" if wrong else "skipped", wrong or unlike, computed_precision=computed)
+    reference, criterion = criterion_of(computed)
     try:
         with session:
             outputs = compare_outputs(session, reference, criterion, options.batch_sizes, progress)
@@ -212,19 +210,19 @@ def _verdict(
     except Exception as error:  # a runtime's own error types are many: whatever it raises, the artifact does not run
         failure = f"it does not run: {_first_line(error)}"
         return verdict("fail", wrong or failure, computed_precision=computed, reference=reference.id)
-    complaint = "; ".join(text for text in (wrong, outputs.reason) if text) or None
-    status: Status = "fail" if complaint else "pass"
+    reason = "; ".join(text for text in (wrong, outputs.reason) if text) or None
+    status: Status = "fail" if reason else "pass"
     measured = {"computed_precision": computed, "reference": reference.id, "outputs": outputs, "notices": notices}
-    if not (complaint or options.localise):
-        return verdict(status, complaint, **measured)
+    if not (reason or options.localise):
+        return verdict(status, reason, **measured)
     try:
-        found = localise(artifact, backend, reference, computed, options.device, options.trust, progress, session.batch)
+        found = localise(artifact, runtime, deployment, reference, computed, options.device, options.trust, progress, session.batch)
     except Exception as error:  # the verdict stands, whatever looking inside takes
         unknown = f"where it departs could not be looked for: {_first_line(error)}"
-        return verdict(status, f"{complaint}; {unknown}" if complaint else unknown, **measured)
-    if complaint and found is not None and found.first is not None:
-        complaint = f"{complaint}; it departs in {found.first}"
-    return verdict(status, complaint, localisation=found, **measured)
+        return verdict(status, f"{reason}; {unknown}" if reason else unknown, **measured)
+    if reason and found is not None and found.first is not None:
+        reason = f"{reason}; it departs in {found.first}"
+    return verdict(status, reason, localisation=found, **measured)
 
 
 def _first_line(error: Exception) -> str:
@@ -238,7 +236,7 @@ def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit
             f"--max-accuracy-drop takes percentage points, more than 0 and up to 100, not {limit:g}: that nothing at all is lost "
             "cannot be shown with any number of images."
         )
-    from iresnet_train.data import has_labels
+    from iresnet_data.datasets import has_labels
 
     for artifact in artifacts:
         subject = subject_of(artifact, options.checkpoint)
@@ -247,7 +245,8 @@ def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit
             found = "seeded noise" if data is None else f"the images of {Path(data).name}"
             raise InputError(
                 f"--max-accuracy-drop needs images whose classes are known, and {artifact.path} would be compared over {found}, "
-                "without labels. Name a folder that holds one folder of images for every class with --data."
+                "without labels.",
+                "Name a folder that holds one folder of images for every class with --data.",
             )
 
 
@@ -260,7 +259,7 @@ def pixels_for(spec: ModelSpec, options: VerifyOptions, weights: Weights | None 
     named = is_named(options.data, spec)
     if data is None:
         return noise_pixels(spec, options.images, options.seed), None, f"{options.images} images of seeded noise"
-    from iresnet_train.data import evaluation_pixels
+    from iresnet_data.datasets import evaluation_pixels
 
     try:
         pixels, labels = evaluation_pixels(data, spec, options.images, seed=options.seed)

@@ -53,7 +53,7 @@ def zip_entries(path: Path) -> list[zipfile.ZipInfo] | None:
 
 
 def what_it_is(path: Path) -> str | None:
-    """Of a file that is whole, but of another making than torch's, what it is; None where nothing says so."""
+    """Of a file that is whole, but of another recipe than torch's, what it is; None where nothing says so."""
     with path.open("rb") as file:
         head = file.read(512)
     found = next((said for magic, said in _MAGIC.items() if head.startswith(magic)), None)

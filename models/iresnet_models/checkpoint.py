@@ -116,7 +116,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except CheckpointError:
         raise
     except RefusedPickleError as error:
-        raise CheckpointError(f"{path} was refused: {error}, and a file of weights has no need to. {_SAVE_WEIGHTS}") from error
+        raise CheckpointError(f"{path} was refused: {error}, and a file of weights has no need to.", f"{_SAVE_WEIGHTS}") from error
     except pickle.UnpicklingError as error:
         raise _unpickled(path, names, error) from error
     except Exception as error:
@@ -124,7 +124,7 @@ def _read(path: Path) -> Mapping[str, Any]:
             raise _unpickled(path, names, error) from error
         raise _unreadable(path, zipped, error) from error
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict. Save model.state_dict().")
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict.", "Save model.state_dict().")
     return content
 
 
@@ -139,14 +139,14 @@ def _globals_of_archive(path: Path, size: int) -> set[str]:
     entries = zip_entries(path)
     if entries is None:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: it is truncated or damaged, as the end of an archive tells what is in it. "
-            "Copy or download it again."
+            f"{path} cannot be read as a checkpoint: it is truncated or damaged, as the end of an archive tells what is in it.",
+            "Copy or download it again.",
         )
     names = [entry.filename for entry in entries]
     if any("/code/" in f"/{name}" for name in names):
         raise CheckpointError(
-            f"{path} is a TorchScript archive, not a checkpoint. Commands that take artifacts read it; exports start from the "
-            "checkpoint that it was made of."
+            f"{path} is a TorchScript archive, not a checkpoint.",
+            "Commands that take artifacts read it; exports start from the checkpoint that it was made of.",
         )
     content = next((entry for entry in entries if entry.filename.endswith("data.pkl")), None)
     foreign = what_it_is(path)
@@ -154,11 +154,11 @@ def _globals_of_archive(path: Path, size: int) -> set[str]:
         raise CheckpointError(_foreign(path, foreign or "a zip archive without weights"))
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(
-            f"{path} holds compressed records, as torch never writes them: another program packed it. Unpack it and save the "
-            "state_dict with torch.save."
+            f"{path} holds compressed records, as torch never writes them: another program packed it.",
+            "Unpack it and save the state_dict with torch.save.",
         )
     if sum(entry.file_size for entry in entries) > size:
-        raise CheckpointError(f"{path} says that it holds more than its {size:,} bytes: it is damaged. Get it again.")
+        raise CheckpointError(f"{path} says that it holds more than its {size:,} bytes: it is damaged.", "Get it again.")
     with zipfile.ZipFile(path) as archive:
         return globals_of(io.BytesIO(archive.read(content)))
 
@@ -181,23 +181,24 @@ def _unpickled(path: Path, names: set[str], error: Exception) -> CheckpointError
         full = next((name for name in sorted(names) if name == wanted or name.endswith(f".{wanted}")), wanted)
         if any(name.startswith("torch.nn.modules.") for name in names):
             return CheckpointError(
-                f"{path} was refused: it is a whole network as a pickle, which wants to run code ({full:.200}) when it is "
-                "opened. If you trust its source, load it where its classes are, and save model.state_dict() with torch.save."
+                f"{path} was refused: it is a whole network as a pickle, which wants to run code ({full:.200}) when it is opened.",
+                "If you trust its source, load it where its classes are, and save model.state_dict() with torch.save.",
             )
         return CheckpointError(
             f"{path} was refused: it is a pickle that wants to run code ({full:.200}) when it is opened, which a file of "
-            f"weights has no need to. {_SAVE_WEIGHTS}"
+            f"weights has no need to.",
+            f"{_SAVE_WEIGHTS}",
         )
     if "Unsupported operand" in str(error) and "torch._utils._rebuild_tensor_v2" in names:
         return CheckpointError(
-            f"{path} was refused: it is a pickle of another protocol than torch's reader of weights takes. "
-            "Save it again with torch.save, without pickle_protocol."
+            f"{path} was refused: it is a pickle of another protocol than torch's reader of weights takes.",
+            "Save it again with torch.save, without pickle_protocol.",
         )
     reason = re.search(r"Unsupported[^\n]*|Can only[^\n]*|Trying[^\n]*", str(error))
     return CheckpointError(
         f"{path} was refused: it is damaged, or a pickle of something other than weights "
-        f"({reason[0] if reason else 'unreadable':.200}). "
-        "Get it again, or save the model's state_dict with torch.save and use that file."
+        f"({reason[0] if reason else 'unreadable':.200}).",
+        "Get it again, or save the model's state_dict with torch.save and use that file.",
     )
 
 
@@ -216,9 +217,12 @@ def _unreadable(path: Path, zipped: bool, error: Exception) -> CheckpointError:
     if not zipped and head[:1] != b"\x80":
         return CheckpointError(
             f"{path} cannot be read as a checkpoint: it is not a PyTorch file, which begins with PK or a pickle, and not with "
-            f"{head.hex(' ')}. Name a file that torch.save wrote; if this one should be that, get it again."
+            f"{head.hex(' ')}.",
+            "Name a file that torch.save wrote; if this one should be that, get it again.",
         )
-    return CheckpointError(f"{path} cannot be read as a checkpoint: it is truncated or damaged ({why}). Copy or download it again.")
+    return CheckpointError(
+        f"{path} cannot be read as a checkpoint: it is truncated or damaged ({why}).", "Copy or download it again."
+    )
 
 
 def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
@@ -236,8 +240,8 @@ def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         kind = _unusable(value)
         if kind is not None:
             raise CheckpointError(
-                f"{path}: {key:.200} holds {kind} and not plain floating-point numbers; use the unquantized, dense weights as "
-                "model.state_dict() gives them."
+                f"{path}: {key:.200} holds {kind} and not plain floating-point numbers;",
+                "use the unquantized, dense weights as model.state_dict() gives them.",
             )
     for prefix in ("module.", "_orig_mod.", "module."):
         if all(key.startswith(prefix) for key in state):
@@ -283,7 +287,8 @@ def _recognise(path: Path, state: dict[str, Tensor], arch: str | None, depth: in
         sample = ", ".join(f"{key:.80}" for key in list(shapes)[:4])
         raise CheckpointError(
             f"{path} is not a network of these families: its keys ({len(shapes)}: {sample}, ...) lack conv1, layer1 to layer4 or "
-            "fc. `iresnet-export models` lists what there is."
+            "fc.",
+            "`iresnet-export models` lists what there is.",
         )
     bottleneck = "layer1.0.conv3.weight" in shapes
     specs = [
@@ -295,7 +300,8 @@ def _recognise(path: Path, state: dict[str, Tensor], arch: str | None, depth: in
     if not specs:
         raise CheckpointError(
             f"{path} has {', '.join(map(str, counts))} {'bottlenecks' if bottleneck else 'basic blocks'} in its four stages, "
-            "which no official network has. `iresnet-export models` lists them."
+            "which no official network has.",
+            "`iresnet-export models` lists them.",
         )
     differences = {spec: _differences(shapes_of(spec), shapes) for spec in specs}
     matching = [spec for spec, difference in differences.items() if not difference]
@@ -311,8 +317,8 @@ def _recognise(path: Path, state: dict[str, Tensor], arch: str | None, depth: in
     if len(chosen) > 1:
         names = " or ".join(spec.name for spec in chosen)
         raise CheckpointError(
-            f"{path} could be {names}: their weights have the same names and shapes, but they compute different outputs. "
-            f"Say which with --arch ({' or '.join(spec.arch for spec in chosen)})."
+            f"{path} could be {names}: their weights have the same names and shapes, but they compute different outputs.",
+            f"Say which with --arch ({' or '.join(spec.arch for spec in chosen)}).",
         )
     spec = chosen[0] if chosen else matching[0]
     _require_expected(path, spec, arch, depth, num_classes)
@@ -327,8 +333,8 @@ def _require_expected(path: Path, spec: ModelSpec, arch: str | None, depth: int 
     ):
         if asked is not None and asked != found:
             raise CheckpointError(
-                f"{path} holds {spec.name} with {spec.num_classes} classes, but {option} {asked} was asked for. "
-                f"Leave out {option}, or name another checkpoint."
+                f"{path} holds {spec.name} with {spec.num_classes} classes, but {option} {asked} was asked for.",
+                f"Leave out {option}, or name another checkpoint.",
             )
 
 
@@ -385,15 +391,18 @@ def _network_with(spec: ModelSpec, state: dict[str, Tensor], path: Path) -> Netw
             weights[key] = value.detach().to(torch.int64, copy=True)
             continue
         if value.dtype not in _USABLE:
-            raise CheckpointError(f"{path}: {key} holds {value.dtype} and not floating-point numbers; use the unquantized weights.")
+            raise CheckpointError(
+                f"{path}: {key} holds {value.dtype} and not floating-point numbers;", "use the unquantized weights."
+            )
         bad = int((~torch.isfinite(value)).sum())
         if bad:
             raise CheckpointError(
                 f"{path}: {key} holds {bad} value{'s' if bad > 1 else ''} that {'are' if bad > 1 else 'is'} NaN or infinite; the "
-                "training diverged or the file is damaged. Use an earlier checkpoint."
+                "training diverged or the file is damaged.",
+                "Use an earlier checkpoint.",
             )
         if key.endswith("running_var") and bool((value < 0).any()):
-            raise CheckpointError(f"{path}: {key} holds a negative variance; the file is damaged. Get it again.")
+            raise CheckpointError(f"{path}: {key} holds a negative variance; the file is damaged.", "Get it again.")
         weights[key] = value.detach().to(torch.float32, copy=True).contiguous()  # a copy: the value still lies in the file
         if not bool(torch.isfinite(weights[key]).all()):
             raise CheckpointError(f"{path}: {key} holds values beyond float32; this network cannot be run in float32.")

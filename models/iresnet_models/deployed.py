@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,6 @@ from iresnet_models.folding import fold_by_plan
 from iresnet_models.folding_plan import FoldPlan
 from iresnet_models.network import Network
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -75,7 +72,7 @@ def _cast(network: Network | FoldedNetwork, dtype: torch.dtype) -> Network | Fol
     for key, value in network.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise InputError(
-                f"{key} of {network.spec.name} holds values beyond the range of {str(dtype).removeprefix('torch.')}; export it in "
-                "a wider precision, such as bf16 or fp32."
+                f"{key} of {network.spec.name} holds values beyond the range of {str(dtype).removeprefix('torch.')};",
+                "export it in a wider precision, such as bf16 or fp32.",
             )
     return network

@@ -1,15 +1,22 @@
 """The errors that a user can meet, each with the exit status that the command line gives it.
 
-Every message is one paragraph: what is wrong, what was found, what mends it.
+Every message is one paragraph: what is wrong, what was found, and the remedy.
 """
 
 from __future__ import annotations
 
 
 class IResNetError(Exception):
-    """Base of all errors that are not a fault of this project's code."""
+    """Base of all errors that are not a fault of this project's code.
+
+    `reason`: what is wrong. `remedy`: what to do about it, empty where the reason says it all. As text both are one paragraph.
+    """
 
     exit_status = 2
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(f"{reason} {remedy}".rstrip())
+        self.reason, self.remedy = reason.rstrip(" .;:"), remedy.rstrip(" .")
 
 
 class InputError(IResNetError, ValueError):

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from iresnet_models.errors import InputError, IResNetError, ReaderGoneError, Una
 from iresnet_models.temporary import temporary_file
 from iresnet_models.typed import json_from
 
+READER_PATIENCE = 10.0
+"""Seconds that a named pipe without a reader is waited for."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DESCRIPTORS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -68,9 +71,9 @@ def require_place(path: Path) -> Path:
     except OSError as error:
         raise _unwritable(path, error) from error
     if stat.S_ISDIR(mode):
-        raise InputError(f"{path} is a folder; name a file in it.")
+        raise InputError(f"{path} is a folder;", "name a file in it.")
     if not stat.S_ISREG(mode) or _descriptor(path) is not None:
-        raise InputError(f"{path} is no file, but a pipe or a device, which cannot hold what is written here; name a file.")
+        raise InputError(f"{path} is no file, but a pipe or a device, which cannot hold what is written here;", "name a file.")
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
@@ -80,11 +83,11 @@ def require_writable_folder(path: Path) -> None:
     while not os.path.lexists(folder):
         folder = folder.parent
     if not folder.is_dir():
-        raise InputError(f"{path} cannot be written: {folder} is a file, not a folder. Choose another place.")
+        raise InputError(f"{path} cannot be written: {folder} is a file, not a folder.", "Choose another place.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(
-            f"{path} cannot be written: this user may not write to the folder {folder}, or its disk is read-only. "
-            "Choose another place, or change the folder's permissions."
+            f"{path} cannot be written: this user may not write to the folder {folder}, or its disk is read-only.",
+            "Choose another place, or change the folder's permissions.",
         )
 
 
@@ -97,7 +100,9 @@ def write_bytes(path: Path, data: bytes) -> None:
         return
     try:
         with stream:
-            stream.write(data)
+            left = memoryview(data)
+            while left:  # a pipe may take a part, and its reader go then
+                left = left[stream.write(left) :]
     except BrokenPipeError as error:
         raise ReaderGoneError(f"Whoever read {path} has gone.") from error
     except OSError as error:
@@ -133,7 +138,7 @@ def read_json(path: Path, what: str) -> Any:
             raise ValueError(f"it is larger than {_LARGEST_JSON:,} bytes")
         return json_from(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{what} {path} cannot be read as JSON ({error}). Make it anew.") from error
+        raise InputError(f"{what} {path} cannot be read as JSON ({error}).", "Make it anew.") from error
 
 
 def require_file(path: Path, what: str) -> Path:
@@ -144,17 +149,17 @@ def require_file(path: Path, what: str) -> Path:
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{what} {path} does not exist; check its name and the current folder.") from None
+        raise InputError(f"{what} {path} does not exist;", "check its name and the current folder.") from None
     except OSError as error:
-        raise InputError(f"{what} {path!s:.500} cannot be opened ({error.strerror}); check its name and permissions.") from error
+        raise InputError(f"{what} {path!s:.500} cannot be opened ({error.strerror});", "check its name and permissions.") from error
     if stat.S_ISDIR(found.st_mode):
-        raise InputError(f"{what} {path} is a folder; name a file in it.")
+        raise InputError(f"{what} {path} is a folder;", "name a file in it.")
     if not stat.S_ISREG(found.st_mode):  # opening a FIFO waits for a writer, perhaps for ever
         raise InputError(f"{what} {path} is no regular file (a pipe, a socket or a device); save it to a file and name that.")
     if found.st_size == 0:
-        raise InputError(f"{what} {path} is empty: it was cut off while it was written or copied. Get it again.")
+        raise InputError(f"{what} {path} is empty: it was cut off while it was written or copied.", "Get it again.")
     if not os.access(path, os.R_OK):
-        raise InputError(f"{what} {path} may not be read by this user; change its permissions.")
+        raise InputError(f"{what} {path} may not be read by this user;", "change its permissions.")
     return path
 
 
@@ -190,13 +195,35 @@ def _stream(path: Path) -> IO[bytes] | None:
                     buffered.flush()
             return os.fdopen(os.dup(descriptor), "wb")
         mode = path.stat().st_mode
-        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        if stat.S_ISFIFO(mode):
+            return _pipe(path)
+        if stat.S_ISCHR(mode):
             return path.open("wb", buffering=0)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _unwritable(path, error) from error
     return None
+
+
+def _pipe(path: Path) -> IO[bytes]:
+    """A named pipe, opened for writing once somebody reads it; UnavailableError where nobody comes to."""
+    last = time.monotonic() + READER_PATIENCE
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > last:
+                raise UnavailableError(
+                    f"{path} is a pipe that nobody has read for {READER_PATIENCE:g} seconds.",
+                    "Start its reader first, or name a file.",
+                ) from error
+            time.sleep(0.05)
+            continue
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "wb", buffering=0)
 
 
 def _descriptor(path: Path) -> int | None:
@@ -219,10 +246,10 @@ def _unwritable(path: Path, error: BaseException) -> Exception:
         return error  # not for want of a place
     if number in _FULL or not isinstance(error, OSError):
         return UnavailableError(
-            f"{path} could not be written: the disk is full, or a limit on the size of files is reached ({error}). Free some space "
-            "and run the command again; what was there before is untouched."
+            f"{path} could not be written: the disk is full, or a limit on the size of files is reached ({error}).",
+            "Free some space and run the command again; what was there before is untouched.",
         )
     return InputError(
-        f"{path} cannot be written ({error}). Choose another place, or change the folder's permissions; "
-        "what was there before is untouched."
+        f"{path} cannot be written ({error}).",
+        "Choose another place, or change the folder's permissions; what was there before is untouched.",
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from iresnet_models.folding_report import FoldReport
-from iresnet_models.network import BlockLayout
+from iresnet_models.layout import BlockLayout
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from iresnet_models.folding_decisions import (
 )
 from iresnet_models.folding_plan import FoldPlan, NormPlan, StageScale
 from iresnet_models.folding_report import FoldReport
-from iresnet_models.network import Block, Bottleneck, LastNorm, Network
+from iresnet_models.layout import LastNorm
+from iresnet_models.network import Block, Bottleneck, Network
 
 
 def fold(network: Network, *, sample: Tensor, dtype: torch.dtype = torch.float32) -> FoldedNetwork:
@@ -198,7 +199,7 @@ def _finite(folded: FoldedNetwork) -> FoldedNetwork:
     for key, value in folded.state_dict().items():
         if not bool(torch.isfinite(value).all()):
             raise InputError(
-                f"Folded, {key} holds values that are NaN or beyond {str(value.dtype).removeprefix('torch.')}; export this "
-                "network unfolded, or in a wider precision."
+                f"Folded, {key} holds values that are NaN or beyond {str(value.dtype).removeprefix('torch.')};",
+                "export this network unfolded, or in a wider precision.",
             )
     return folded

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from iresnet_models.errors import InputError
 from iresnet_models.folding_plan import Bounds, Channels, FoldPlan, NormPlan, Scales, StageScale
 from iresnet_models.initialization import state_sha256
-from iresnet_models.network import Block, Bottleneck, LastNorm, Network
+from iresnet_models.layout import LastNorm
+from iresnet_models.network import Block, Bottleneck, Network
 
 TAU = 4.0
 """How many times further than over the sample the stream may reach before a fold with clamped channels is inexact."""
@@ -58,7 +59,8 @@ def require_plan_of(network: Network, plan: FoldPlan) -> None:
     if plan.network != state_sha256(network):
         raise InputError(
             f"The fold's plan belongs to other weights than those of this {network.spec.name} (the SHA-256 of their state begins "
-            f"with {plan.network[:12]}). Fold this network anew, or give the checkpoint that the plan was made for."
+            f"with {plan.network[:12]}).",
+            "Fold this network anew, or give the checkpoint that the plan was made for.",
         )
     _checked_scales(network, plan.scales)
     sites = {site.name: site for site in stream_norms(network)}
@@ -66,7 +68,8 @@ def require_plan_of(network: Network, plan: FoldPlan) -> None:
     if wrong:
         raise InputError(
             f"The fold's plan is damaged: what it says of {', '.join(sorted(wrong)[:3])} does not follow from the weights of "
-            f"this {network.spec.name}. Fold the network anew."
+            f"this {network.spec.name}.",
+            "Fold the network anew.",
         )
 
 
@@ -101,7 +104,7 @@ def stream_maxima(network: Network, images: Tensor) -> dict[str, Tensor]:
     if images.dim() != 4 or images.shape[1] != 3 or not images.numel() or not images.is_floating_point():
         raise InputError(f"A sample is a batch of images (n, 3, height, width), not {images.dtype} {tuple(images.shape)}.")
     if not bool(torch.isfinite(images).all()):
-        raise InputError("The sample images hold NaN or infinite values; give images as the network's preprocessing makes them.")
+        raise InputError("The sample images hold NaN or infinite values;", "give images as the network's preprocessing makes them.")
     maxima: dict[str, Tensor] = {}
     if not stream_norms(network):
         return maxima

@@ -121,7 +121,7 @@ def printable(path: str | Path) -> str:
 
 def unsearchable(folder: str | Path, error: Exception) -> InputError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return InputError(f"The folder {printable(folder)} cannot be searched ({reason}). Change its permissions, or name another.")
+    return InputError(f"The folder {printable(folder)} cannot be searched ({reason}).", "Change its permissions, or name another.")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -6,56 +6,12 @@ load strictly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from iresnet_models.layout import BlockLayout, LastNorm, widths
 from iresnet_models.spec import ModelSpec
-
-
-class LastNorm(Enum):
-    """Where a block's last BatchNorm stands."""
-
-    IN_BRANCH = "before the addition"
-    AFTER_ADDITION = "after the addition"
-    NONE = "nowhere"
-
-
-@dataclass(frozen=True)
-class BlockLayout:
-    """Which of the optional parts a block has, and where (paper, section 3.1, figure 1).
-
-    `role` is the paper's name for it. `rectifies_stream`: the block's input goes through a ReLU *before* the
-    shortcut branches off. `has_bn0`: BatchNorm and ReLU in front of the branch alone. `final_relu`: a ReLU closes the block.
-    """
-
-    role: str
-    rectifies_stream: bool
-    has_bn0: bool
-    last_norm: LastNorm
-    final_relu: bool
-
-    @classmethod
-    def of(cls, index: int, blocks: int, *, resstage: bool) -> BlockLayout:
-        """The layout of block `index` of a stage of `blocks`."""
-        if not resstage:
-            return cls("block", False, False, LastNorm.IN_BRANCH, True)
-        if index == 0:
-            return cls("start", False, False, LastNorm.IN_BRANCH, False)
-        end = index == blocks - 1
-        # Block 1 has no bn0, since the start block ends in a BatchNorm. The official code rectifies its input in
-        # place while the shortcut is the same tensor, so that the shortcut is rectified too; the published
-        # networks were trained like that.
-        return cls(
-            role="end" if end else "middle",
-            rectifies_stream=index == 1,
-            has_bn0=index > 1,
-            last_norm=LastNorm.AFTER_ADDITION if end else LastNorm.NONE,
-            final_relu=end,
-        )
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -155,7 +111,7 @@ class Network(nn.Module):
         # Where the shortcut pools, stage 1 has the stride that the stem's pooling has elsewhere.
         pooled_shortcut = spec.family.shortcut == "pool"
         self.maxpool = None if pooled_shortcut else nn.MaxPool2d(3, stride=2, padding=1)
-        outputs = [_widths(spec, stage)[1] for stage in range(4)]
+        outputs = [widths(spec, stage)[1] for stage in range(4)]
         self.layer1 = _stage(spec, 0, 64, stride=2 if pooled_shortcut else 1)
         self.layer2 = _stage(spec, 1, outputs[0], stride=2)
         self.layer3 = _stage(spec, 2, outputs[1], stride=2)
@@ -181,16 +137,8 @@ class Network(nn.Module):
         return logits
 
 
-def _widths(spec: ModelSpec, stage: int) -> tuple[int, int]:
-    """Inner and outer channels of a stage's blocks."""
-    if spec.family.group_divisors is not None:
-        return 256 << stage, 128 << stage
-    planes = 64 << stage
-    return planes, planes * (4 if spec.bottleneck else 1)
-
-
 def _stage(spec: ModelSpec, stage: int, inputs: int, stride: int) -> nn.Sequential:
-    width, outputs = _widths(spec, stage)
+    width, outputs = widths(spec, stage)
     make = Bottleneck if spec.bottleneck else BasicBlock
     count, groups = spec.blocks[stage], spec.stage_groups[stage]
     blocks = nn.Sequential()

@@ -98,8 +98,8 @@ def _drive_id(spec: ModelSpec) -> str:
     if (spec.arch, spec.depth) not in OFFICIAL_WEIGHTS:
         depths = ", ".join(str(depth) for arch, depth in OFFICIAL_WEIGHTS if arch == spec.arch)
         raise InputError(
-            f"The authors published no weights of {spec.name}; of {spec.arch} they published depths {depths}. "
-            "Choose one of these, or give weights of your own with --checkpoint."
+            f"The authors published no weights of {spec.name}; of {spec.arch} they published depths {depths}.",
+            "Choose one of these, or give weights of your own with --checkpoint.",
         )
     return OFFICIAL_WEIGHTS[spec.arch, spec.depth]
 
@@ -110,9 +110,9 @@ def _in_cache(place: _Place) -> bool:
         return False
     if (difference := _difference(place)) is not None:
         raise CheckpointError(
-            f"The cached checkpoint {place.file} is not the file that was checked: {difference}. It was damaged or exchanged. "
+            f"The cached checkpoint {place.file} is not the file that was checked: {difference}. It was damaged or exchanged.",
             "Delete it, and the next run downloads it again; if you put it there yourself, delete only "
-            f"{place.record.name} beside it, and the next run checks it anew."
+            f"{place.record.name} beside it, and the next run checks it anew.",
         )
     return True
 
@@ -163,7 +163,8 @@ def _accept_by_hand(place: _Place) -> None:
         os.replace(place.file, place.rejected)
         raise CheckpointError(
             f"The file that was put into the cache by hand is not the official {place.spec.name}: {error} It was renamed to "
-            f"{place.rejected.name}. Save the file behind {place.address} as {place.file}, or leave that to the next run."
+            f"{place.rejected.name}.",
+            f"Save the file behind {place.address} as {place.file}, or leave that to the next run.",
         ) from error
     _write_record(place, place.file, sha256, source=None, downloaded=None)
 
@@ -262,20 +263,21 @@ def _is_local(error: Exception) -> bool:
 
 def _unavailable(place: _Place, error: Exception) -> UnavailableError:
     return UnavailableError(
-        f"The official {place.spec.name} could not be downloaded: {_reason(error)}. Check the connection and run the command again"
-        f"{_kept(place)}; or open {place.address} in a browser and save the file as {place.file}."
+        f"The official {place.spec.name} could not be downloaded: {_reason(error)}.",
+        f"Check the connection and run the command again"
+        f"{_kept(place)}; or open {place.address} in a browser and save the file as {place.file}.",
     )
 
 
 def _unwritable(place: _Place, error: OSError) -> IResNetError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UnavailableError(
-            f"The disk is full: the official {place.spec.name} could not be written to {place.file.parent} ({error}). "
-            f"Free some space and run the command again{_kept(place)}, or name another folder in {CACHE_VARIABLE}."
+            f"The disk is full: the official {place.spec.name} could not be written to {place.file.parent} ({error}).",
+            f"Free some space and run the command again{_kept(place)}, or name another folder in {CACHE_VARIABLE}.",
         )
     return InputError(
-        f"The official {place.spec.name} cannot be kept in {place.file.parent} ({error}). Change the folder's permissions, or name "
-        f"another folder in {CACHE_VARIABLE}."
+        f"The official {place.spec.name} cannot be kept in {place.file.parent} ({error}).",
+        f"Change the folder's permissions, or name another folder in {CACHE_VARIABLE}.",
     )
 
 

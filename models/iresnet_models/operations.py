@@ -1,20 +1,33 @@
-"""How much work a network is."""
+"""How much work a network is, counted from its spec alone. Needs no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from typing import NamedTuple
 
-import torch
-from torch import nn
-
-from iresnet_models.network import Network
+from iresnet_models.layout import BlockLayout, LastNorm, widths
 from iresnet_models.spec import ModelSpec
+
+
+class Convolution(NamedTuple):
+    """`pixels`: of a side of what it gives. `norm`: channels of the BatchNorms that belong to it."""
+
+    name: str
+    inputs: int
+    outputs: int
+    kernel: int
+    groups: int
+    pixels: int
+    norm: int
+
+    @property
+    def weights(self) -> int:
+        return self.outputs * (self.inputs // self.groups) * self.kernel**2
 
 
 def parameter_count(spec: ModelSpec) -> int:
     """Learnable parameters."""
-    return sum(parameter.numel() for parameter in _skeleton(spec).parameters())
+    return sum(found.weights + 2 * found.norm for found in _convolutions(spec)) + (_features(spec) + 1) * spec.num_classes
 
 
 def multiply_accumulates(spec: ModelSpec) -> int:
@@ -24,48 +37,51 @@ def multiply_accumulates(spec: ModelSpec) -> int:
 
 def layer_multiply_accumulates(spec: ModelSpec) -> dict[str, int]:
     """The same for each convolution and the classifier, by name, in execution order."""
-    network = _skeleton(spec)
-    found = {name: pixels**2 * conv.weight.numel() for name, conv, pixels in _convolutions(network)}
-    return found | {"fc": network.fc.weight.numel()}
+    found = {convolution.name: convolution.pixels**2 * convolution.weights for convolution in _convolutions(spec)}
+    return found | {"fc": _features(spec) * spec.num_classes}
 
 
-def _convolutions(network: Network) -> Iterator[tuple[str, nn.Conv2d, int]]:
-    """Each with its name and the pixels of a side of what it gives, in execution order."""
-    pixels = _pixels(network.spec.image_size, network.conv1)
-    yield "conv1", network.conv1, pixels
-    if network.maxpool is not None:
-        pixels = _pixels(pixels, network.maxpool)
-    for stage, blocks in enumerate(network.stages, start=1):
-        for index, block in enumerate(blocks):
-            name, entering = f"layer{stage}.{index}", pixels
-            # The shortcut comes first; it ends at the size at which the branch ends.
-            if isinstance(block.downsample, nn.Sequential):
-                yield from _chain(f"{name}.downsample", block.downsample, entering)
-            for found in _chain(name, block, entering):
-                yield found
-                pixels = found[2]
+def _features(spec: ModelSpec) -> int:
+    return widths(spec, 3)[1]
 
 
-def _chain(name: str, layers: nn.Module, pixels: int) -> Iterator[tuple[str, nn.Conv2d, int]]:
-    """The convolutions among layers that follow one another."""
-    for child, module in layers.named_children():
-        if child == "downsample":
-            continue
-        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
-            pixels = _pixels(pixels, module)
-        if isinstance(module, nn.Conv2d):
-            yield f"{name}.{child}", module, pixels
+def _convolutions(spec: ModelSpec) -> Iterator[Convolution]:
+    """In execution order."""
+    pooled = spec.family.shortcut == "pool"
+    pixels = _reduced(spec.image_size, 7, 2)
+    yield Convolution("conv1", 3, 64, 7, 1, pixels, 64)
+    if not pooled:
+        pixels = _reduced(pixels, 3, 2)
+    inputs = 64
+    for stage, count in enumerate(spec.blocks):
+        outputs = widths(spec, stage)[1]
+        for index in range(count):
+            stride = 2 if index == 0 and (stage > 0 or pooled) else 1
+            if index == 0 and (inputs != outputs or (stride == 2 and not pooled)):
+                # The shortcut comes first; the projection follows its pool, or strides itself.
+                name = f"layer{stage + 1}.0.downsample.{int(pooled)}"
+                yield Convolution(name, inputs, outputs, 1, 1, _reduced(pixels, 3, stride), outputs)
+            layout = BlockLayout.of(index, count, resstage=spec.family.resstage)
+            yield from _block(spec, stage, f"layer{stage + 1}.{index}", inputs, pixels, stride, layout)
+            pixels, inputs = _reduced(pixels, 3, stride), outputs
 
 
-def _pixels(entering: int, layer: nn.Conv2d | nn.MaxPool2d) -> int:
-    """Of a side of what a square layer gives."""
-    sides = (layer.kernel_size, layer.stride, layer.padding)
-    kernel, stride, padding = (int(side[0] if isinstance(side, tuple) else side) for side in sides)
-    return (entering + 2 * padding - kernel) // stride + 1
+def _block(
+    spec: ModelSpec, stage: int, name: str, inputs: int, pixels: int, stride: int, layout: BlockLayout
+) -> Iterator[Convolution]:
+    (width, outputs), groups = widths(spec, stage), spec.stage_groups[stage]
+    ends = _reduced(pixels, 3, stride)
+    last = 0 if layout.last_norm is LastNorm.NONE else outputs
+    first = width + (inputs if layout.has_bn0 else 0)
+    if spec.bottleneck:
+        yield Convolution(f"{name}.conv1", inputs, width, 1, 1, pixels, first)
+        yield Convolution(f"{name}.conv2", width, width, 3, groups, ends, width)
+        yield Convolution(f"{name}.conv3", width, outputs, 1, 1, ends, last)
+    else:
+        yield Convolution(f"{name}.conv1", inputs, width, 3, groups, ends, first)
+        yield Convolution(f"{name}.conv2", width, outputs, 3, groups, ends, last)
 
 
-@lru_cache(maxsize=1)
-def _skeleton(spec: ModelSpec) -> Network:
-    """The network without weights; not to be changed."""
-    with torch.device("meta"):
-        return Network(spec)
+def _reduced(pixels: int, kernel: int, stride: int) -> int:
+    """Of a side of what a square layer gives that pads by half its kernel."""
+    return (pixels + 2 * (kernel // 2) - kernel) // stride + 1

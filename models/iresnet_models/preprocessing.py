@@ -118,7 +118,7 @@ def unreadable(reasons: Sequence[str]) -> InputError:
         return InputError(reasons[0])
     named = "; ".join(reason.removeprefix("The image ").removesuffix(UNREADABLE).rstrip(".") for reason in reasons[:5])
     more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-    return InputError(f"{len(reasons)} images cannot be read: {named}{more}. Remove or replace them.")
+    return InputError(f"{len(reasons)} images cannot be read: {named}{more}.", "Remove or replace them.")
 
 
 def _require_bounded(width: int, height: int) -> None:

@@ -155,14 +155,14 @@ class ModelSpec:
         if not 1 <= self.num_classes <= MOST_CLASSES:
             raise InputError(f"num_classes is at least one class, and at most {MOST_CLASSES:,}, not {shortly(self.num_classes)}.")
         if family.group_divisors is None and self.groups is not None:
-            raise InputError(f"{self.arch} has no grouped convolutions; leave out groups={shortly(self.groups)}.")
+            raise InputError(f"{self.arch} has no grouped convolutions;", f"leave out groups={shortly(self.groups)}.")
         if family.group_divisors is not None:
             if self.groups is None:
                 object.__setattr__(self, "groups", DEFAULT_GROUPS)
             if self.groups not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
                 raise InputError(
-                    f"groups={shortly(self.groups)} does not divide the 256 channels of the first stage; use a power of two up "
-                    "to 256."
+                    f"groups={shortly(self.groups)} does not divide the 256 channels of the first stage;",
+                    "use a power of two up to 256.",
                 )
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"dropout is a probability below 1, not {shortly(self.dropout)}.")
@@ -192,8 +192,8 @@ class ModelSpec:
         if self.data is not None and not is_embedded(self.data):
             raise InputError(
                 f"data names an embedded data set (digits, synthetic, or synthetic:N up to {_MOST_SYNTHETIC:,}), not "
-                f"{shortly(self.data)}: folders, URLs and commands are taken from the command line alone, never from a file. "
-                "Name data with --data."
+                f"{shortly(self.data)}: folders, URLs and commands are taken from the command line alone, never from a file.",
+                "Name data with --data.",
             )
 
     def _require_labels(self, labels: tuple[str, ...]) -> None:
@@ -202,8 +202,8 @@ class ModelSpec:
         for label in labels:
             if len(label) > _LONGEST_LABEL or any("\ud800" <= letter <= "\udfff" for letter in label):
                 raise InputError(
-                    f"labels are texts of up to {_LONGEST_LABEL} characters that can be written as UTF-8, unlike {shortly(label)}. "
-                    "Rename the class."
+                    f"labels are texts of up to {_LONGEST_LABEL} characters that can be written as UTF-8, unlike {shortly(label)}.",
+                    "Rename the class.",
                 )
 
     @property

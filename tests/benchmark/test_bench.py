@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iresnet_export.artifact import Artifact
+from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.benchmark import bench as bench_module
 from iresnet_export.benchmark import clock
 from iresnet_export.benchmark.bench import UNFINISHED, bench
@@ -98,7 +98,7 @@ def test_settings_and_environment(measured: tuple[BenchReport, BenchOptions]) ->
     assert document["settings"]["threads"] == [1]
     assert document["settings"]["verified"] is True
     assert document["settings"]["peers"] is False
-    assert document["settings"]["ort_cuda"] is None
+    assert document["settings"]["backends"] == list(BACKENDS)
     cpu = document["environment"]["cpu"]
     keys = {"model", "features", "physical_cores", "usable_cores", "affinity", "governor", "load_before", "load_after"}
     assert set(cpu) == keys
@@ -108,12 +108,12 @@ def test_settings_and_environment(measured: tuple[BenchReport, BenchOptions]) ->
 
 def test_a_spoiled_artifact_has_no_verdict(benched: dict[str, Artifact], tmp_path: Path) -> None:
     """Its manifest vouches for another file: parity fails, and it is not run."""
-    path = Path(shutil.copy(benched["onnxruntime"].path, tmp_path))
-    shutil.copy(f"{benched['onnxruntime'].path}.json", tmp_path)
+    path = Path(shutil.copy(benched["onnx"].path, tmp_path))
+    shutil.copy(f"{benched['onnx'].path}.json", tmp_path)
     data = bytearray(path.read_bytes())
     data[-200] ^= 1
     path.write_bytes(data)
-    options = dataclasses.replace(QUICK, verify=True, checkpoint=_checkpoint(benched["onnxruntime"]))
+    options = dataclasses.replace(QUICK, verify=True, checkpoint=_checkpoint(benched["onnx"]))
     (_, found) = bench([path], dataclasses.replace(options, backends=("onnxruntime",))).results
     assert found.status == "failed_parity"
     assert found.speedup is None
@@ -260,7 +260,7 @@ def test_options_that_make_no_sense(fields: dict[str, Any], message: str) -> Non
 
 def test_a_foreign_artifact_needs_its_checkpoint(benched: dict[str, Artifact], small_checkpoint: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.onnx"
-    foreign.write_bytes(benched["onnxruntime"].path.read_bytes())
+    foreign.write_bytes(benched["onnx"].path.read_bytes())
     with pytest.raises(ArtifactError, match="--checkpoint"):
         bench([foreign], BenchOptions())
     report = bench([foreign], dataclasses.replace(QUICK, checkpoint=small_checkpoint))

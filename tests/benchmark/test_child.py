@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from iresnet_export.artifact import Artifact
-from iresnet_export.backends.onnxruntime_cuda import CudaSettings
+from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.benchmark.child import in_fresh_process, peak_memory_mb
-from iresnet_export.benchmark.opening import COMPILED, TORCHVISION, Recipe, host_to_host, noise_inputs
+from iresnet_export.benchmark.recipe import COMPILED, TORCHVISION, Recipe, host_to_host, noise_inputs
 from iresnet_export.errors import UnavailableError
 from iresnet_models import ModelSpec
 
@@ -23,12 +22,11 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def recipe(benched: dict[str, Artifact], small_spec: ModelSpec) -> Recipe:
-    return Recipe("onnxruntime", benched["onnxruntime"].path, small_spec, CPU, 1)
+    return Recipe("onnxruntime", benched["onnx"].path, small_spec, CPU, 1)
 
 
 def test_a_recipe_survives_json(recipe: Recipe) -> None:
-    told = dataclasses.replace(recipe, ort_cuda=CudaSettings(nhwc=True, search="HEURISTIC"))
-    for one in (recipe, told):
+    for one in (recipe, dataclasses.replace(recipe, opener="onnxruntime[nhwc,search=heuristic]")):
         assert Recipe.from_json(json.loads(json.dumps(one.to_json()))) == one
 
 

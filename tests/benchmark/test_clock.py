@@ -12,7 +12,7 @@ from simulated_clock import Simulation
 from iresnet_export.benchmark.clock import PATIENCE, Clock, DeviceTime, Samples, Timed, measure
 from iresnet_export.benchmark.stability import halves_agree
 from iresnet_export.errors import InputError
-from iresnet_export.progress import no_progress
+from iresnet_export.system.progress import no_progress
 
 
 def taken(candidates: list[Timed], clock: Clock, seconds: float = 1.0) -> list[Samples]:

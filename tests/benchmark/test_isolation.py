@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from iresnet_export.artifact import Artifact
-from iresnet_export.backends import backend_named
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.backends.registry import runtime_named
 from iresnet_export.benchmark import clock
 from iresnet_export.benchmark.clock import Clock, Timed, measure
 from iresnet_export.benchmark.isolation import ThreadWatch, thread_seconds
-from iresnet_export.progress import no_progress
+from iresnet_export.system.progress import no_progress
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux tells what each thread does")
 
@@ -28,12 +28,12 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import torch
-from iresnet_export.artifact import open_artifact
-from iresnet_export.backends import backend_named
+from iresnet_export.artifacts.artifact import open_artifact
+from iresnet_export.backends.registry import runtime_named
 from iresnet_export.benchmark import clock
 from iresnet_export.benchmark.clock import Timed, measure
 from iresnet_export.benchmark.isolation import ThreadWatch
-from iresnet_export.progress import no_progress
+from iresnet_export.system.progress import no_progress
 
 clock.RUNS_PER_TURN_SECONDS, clock.PATIENCE = 0.02, 1  # short turns spoil each other most
 watch, timed, images = ThreadWatch(), [], torch.randn(4, 3, 32, 32)
@@ -41,7 +41,7 @@ for argument in sys.argv[1:]:
     name, _, path = argument.partition("=")
     def start():
         global session
-        session = backend_named(name).load(open_artifact(Path(path)), torch.device("cpu"), threads=2)
+        session = runtime_named(name).load(open_artifact(Path(path)), torch.device("cpu"), threads=2)
         for _ in range(5): session.run(images)
     watch.claim(name, start)
     timed.append(Timed(name, watch.watched(name, lambda session=session: session.run(images))))
@@ -52,9 +52,9 @@ print(json.dumps({entry.name: watch.others_share(entry.name) for entry in timed}
 
 def test_threads_of_other_backends_use_no_time_worth_mentioning(benched: dict[str, Artifact]) -> None:
     """In a process whose OpenMP waits as it does for users; two threads each, however many cores there are."""
-    if not backend_named("openvino").is_installed():
+    if not runtime_named("openvino").is_installed():
         pytest.skip("openvino is not installed")
-    files = {name: benched["torchscript" if name == "torchscript" else "onnxruntime"].path for name in NAMES}
+    files = {name: benched["torchscript" if name == "torchscript" else "onnx"].path for name in NAMES}
     hidden = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT")
     environment = {key: value for key, value in os.environ.items() if key not in hidden}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from simulated_clock import Simulation
 
-from iresnet_export.backends import backend_named
-from iresnet_export.backends.onnxruntime import OnnxSession
+from iresnet_export.backends.onnxruntime.runtime import OnnxSession
+from iresnet_export.backends.registry import runtime_named
 from iresnet_export.benchmark import limits
 from iresnet_export.benchmark.limits import Kernel, best_time, convolution_chain, measured_limits
 from iresnet_export.benchmark.work import work_of, work_of_torchvision
-from iresnet_export.progress import no_progress
+from iresnet_export.system.progress import no_progress
 from iresnet_models import ModelSpec
 from iresnet_models.operations import multiply_accumulates
 
@@ -80,14 +80,14 @@ def test_the_chain_of_convolutions_is_what_its_operations_say(tmp_path: Path) ->
 
 @pytest.mark.usefixtures("small")
 def test_the_int8_chain_runs_in_integers(tmp_path: Path) -> None:
-    from iresnet_export.backends.onnx_optimized import optimised_graph
+    from iresnet_export.backends.onnxruntime.optimized import optimised_graph
 
     path = tmp_path / "chain.onnx"
     path.write_bytes(convolution_chain(int8=True))
     kinds = [node.op_type for node in optimised_graph(path, ["CPUExecutionProvider"]).graph.node]
     assert kinds.count("QLinearConv") == limits.LAYERS
     assert "Conv" not in kinds
-    if backend_named("openvino").is_installed():
+    if runtime_named("openvino").is_installed():
         from iresnet_export.backends.openvino import OpenVinoSession
 
         with OpenVinoSession(path, "int8", 1) as session:

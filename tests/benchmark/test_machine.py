@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from iresnet_export import machine
-from iresnet_export.machine import OthersLoad, cpu_state, gpu_state, load_now, load_warnings
+from iresnet_export.system import machine
+from iresnet_export.system.machine import OthersLoad, cpu_state, gpu_state, load_now, load_warnings
 
 QUIET = {"load_before": 0.0, "load_after": 0.1, "governor": "performance"}
 

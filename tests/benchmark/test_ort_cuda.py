@@ -10,18 +10,17 @@ import pytest
 import torch
 from support import whatever_is_measured_counts
 
-from iresnet_export.artifact import Artifact
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.eager import EagerSession
-from iresnet_export.backends.onnxruntime import OnnxRuntime
-from iresnet_export.backends.onnxruntime_cuda import CudaSettings
+from iresnet_export.backends.onnxruntime.runtime import OnnxRuntime
 from iresnet_export.benchmark import clock
 from iresnet_export.benchmark.bench import bench
 from iresnet_export.benchmark.child import FreshRun
-from iresnet_export.benchmark.opening import Recipe
 from iresnet_export.benchmark.options import BenchOptions
+from iresnet_export.benchmark.recipe import Recipe
 from iresnet_export.reporting.bench_document import bench_document
 from iresnet_export.reporting.bench_tables import remarks
-from iresnet_export.source import Source
 from iresnet_export.verification.tf32 import with_tf32
 
 CPU = torch.device("cpu")
@@ -53,11 +52,11 @@ def test_results_say_how_it_computed(
     whatever_is_measured_counts(monkeypatch)
     monkeypatch.setattr("iresnet_export.benchmark.bench.in_fresh_process", fresh)
     for module in ("benchmark.bench", "verification.verify"):
-        monkeypatch.setattr(f"iresnet_export.{module}.require_use", lambda *_: None)
-    options = dataclasses.replace(OPTIONS, ort_cuda=CudaSettings.parsed(words))
-    report = bench([benched["onnxruntime"].path], options)
+        monkeypatch.setattr(f"iresnet_export.{module}.require_settings_used", lambda *_: None)
+    options = dataclasses.replace(OPTIONS, backends=(f"onnxruntime[{words}]",))
+    report = bench([benched["onnx"].path], options)
     document: dict[str, Any] = json.loads(json.dumps(bench_document(report, options)))
-    assert document["settings"]["ort_cuda"] == {"tf32": tf32, "nhwc": True, "search": "EXHAUSTIVE", "cuda_graph": False}
+    assert document["settings"]["backends"] == [f"onnxruntime[{words}]"]
     baseline, entry = document["results"]
     assert (baseline["backend"], baseline["precision"], baseline["notices"]) == ("eager", "fp32", [])
     assert entry["backend"] == f"onnxruntime ({words})"
@@ -68,4 +67,4 @@ def test_results_say_how_it_computed(
     assert [line for line in remarks(report) if "TF32" in line] == (
         [f"small.onnx by onnxruntime ({words}): it computes in TF32"] if tf32 else []
     )
-    assert [(recipe.opener, recipe.ort_cuda) for recipe in opened] == [("eager", None), ("onnxruntime", options.ort_cuda)]
+    assert [recipe.opener for recipe in opened] == ["eager", f"onnxruntime[{words}]"]

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iresnet_export.artifact import Artifact
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.source import Source
 from iresnet_export.benchmark import peers
-from iresnet_export.benchmark.candidates import Candidate, Origin, Origins
-from iresnet_export.benchmark.opening import host_to_host, noise_inputs
+from iresnet_export.benchmark.entrants import Entrant, Origin, Origins
 from iresnet_export.benchmark.options import BenchOptions
+from iresnet_export.benchmark.recipe import host_to_host, noise_inputs
 from iresnet_export.errors import UnavailableError
-from iresnet_export.progress import no_progress
-from iresnet_export.source import Source
+from iresnet_export.system.progress import no_progress
 from iresnet_export.verification.reference import reference_of
 from iresnet_models.preprocessing import noise_pixels
 
@@ -28,7 +28,7 @@ def opened(benched: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactor
     """The peers, but for the compiled one, which takes minutes."""
     folder = tmp_path_factory.mktemp("peers")
     origins = Origins(OPTIONS, folder)
-    origin = origins.of(benched["onnxruntime"])
+    origin = origins.of(benched["onnx"])
     pixels = noise_pixels(origin.source.spec, 32, seed=0)
     reference = reference_of("r", origin.source, pixels, "noise", (1,), no_progress, None)
 
@@ -40,7 +40,7 @@ def opened(benched: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactor
         yield origin, peers.open_peers(origin, 1, OPTIONS, folder, lambda _origin: reference, no_progress, stack)
 
 
-def test_plain_exports_are_the_network_at_any_batch_size(opened: tuple[Origin, list[Candidate]]) -> None:
+def test_plain_exports_are_the_network_at_any_batch_size(opened: tuple[Origin, list[Entrant]]) -> None:
     origin, candidates = opened
     plain = [candidate for candidate in candidates if candidate.subject.artifact.startswith(peers.PLAIN)]
     assert [candidate.subject.backend for candidate in plain] == ["onnxruntime", "openvino"]
@@ -57,7 +57,7 @@ def test_plain_exports_are_the_network_at_any_batch_size(opened: tuple[Origin, l
             assert host_to_host(candidate.session, images).shape == (batch, 10)
 
 
-def test_torchvisions_resnet_is_another_network(opened: tuple[Origin, list[Candidate]]) -> None:
+def test_torchvisions_resnet_is_another_network(opened: tuple[Origin, list[Entrant]]) -> None:
     twin = opened[1][-1]
     assert (twin.subject.artifact, twin.subject.arch, twin.subject.depth) == ("torchvision resnet18", "resnet", 18)
     assert twin.session is not None
@@ -66,7 +66,7 @@ def test_torchvisions_resnet_is_another_network(opened: tuple[Origin, list[Candi
     assert twin.work.activations < opened[1][0].work.activations
 
 
-def test_without_a_compiler_torch_compile_says_so(opened: tuple[Origin, list[Candidate]]) -> None:
+def test_without_a_compiler_torch_compile_says_so(opened: tuple[Origin, list[Entrant]]) -> None:
     (compiled,) = [candidate for candidate in opened[1] if candidate.subject.backend == "torch.compile"]
     assert compiled.session is None
     assert compiled.reason == compiled.takes(1) == "no compiler"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from simulated_clock import Simulation
 
-from iresnet_export.benchmark.candidates import Candidate
+from iresnet_export.benchmark.entrants import Entrant
 from iresnet_export.benchmark.results import ServerRun
 from iresnet_export.benchmark.server import (
     LEAST_UTILISATION,
@@ -109,7 +109,7 @@ def test_a_limit_below_the_service_time_is_held_by_no_rate() -> None:
     found = highest_rate(machine.candidate(0.02), 15.0, 1.0, seed=0, clock=machine.clock)
     assert found.highest_rate_per_s == 0
     assert [trial.held for trial in found.trials] == [False]
-    told = _result(cast("Candidate", SimpleNamespace(subject=SimpleNamespace(parity=None))), found)
+    told = _result(cast("Entrant", SimpleNamespace(subject=SimpleNamespace(parity=None))), found)
     assert (told.status, told.reason) == ("unstable", "no rate that was tried keeps p99 within 15 ms")
 
 

@@ -11,7 +11,7 @@ from simulated_clock import Simulation
 from iresnet_export.benchmark.clock import Samples, Timed, measure
 from iresnet_export.benchmark.stability import halves_agree
 from iresnet_export.benchmark.statistics import latency_of, percentile, samples_needed, speedup_of
-from iresnet_export.progress import no_progress
+from iresnet_export.system.progress import no_progress
 
 
 def simulated(seed: int, factor: float, rounds: int = 30, runs: int = 5) -> tuple[Samples, Samples]:

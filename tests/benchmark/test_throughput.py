@@ -10,11 +10,11 @@ from torch import Tensor
 
 from iresnet_export.backends.base import Session
 from iresnet_export.benchmark import clock, throughput
-from iresnet_export.benchmark.candidates import Candidate
+from iresnet_export.benchmark.entrants import Entrant
 from iresnet_export.benchmark.measuring import Bench
 from iresnet_export.benchmark.memory import Growth, is_out_of_memory
-from iresnet_export.benchmark.opening import Recipe
 from iresnet_export.benchmark.options import BenchOptions
+from iresnet_export.benchmark.recipe import Recipe
 from iresnet_export.benchmark.results import Result, Subject
 from iresnet_export.benchmark.throughput import Sweep
 from iresnet_export.benchmark.work import work_of
@@ -37,9 +37,9 @@ class Fake(Session):
         return torch.zeros(len(batch), 10)
 
 
-def candidate(name: str, spec: ModelSpec, session: Session, baseline: str | None) -> Candidate:
+def candidate(name: str, spec: ModelSpec, session: Session, baseline: str | None) -> Entrant:
     subject = Subject(name, "eager" if baseline is None else "fake", "fp32", spec.arch, spec.depth, 32, "cpu", 1, baseline=baseline)
-    return Candidate(subject, spec, Recipe("eager", Path(name), spec, CPU, 1), work_of(spec), session)
+    return Entrant(subject, spec, Recipe("eager", Path(name), spec, CPU, 1), work_of(spec), session)
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from iresnet_export.benchmark.results import Parity, Result, Subject
 from iresnet_export.benchmark.stability import NOT_STEADY, contradictions, unsteadiness
 from iresnet_export.benchmark.statistics import Speedup, latency_of, speedup_of
 from iresnet_export.cli.quickstart import _speed_in_words
-from iresnet_export.machine import load_warnings, under_load
 from iresnet_export.reporting.comparison import ratio_of_medians
+from iresnet_export.system.machine import load_warnings, under_load
 
 
 def disturbed(seed: int, count: int = 10) -> Samples:

@@ -33,7 +33,7 @@ def test_it_runs_through_on_a_cpu_and_says_what_it_left_out(
     def lost(*_arguments: object, **_more: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access\nand more lines")
 
-    monkeypatch.setattr("iresnet_export.backends.torchscript.ScriptSession.run", lost)
+    monkeypatch.setattr("iresnet_export.backends.torchscript.runtime.ScriptSession.run", lost)
     gpu.main(["--smoke", "--json", str(tmp_path / "gpu.json"), "--markdown", str(tmp_path / "gpu.md")])
     found = json.loads((tmp_path / "gpu.json").read_text())
     rows = {row["candidate"]: row for row in found["inference"]}

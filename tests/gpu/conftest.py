@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from iresnet_export.artifact import Artifact
-from iresnet_export.backends import backend_named
-from iresnet_export.backends.base import ExportOptions
-from iresnet_export.exporting import SUFFIX, export_artifact
-from iresnet_export.source import Source, untrained_source
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.source import Source, untrained_source
+from iresnet_export.backends.registry import format_named, runtime_named
+from iresnet_export.exporting import export_artifact
 from iresnet_models import ModelSpec
 
 PRETENDED = os.environ.get("IRESNET_EXPORT_GPU_TESTS_ON")
@@ -59,10 +58,9 @@ def export(tmp_path_factory: pytest.TempPathFactory, gpu_source: Source) -> Call
             options = {"device": str(PRETENDED or "cuda"), **options}
         key = f"{backend}-{abs(hash(repr(sorted(options.items()))))}"
         if key not in made:
-            chosen = ExportOptions(**{"calibration_images": 64, "max_batch": 16, **options})
-            made[key] = export_artifact(
-                backend, gpu_source, chosen, output=folder / f"{key}{SUFFIX[backend_named(backend).format]}"
-            )
+            format = format_named(runtime_named(backend).format)
+            chosen = format.options_type(**{"calibration_images": 64, "max_batch": 16, **options})
+            made[key] = export_artifact(format.name, gpu_source, chosen, output=folder / f"{key}{format.suffix}")
         return made[key]
 
     return artifact
@@ -70,8 +68,8 @@ def export(tmp_path_factory: pytest.TempPathFactory, gpu_source: Source) -> Call
 
 def require_compiler() -> None:
     """Skips where packages cannot be compiled for want of a compiler or of CUDA's headers."""
-    from iresnet_export.backends.aotinductor import cpp_compiler
-    from iresnet_export.backends.aotinductor_cuda import cuda_home
+    from iresnet_export.backends.aotinductor.cuda import cuda_home
+    from iresnet_export.backends.aotinductor.package import cpp_compiler
     from iresnet_export.errors import UnavailableError
 
     try:
@@ -83,9 +81,9 @@ def require_compiler() -> None:
 
 def require_builder() -> None:
     """Skips where no TensorRT is installed that builds for the GPU at hand; the reason is counted in pytest's summary."""
-    from iresnet_export import nvidia
-    from iresnet_export.backends.tensorrt_flavours import flavour_for_building
+    from iresnet_export.backends.tensorrt.flavours import flavour_for_building
     from iresnet_export.errors import UnavailableError
+    from iresnet_export.system import nvidia
 
     try:
         flavour = flavour_for_building(None)
@@ -100,7 +98,7 @@ def require_builder() -> None:
 
 def require_fp8(precision: object) -> None:
     """Skips what is in fp8 where the GPU has none."""
-    from iresnet_export import nvidia
+    from iresnet_export.system import nvidia
 
     here = nvidia.gpu()
     if precision == "fp8" and here is not None and not here.has_fp8:

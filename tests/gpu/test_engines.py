@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from iresnet_export import nvidia
-from iresnet_export.artifact import Artifact
-from iresnet_export.backends.tensorrt import TensorRT
-from iresnet_export.backends.tensorrt_checks import require_runnable
-from iresnet_export.backends.tensorrt_options import EngineOptions
-from iresnet_export.backends.tensorrt_session import EngineSession
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.source import Source
+from iresnet_export.backends.tensorrt.checks import require_runnable
+from iresnet_export.backends.tensorrt.options import BuildOptions
+from iresnet_export.backends.tensorrt.session import EngineSession
+from iresnet_export.backends.tensorrt.tensorrt import TensorRT
 from iresnet_export.errors import ArtifactError, UnavailableError
-from iresnet_export.source import Source
+from iresnet_export.system import nvidia
 
 
 def loaded(artifact: Artifact, device: torch.device, *, cuda_graphs: bool = True) -> EngineSession:
@@ -59,7 +59,7 @@ def test_unaligned_and_strided_batches(export: Callable[..., Artifact], device: 
 
 
 def test_several_profiles(export: Callable[..., Artifact], gpu_source: Source, device: torch.device) -> None:
-    artifact = export("tensorrt", target="tensorrt", engine=EngineOptions(profiles=((1, 1, 1), (2, 8, 16))))
+    artifact = export("tensorrt", target="tensorrt", build=BuildOptions(profiles=((1, 1, 1), (2, 8, 16))))
     with loaded(artifact, device) as session, torch.inference_mode():
         assert session.batch == (1, 16)
         network = gpu_source.network

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from iresnet_export import nvidia
-from iresnet_export.artifact import Artifact
-from iresnet_export.backends.aotinductor import AOTInductor
-from iresnet_export.backends.aotinductor_session import CudaPackageSession
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.backends.aotinductor.package import AOTInductor
+from iresnet_export.backends.aotinductor.session import CudaPackageSession
 from iresnet_export.errors import ArtifactError, UnavailableError
+from iresnet_export.system import nvidia
 
 FLOATING = ("fp32", "fp16", "bf16")
 
@@ -112,7 +112,7 @@ def test_what_torch_writes_of_a_package_is_what_foreign_ones_are_judged_by(
     export: Callable[..., Artifact], device: torch.device
 ) -> None:
     """Its own records of the device and of the compute capability, without our manifest."""
-    foreign = Artifact(export("aotinductor").path, "aoti", None)
+    foreign = Artifact(export("aotinductor").path, "aotinductor", None)
     AOTInductor().load(foreign, device, trust=True).close()
     with pytest.raises(UnavailableError, match="run it with --device cuda"):
         AOTInductor().load(foreign, torch.device("cpu"), trust=True)

@@ -8,21 +8,21 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from iresnet_export import nvidia
-from iresnet_export.artifact import Artifact
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import Session
-from iresnet_export.backends.compiled import CompiledSession
 from iresnet_export.backends.eager import EagerSession
-from iresnet_export.backends.exported import load_program
-from iresnet_export.backends.onnxruntime import OnnxSession
-from iresnet_export.backends.onnxruntime_cuda import CudaSettings
-from iresnet_export.source import Source
+from iresnet_export.backends.onnxruntime.cuda import CudaSettings
+from iresnet_export.backends.onnxruntime.runtime import OnnxRuntime, OnnxSession
+from iresnet_export.backends.pt2.compiled import CompiledSession
+from iresnet_export.backends.pt2.reading import load_program
+from iresnet_export.system import nvidia
 from iresnet_export.verification.verify import VerifyOptions, verify
 
 FLOATING = ("fp32", "fp16", "bf16")
 CASES = [
     *(("torchscript", precision) for precision in FLOATING),
-    *(("exported", precision) for precision in FLOATING),
+    *(("torch_export", precision) for precision in FLOATING),
     *(("channels-last", precision) for precision in FLOATING),
     *(("compiled", precision) for precision in FLOATING),
     *(("aotinductor", precision) for precision in FLOATING),
@@ -34,7 +34,7 @@ CASES = [
 
 @pytest.mark.parametrize(("backend", "precision"), CASES, ids=lambda value: str(value))
 def test_parity(backend: str, precision: str, export: Callable[..., Artifact], device: torch.device) -> None:
-    exporter = "exported" if backend in ("compiled", "channels-last") else backend
+    exporter = "torch_export" if backend in ("compiled", "channels-last") else backend
     artifact = export(exporter, precision=precision, target="tensorrt" if backend == "tensorrt" else "cpu")
     options = VerifyOptions(device=device, batch_sizes=(1, 3, 16), backends=(backend,), images=32)
     (candidate,) = verify([artifact.path], options).candidates
@@ -48,7 +48,7 @@ def test_onnx_runtime_as_it_was_told_to_compute(words: str, export: Callable[...
     if device.type == "cpu":
         pytest.skip("these settings are refused on a CPU")
     settings = CudaSettings.parsed(words)
-    options = VerifyOptions(device=device, batch_sizes=(1, 3, 16), images=32, backends=("onnxruntime",), ort_cuda=settings)
+    options = VerifyOptions(device=device, batch_sizes=(1, 3, 16), images=32, backends=(OnnxRuntime(settings.words).spelled,))
     (candidate,) = verify([export("onnxruntime").path], options).candidates
     assert candidate.status == "pass", candidate.reason
     assert candidate.backend == f"onnxruntime ({words})"
@@ -107,7 +107,7 @@ def test_onnx_runtime_s_settings(
 
 
 def test_channels_last_and_torch_compile_agree(export: Callable[..., Artifact], gpu_source: Source, device: torch.device) -> None:
-    program = load_program(export("exported").path)
+    program = load_program(export("torch_export").path)
     for compiled in (False, True):
         with CompiledSession(program, device, compiled=compiled) as session:
             first = session.run(torch.zeros(2, 3, 64, 64, device=device))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from iresnet_models import files
 from iresnet_models.errors import InputError, ReaderGoneError, UnavailableError
 from iresnet_models.files import read_json, replacing, require_file, write_bytes, write_json, write_text
 
@@ -178,3 +179,17 @@ def test_every_way_of_being_full_is_said(number: int, tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="disk is full"), replacing(tmp_path / "file"):
         raise OSError(number, os.strerror(number))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_a_pipe_waits_for_its_reader_and_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, heard = tmp_path / "pipe", list[bytes]()
+    os.mkfifo(pipe)
+    reader = threading.Timer(0.2, lambda: heard.append(pipe.read_bytes()))
+    reader.start()
+    files.write_bytes(pipe, b"said")
+    reader.join()
+    assert heard == [b"said"]
+    monkeypatch.setattr(files, "READER_PATIENCE", 0.1)
+    with pytest.raises(UnavailableError, match="a pipe that nobody has read"):
+        files.write_bytes(pipe, b"said")

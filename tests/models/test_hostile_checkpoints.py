@@ -1,4 +1,4 @@
-"""Checkpoints that would run, hang, crash or take all memory; files of another making; and harmless things beside weights."""
+"""Checkpoints that would run, hang, crash or take all memory; files of another recipe; and harmless things beside weights."""
 
 from __future__ import annotations
 

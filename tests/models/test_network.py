@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from iresnet_models import Network, build_model, list_models
 from iresnet_models.errors import InputError
-from iresnet_models.network import BlockLayout, LastNorm
+from iresnet_models.layout import BlockLayout, LastNorm
 
 WITH_OUTPUTS = [model for model in list_models() if "logits_norm" in GOLDEN[f"{model[0]}{model[1]}"]]
 

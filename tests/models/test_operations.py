@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from iresnet_models import ModelSpec, build_model, list_models
+from iresnet_models.network import Network
 from iresnet_models.operations import layer_multiply_accumulates, multiply_accumulates, parameter_count
 
 PUBLISHED = {
@@ -59,3 +60,11 @@ def test_what_is_counted_is_what_a_run_computes(arch: str, size: int) -> None:
         network(torch.zeros(1, 3, size, size))
     counted = layer_multiply_accumulates(ModelSpec(arch, 50, image_size=size, resize=size))
     assert list(counted.items()) == list(found.items())
+
+
+@pytest.mark.parametrize("model", list_models(), ids=lambda model: f"{model[0]}{model[1]}")
+def test_parameters_are_those_of_the_network(model: tuple[str, int]) -> None:
+    spec = ModelSpec(*model, num_classes=7)
+    with torch.device("meta"):
+        network = Network(spec)
+    assert parameter_count(spec) == sum(parameter.numel() for parameter in network.parameters())

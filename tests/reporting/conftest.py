@@ -14,16 +14,16 @@ from browser import Page, browser
 from hostile_reports import hostile_reports
 from support import whatever_is_measured_counts
 
+from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.benchmark import clock, limits
 from iresnet_export.benchmark.bench import bench
 from iresnet_export.benchmark.options import BenchOptions
+from iresnet_export.evaluation import EvalOptions, accuracies
 from iresnet_export.exporting import export_artifact
 from iresnet_export.reporting.bench_document import bench_document
 from iresnet_export.reporting.documents import eval_document, verify_document
 from iresnet_export.reporting.report import ReportOptions, make_report
-from iresnet_export.source import Source
-from iresnet_export.verification.accuracy import EvalOptions, accuracies
 from iresnet_export.verification.verify import VerifyOptions, verify
 from iresnet_models.files import write_json
 
@@ -36,7 +36,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> list
     folder = tmp_path_factory.mktemp("real")
     paths = [
         export_artifact(name, small_source, ExportOptions(), output=folder / file).path
-        for name, file in (("onnxruntime", "small.onnx"), ("torchscript", "small.ts"))
+        for name, file in (("onnx", "small.onnx"), ("torchscript", "small.ts"))
     ]
     names = ("onnxruntime", "torchscript")
     checks = VerifyOptions(images=32, batch_sizes=(1,), localise=True, backends=names)

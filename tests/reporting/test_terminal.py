@@ -14,7 +14,7 @@ from iresnet_export.benchmark.clock import DeviceTime, Samples
 from iresnet_export.benchmark.results import ColdRun, Parity, Result, ServerRun, Subject
 from iresnet_export.benchmark.statistics import Speedup, latency_of
 from iresnet_export.cli import console
-from iresnet_export.doctor import Diagnosis, EngineFile, Finding, Part
+from iresnet_export.doctor import Component, Diagnosis, EngineFile, Finding
 from iresnet_export.reporting.bench_tables import bench_tables
 from iresnet_export.reporting.diagnosis import diagnosis_tables
 from iresnet_export.reporting.tables import ResultTable, fitted, table
@@ -87,7 +87,9 @@ def test_the_doctors_tables_fit(width: int) -> None:
     reason = "torch finds no NVIDIA GPU: no driver is loaded here, or the container was started without one"
     finding = Finding("channels-last", "export", "cuda", "untried", reason, "pip install 'iresnet-export[tensorrt-cu13]'")
     engines = (EngineFile(LONG, "no", reason),)
-    diagnosis = Diagnosis((finding, finding), (Part("NVIDIA driver", None, reason), Part("TensorRT", "10.13.3.9", reason)), engines)
+    diagnosis = Diagnosis(
+        (finding, finding), (Component("NVIDIA driver", None, reason), Component("TensorRT", "10.13.3.9", reason)), engines
+    )
     for made in diagnosis_tables(diagnosis):
         lines = lines_of(made, width)
         assert max(map(len, lines)) <= width

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from iresnet_data import digits_spec, training_set
 from iresnet_models import ModelSpec
 from iresnet_models.preprocessing import preprocessing
-from iresnet_train import digits_spec, training_set
 from iresnet_train.augmentation import augmented
 
 

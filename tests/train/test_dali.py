@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from iresnet_data import spec_for, training_set
 from iresnet_models.errors import InputError, UnavailableError
 from iresnet_models.spec import ModelSpec
-from iresnet_train import TrainConfig, spec_for, train, training_set
+from iresnet_train import TrainConfig, train
 from iresnet_train.augmentation import augmented
 from iresnet_train.determinism import computation, exactness
 from iresnet_train.distributed import World

@@ -14,14 +14,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import ImageFolder
 
+from iresnet_data import digits_spec, evaluation_pixels, evaluation_set, spec_for, training_pixels, training_set
+from iresnet_data.datasets import file_content
+from iresnet_data.named_data import embedded, place_of
+from iresnet_data.synthetic import MOST
 from iresnet_export.prediction import find_images
 from iresnet_models import ModelSpec
 from iresnet_models.errors import InputError
 from iresnet_models.preprocessing import normalised
-from iresnet_train import Loader, digits_spec, evaluation_pixels, evaluation_set, spec_for, training_pixels, training_set
-from iresnet_train.data import file_content
-from iresnet_train.named_data import embedded, place_of
-from iresnet_train.synthetic import MOST
+from iresnet_train import Loader
 
 SMALL = {"image_size": 32, "resize": 32}
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+from iresnet_data import evaluation_set
 from iresnet_models import load_checkpoint
 from iresnet_models.errors import UnavailableError
-from iresnet_train import Loader, TrainConfig, evaluate, evaluation_set, train
+from iresnet_train import Loader, TrainConfig, evaluate, train
 from iresnet_train.distributed import World, joined_world, processors
 
 Job = Callable[..., list[int]]

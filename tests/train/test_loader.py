@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from iresnet_data import digits_spec, evaluation_set, spec_for, training_set
+from iresnet_data.datasets import LabelledImages
 from iresnet_models.errors import InputError
-from iresnet_train import Loader, digits_spec, evaluation_set, spec_for, training_set
+from iresnet_train import Loader
 from iresnet_train.augmentation import augmented
-from iresnet_train.data import LabelledImages
 from iresnet_train.distributed import World
 from iresnet_train.loader import Batch, TrainingLoader
 from iresnet_train.randomness import seed_image
@@ -131,7 +132,7 @@ def test_an_unreadable_image_is_named_in_one_paragraph(digit_folder: Path, tmp_p
 
 ENDS_IN_AN_ERROR = """
 import sys
-from iresnet_train import digits_spec, training_set
+from iresnet_data import digits_spec, training_set
 from iresnet_train.distributed import World
 from iresnet_train.loader import TrainingLoader
 import torch

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from iresnet_data import evaluation_set
 from iresnet_models import load_checkpoint
 from iresnet_models.errors import InputError, UnavailableError
-from iresnet_train import Loader, Progress, TrainConfig, config_for, evaluate, evaluation_set, train
+from iresnet_train import Loader, Progress, TrainConfig, config_for, evaluate, train
 
 MakeConfig = Callable[..., TrainConfig]
 COLUMNS = "epoch,train_loss,train_acc1,train_acc5,val_loss,val_acc1,val_acc5,lr,seconds,images_per_second,"

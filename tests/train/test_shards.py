@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+from iresnet_data import evaluation_set, shard_index, spec_for, training_set
+from iresnet_data import shards as module
+from iresnet_data.datasets import LabelledImages
+from iresnet_data.shards import Shards, expanded
 from iresnet_models import ModelSpec
 from iresnet_models.errors import InputError, UnavailableError
-from iresnet_train import evaluation_set, shard_index, spec_for, train, training_set
-from iresnet_train import shards as module
-from iresnet_train.data import LabelledImages
-from iresnet_train.shards import Shards, expanded
+from iresnet_train import train
 
 SMALL = {"image_size": 32, "resize": 32}
 

@@ -163,8 +163,8 @@ def test_of_many_unreadable_images_five_are_named(damaged: Path, tiny_config: Ma
 
 
 def test_looking_for_unreadable_images_takes_a_short_time(damaged: Path, tiny_config: MakeConfig) -> None:
+    from iresnet_data import training_set
     from iresnet_models import ModelSpec
-    from iresnet_train import training_set
 
     images = training_set(str(damaged), ModelSpec("iresnet", 18, num_classes=3, image_size=32, resize=32))
     assert unreadable([images], seconds=-1) == ([], 0, 72)

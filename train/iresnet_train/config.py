@@ -127,33 +127,33 @@ class TrainConfig:
 
     def _refuse_contradictions(self) -> None:
         if self.nesterov and not self.momentum:
-            raise InputError("nesterov needs a momentum above 0; give one, or leave nesterov out.")
+            raise InputError("nesterov needs a momentum above 0;", "give one, or leave nesterov out.")
         if self.lr_schedule != "steps" and self.lr_steps:
-            raise InputError(f"lr_steps belong to the schedule 'steps', and not to {self.lr_schedule!r}; leave one of them out.")
+            raise InputError(f"lr_steps belong to the schedule 'steps', and not to {self.lr_schedule!r};", "leave one of them out.")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
-            raise InputError(f"A warm-up of {self.warmup_epochs} epochs leaves nothing of {self.epochs}; make it shorter.")
+            raise InputError(f"A warm-up of {self.warmup_epochs} epochs leaves nothing of {self.epochs};", "make it shorter.")
         if self.pretrained is not None and self.zero_init_residual:
-            raise InputError("zero_init_residual sets initial weights, but pretrained brings its own; leave one of them out.")
+            raise InputError("zero_init_residual sets initial weights, but pretrained brings its own;", "leave one of them out.")
         if self.export_ema and self.ema_decay is None:
-            raise InputError("export_ema exports the average of the weights, but none is kept; give ema_decay too.")
+            raise InputError("export_ema exports the average of the weights, but none is kept;", "give ema_decay too.")
         if self.compile and self.activation_checkpointing:
-            raise InputError("compile plans by itself what to compute again; leave out activation_checkpointing, or compile.")
+            raise InputError("compile plans by itself what to compute again;", "leave out activation_checkpointing, or compile.")
         if self.val_data is None and (self.data.endswith(".tar") or self.data.startswith("pipe:")):
-            raise InputError(f"{self.data} names the shards of the training part alone; name those held out with --val-data.")
+            raise InputError(f"{self.data} names the shards of the training part alone;", "name those held out with --val-data.")
         if self.loader == "dali" and self.needs_no_files:
-            raise InputError(f"DALI decodes files, and the images of {self.data} are none; leave out --loader dali.")
+            raise InputError(f"DALI decodes files, and the images of {self.data} are none;", "leave out --loader dali.")
         if self.loader == "dali" and (self.augmentation != "crop-flip" or self.random_erasing):
             raise InputError(
                 "DALI crops and flips, and no more: it goes with the augmentation crop-flip and without random erasing, not with "
-                f"{self.augmentation} and {self.random_erasing:g}. Leave out --loader dali, or say --augmentation crop-flip "
-                "--random-erasing 0."
+                f"{self.augmentation} and {self.random_erasing:g}.",
+                "Leave out --loader dali, or say --augmentation crop-flip --random-erasing 0.",
             )
         if self.overwrite and self.resume != "no":
-            raise InputError("A run is either resumed or replaced; leave out --force, or --resume and --auto-resume.")
+            raise InputError("A run is either resumed or replaced;", "leave out --force, or --resume and --auto-resume.")
         if self.batch_size < 2 * self.accumulate:
             raise InputError(
-                f"{self.accumulate} parts of {self.batch_size} images have fewer than the two that BatchNorm needs; "
-                "use a larger batch_size, or a smaller accumulate."
+                f"{self.accumulate} parts of {self.batch_size} images have fewer than the two that BatchNorm needs;",
+                "use a larger batch_size, or a smaller accumulate.",
             )
 
     @property

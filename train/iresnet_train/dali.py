@@ -27,10 +27,10 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from iresnet_data.datasets import LabelledImages, file_content
 from iresnet_models.errors import InputError, UnavailableError
 from iresnet_models.preprocessing import load_image
 from iresnet_models.spec import ModelSpec
-from iresnet_train.data import LabelledImages, file_content
 from iresnet_train.loader import Batch, Keys, Plan
 from iresnet_train.randomness import seed_image
 
@@ -231,8 +231,8 @@ def imported() -> Any:
         return import_module("nvidia.dali")
     except ImportError as error:
         raise UnavailableError(
-            "--loader dali needs the package nvidia-dali-cuda130, which is not installed here. "
-            "Run: pip install 'iresnet-export[dali]' (Linux); or leave out --loader."
+            "--loader dali needs the package nvidia-dali-cuda130, which is not installed here.",
+            "Run: pip install 'iresnet-export[dali]' (Linux); or leave out --loader.",
         ) from error
 
 

@@ -81,7 +81,7 @@ def _count(name: str, default: int, least: int) -> int:
     """One of torchrun's numbers, from the environment."""
     text = os.environ.get(name, str(default))
     if not re.fullmatch("[0-9]{1,6}", text) or int(text) < least:
-        raise InputError(f"The variable {name} is {text!r}, and no number of at least {least}. Unset it, or start by torchrun.")
+        raise InputError(f"The variable {name} is {text!r}, and no number of at least {least}.", "Unset it, or start by torchrun.")
     return int(text)
 
 
@@ -100,8 +100,8 @@ def joined_world(device: Device) -> Iterator[World]:
             dist.init_process_group("gloo")
     except (RuntimeError, ValueError) as error:
         raise UnavailableError(
-            f"The {size} processes of this run cannot join ({first_line(error)}). Start them with torchrun, or unset WORLD_SIZE to "
-            "train in one."
+            f"The {size} processes of this run cannot join ({first_line(error)}).",
+            "Start them with torchrun, or unset WORLD_SIZE to train in one.",
         ) from error
     try:
         yield World(rank, size, own)
@@ -113,15 +113,15 @@ def _device(asked: Device, local_rank: int, *, several: bool) -> torch.device:
     available = torch.cuda.is_available()
     if asked == "cuda" and not available:
         raise UnavailableError(
-            "Training on a GPU was asked for, but PyTorch finds none here. Install NVIDIA's driver and a CUDA build of PyTorch, "
-            "or say --device cpu."
+            "Training on a GPU was asked for, but PyTorch finds none here.",
+            "Install NVIDIA's driver and a CUDA build of PyTorch, or say --device cpu.",
         )
     if not available or asked == "cpu":
         return torch.device("cpu")
     if several and local_rank >= torch.cuda.device_count():
         raise UnavailableError(
-            f"Process {local_rank} of this machine has no GPU of its own: there are {torch.cuda.device_count()}. "
-            "Give torchrun --nproc-per-node as many as there are GPUs."
+            f"Process {local_rank} of this machine has no GPU of its own: there are {torch.cuda.device_count()}.",
+            "Give torchrun --nproc-per-node as many as there are GPUs.",
         )
     try:
         # With its index, which set_device and NCCL ask for.
@@ -129,6 +129,6 @@ def _device(asked: Device, local_rank: int, *, several: bool) -> torch.device:
         torch.cuda.set_device(own)
     except RuntimeError as error:  # the driver's: another process holds the GPU alone, say
         raise UnavailableError(
-            f"The GPU is there, but cannot be used ({first_line(error)}). See nvidia-smi, or say --device cpu."
+            f"The GPU is there, but cannot be used ({first_line(error)}).", "See nvidia-smi, or say --device cpu."
         ) from error
     return own

@@ -21,8 +21,8 @@ def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
     source = load_checkpoint(config.pretrained, arch=config.arch, depth=config.depth)
     if config.groups not in (None, source.spec.groups):
         raise InputError(
-            f"{config.pretrained} holds {source.spec.name} with {source.spec.groups} groups, but {config.groups} were asked for. "
-            "Leave out --groups, or name another checkpoint."
+            f"{config.pretrained} holds {source.spec.name} with {source.spec.groups} groups, but {config.groups} were asked for.",
+            "Leave out --groups, or name another checkpoint.",
         )
     model = network_from_spec(replace(spec, groups=source.spec.groups))
     fresh = {} if _same_classes(source.spec, spec) else {"fc.weight": model.fc.weight, "fc.bias": model.fc.bias}

@@ -7,9 +7,9 @@ import shlex
 from itertools import islice
 from pathlib import Path
 
+from iresnet_data.shards import has_shards
 from iresnet_models.errors import InputError
 from iresnet_train.config import is_embedded
-from iresnet_train.shards import has_shards
 
 _TRAINING = ("training", "trn")
 _HELD_OUT = ("valid", "validation", "test", "testing", "dev", "eval", "holdout")
@@ -26,23 +26,23 @@ def require_layout(data: str, val_data: str | None) -> None:
         with os.scandir(folder) as entries:
             found = [(entry.name, entry.is_dir()) for entry in islice(entries, _LOOKED_AT) if not entry.name.startswith(".")]
     except OSError as error:
-        raise InputError(f"The data folder {folder} cannot be read ({error.strerror}). Change its permissions.") from error
+        raise InputError(f"The data folder {folder} cannot be read ({error.strerror}).", "Change its permissions.") from error
     folders, files = sorted(name for name, is_folder in found if is_folder), sum(not is_folder for _, is_folder in found)
     needed = "train/ and val/, and in each of them one folder of images for every class"
     holds = f"{folder} holds {_listed(folders, files)}; training needs {needed}"
     if "train" not in folders:
         if other := _like(folders, ("train", *_TRAINING)):
-            raise InputError(f"{holds}. Rename {other}/ to train/.")
+            raise InputError(f"{holds}.", f"Rename {other}/ to train/.")
         if folders:
             raise InputError(
-                f"{holds}. If these are the classes, move them into {folder}/train/, and some images of each into val/."
+                f"{holds}.", f"If these are the classes, move them into {folder}/train/, and some images of each into val/."
             )
-        raise InputError(f"{holds}. Sort the images into such folders.")
+        raise InputError(f"{holds}.", "Sort the images into such folders.")
     if "val" not in folders and val_data is None:
         if other := _like(folders, ("val", *_HELD_OUT)):
-            raise InputError(f"{holds}. Rename {other}/ to val/, or name it: --val-data {shlex.quote(str(folder / other))}")
+            raise InputError(f"{holds}.", f"Rename {other}/ to val/, or name it: --val-data {shlex.quote(str(folder / other))}")
         raise InputError(
-            f"{holds}, and it has none named val/. Move some images of each class there, or name others with --val-data."
+            f"{holds}, and it has none named val/.", "Move some images of each class there, or name others with --val-data."
         )
 
 

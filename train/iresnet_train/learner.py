@@ -80,7 +80,9 @@ class Learner:
         self._optimizer.zero_grad()
         parts = self._config.accumulate
         if len(images) < 2 * parts:
-            raise InputError(f"Of a step's images only {len(images)} can be read here, and {2 * parts} are needed; mend the data.")
+            raise InputError(
+                f"Of a step's images only {len(images)} can be read here, and {2 * parts} are needed;", "check the data."
+            )
         scale = self._world.size / (len(images) if planned is None else planned)  # DDP averages over the processes
         totals = torch.zeros(5, dtype=torch.float64, device=self.device)
         totals[4] = stop
@@ -198,7 +200,7 @@ class Learner:
 
     def _wrapped(self) -> nn.Module:
         if self._config.sync_bn and self.device.type != "cuda":
-            raise UnavailableError("Synchronised BatchNorm needs GPUs; leave out --sync-bn.")
+            raise UnavailableError("Synchronised BatchNorm needs GPUs;", "leave out --sync-bn.")
         if self._world.size == 1:
             return self.model
         if self._config.sync_bn:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from iresnet_data.datasets import LabelledImages
 from iresnet_models.errors import InputError
 from iresnet_models.preprocessing import unreadable
-from iresnet_train.data import LabelledImages
 from iresnet_train.distributed import World
 from iresnet_train.preemption import leave_stopping_to_the_trainer, loading_processes
 from iresnet_train.randomness import order_generator, seed_image

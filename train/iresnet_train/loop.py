@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from iresnet_data.datasets import evaluation_set, spec_for, training_set
 from iresnet_models.errors import CheckFailedError, InputError, PreemptedError
 from iresnet_models.spec import ModelSpec
 from iresnet_train.augmentation import augmented
 from iresnet_train.config import TrainConfig
-from iresnet_train.data import evaluation_set, spec_for, training_set
 from iresnet_train.determinism import algorithms, computation, exactness
 from iresnet_train.distributed import World, joined_world, processors
 from iresnet_train.layout import require_layout
@@ -119,7 +119,8 @@ class Training:
         if not training.steps or config.batch_size < least * world.size:
             raise InputError(
                 f"{config.data} has {len(images)} training images, to be taken in batches of {config.batch_size} by {world.size} "
-                f"process(es); each needs at least {least} of a batch. Use a larger --batch-size, fewer processes, or more images."
+                f"process(es); each needs at least {least} of a batch.",
+                "Use a larger --batch-size, fewer processes, or more images.",
             )
         share = Subset(held_out, range(world.rank, len(held_out), world.size))
         batch_size = -(-config.batch_size // world.size)
@@ -132,7 +133,8 @@ class Training:
             if saved.position.step > self._images.steps:
                 raise InputError(
                     f"{config.folder} holds a run that took {saved.position.step} steps of an epoch, and {config.data} has images "
-                    f"for {self._images.steps}. Name the data that it was begun with."
+                    f"for {self._images.steps}.",
+                    "Name the data that it was begun with.",
                 )
             self._learner.restore(saved.learner)
             self._unreadable.known = list(saved.unreadable)
@@ -159,7 +161,7 @@ class Training:
             for reason in batch.unreadable:
                 self._unreadable.note(reason)
             if batch.images is None or batch.labels is None:
-                raise InputError(f"None of a step's images can be read; mend the data. The last: {batch.unreadable[-1]}")
+                raise InputError("None of a step's images can be read;", f"check the data. The last: {batch.unreadable[-1]}")
             step, planned = self._steps_done, self._images.planned(at.step)
             lr = self._learning_rate(at.step)
             statistics = learner.statistics() if config.on_nan == "skip" else None
@@ -183,7 +185,7 @@ class Training:
         """Finds what an epoch was worth, and saves the network."""
         learner, at = self._learner, self.at
         if not at.counted.images:
-            raise CheckFailedError(f"No step of epoch {epoch + 1} had a finite loss. Use a lower learning rate.")
+            raise CheckFailedError(f"No step of epoch {epoch + 1} had a finite loss.", "Use a lower learning rate.")
         speed, share = at.counted.images / at.seconds, at.data_seconds / at.seconds
         if self._world.is_first and (remark := advice(at, self._threads, processors())) is not None:
             _log.warning(remark)

@@ -33,8 +33,8 @@ def config_of_run(folder: Path, **said: Any) -> TrainConfig | None:
     values = remembered | values
     if "data" not in values and not saved.config.needs_no_files:
         raise InputError(
-            f"The run in {folder} was trained on images in {saved.config.data}, and a run does not keep where they are. "
-            "Name them with --data."
+            f"The run in {folder} was trained on images in {saved.config.data}, and a run does not keep where they are.",
+            "Name them with --data.",
         )
     if values.get("ema_decay") == 0:
         values["ema_decay"] = None
@@ -64,13 +64,15 @@ def require_same_run(config: TrainConfig, saved: SavedState, *, first: bool) -> 
     """InputError where `config` is of another run than the one that was saved; more epochs, or fewer, are the same run."""
     if differences := config.differences(saved.settings):
         raise InputError(
-            f"{config.folder} holds a run of other settings: {'; '.join(differences)}. Resume it with its own (--resume alone "
-            "knows them), or begin another one in another --result-path (with --pretrained from its weights)."
+            f"{config.folder} holds a run of other settings: {'; '.join(differences)}.",
+            "Resume it with its own (--resume alone "
+            "knows them), or begin another one in another --result-path (with --pretrained from its weights).",
         )
     if config.epochs < saved.epochs_begun:
         raise InputError(
             f"{config.folder} holds a run of which {saved.epochs_begun} epochs are done or begun: it cannot end after "
-            f"{config.epochs}. Give more --epochs, or none, which leaves it at {saved.config.epochs}."
+            f"{config.epochs}.",
+            f"Give more --epochs, or none, which leaves it at {saved.config.epochs}.",
         )
     if config.epochs != saved.config.epochs and config.lr_schedule != "steps" and first:
         at = saved.position.epoch
@@ -90,7 +92,7 @@ def spec_of(saved: SavedState, spec: ModelSpec, config: TrainConfig) -> ModelSpe
     if (spec.num_classes, spec.labels) != (own.num_classes, own.labels):
         found = "of other names" if spec.num_classes == own.num_classes else f"{spec.num_classes}, and not {own.num_classes}"
         raise InputError(
-            f"The classes of {config.data} are {found}: {config.folder} holds a run on other data. Name those that it was begun "
-            "with, or begin another run in another --result-path."
+            f"The classes of {config.data} are {found}: {config.folder} holds a run on other data.",
+            "Name those that it was begun with, or begin another run in another --result-path.",
         )
     return dataclasses.replace(spec, groups=own.groups)

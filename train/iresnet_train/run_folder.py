@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from iresnet_data.named_data import place_of
 from iresnet_models.checkpoint import save_checkpoint
 from iresnet_models.errors import InputError, IResNetError, PreemptedError, UnavailableError
 from iresnet_models.files import sha256_of, write_bytes, write_json
@@ -20,7 +21,6 @@ from iresnet_models.network import Network
 from iresnet_models.remembered import remember
 from iresnet_models.spec import ModelSpec
 from iresnet_train.config import TrainConfig
-from iresnet_train.named_data import place_of
 from iresnet_train.records import EpochRecord, Position, csv_of
 from iresnet_train.saved import SavedState, checked
 from iresnet_train.state import StateFolder
@@ -57,13 +57,13 @@ class RunFolder:
         ]
         if writes and there and not config.overwrite and config.resume == "no":
             raise InputError(
-                f"{config.folder} already holds a run ({', '.join(path.name for path in there)}). "
-                "Name another --result-path, say --resume to go on with it, or --force to replace it."
+                f"{config.folder} already holds a run ({', '.join(path.name for path in there)}).",
+                "Name another --result-path, say --resume to go on with it, or --force to replace it.",
             )
         if config.tensorboard and find_spec("tensorboard") is None:
             raise UnavailableError(
-                "--tensorboard needs the package tensorboard, which is not installed here. "
-                "Run: pip install 'iresnet-export[tensorboard]'"
+                "--tensorboard needs the package tensorboard, which is not installed here.",
+                "Run: pip install 'iresnet-export[tensorboard]'",
             )
 
     @contextmanager
@@ -85,13 +85,15 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
-            raise InputError(f"Another process is training in {folder}. Name another --result-path, or wait for its end.") from None
+            raise InputError(
+                f"Another process is training in {folder}.", "Name another --result-path, or wait for its end."
+            ) from None
         except (OSError, NotImplementedError) as error:
             self._remove(made)
             raise _unusable(folder, error) from error
         try:
             if not os.access(folder, os.W_OK):
-                raise InputError(f"The result path {folder} may not be written to by this user. Name another --result-path.")
+                raise InputError(f"The result path {folder} may not be written to by this user.", "Name another --result-path.")
             yield
         finally:
             self.states.close()
@@ -134,11 +136,11 @@ class RunFolder:
             return state
         if leavings := self.leavings():
             raise InputError(
-                f"{folder} holds a run ({', '.join(leavings)}), but no state that this program can go on from. Say "
-                "--force to replace it, or name another --result-path."
+                f"{folder} holds a run ({', '.join(leavings)}), but no state that this program can go on from.",
+                "Say --force to replace it, or name another --result-path.",
             )
         if self._config.resume == "yes":
-            raise InputError(f"{folder} holds no saved state to go on from. Leave out --resume, or name another --result-path.")
+            raise InputError(f"{folder} holds no saved state to go on from.", "Leave out --resume, or name another --result-path.")
         return None
 
     def resume(self, saved: SavedState) -> None:
@@ -274,7 +276,7 @@ class RunFolder:
 def _unusable(folder: Path, error: Exception) -> IResNetError:
     """Why a run cannot be kept in `folder`."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UnavailableError(f"The disk of the result path {folder} is full ({error}). Free some space, or name another.")
+        return UnavailableError(f"The disk of the result path {folder} is full ({error}).", "Free some space, or name another.")
     if isinstance(error, NotImplementedError) or error.errno in (errno.ENOLCK, errno.ENOSYS):  # type: ignore[attr-defined]
-        return UnavailableError(f"The file system of {folder} has no locks ({error}). Name another --result-path.")
-    return InputError(f"The result path {folder} cannot be made or written to ({error}). Name another --result-path.")
+        return UnavailableError(f"The file system of {folder} has no locks ({error}).", "Name another --result-path.")
+    return InputError(f"The result path {folder} cannot be made or written to ({error}).", "Name another --result-path.")

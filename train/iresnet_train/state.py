@@ -102,7 +102,9 @@ class StateFolder:
             try:
                 path.unlink()
             except OSError as error:
-                raise InputError(f"{path}, of the run before, cannot be removed ({error.strerror}). Remove it by hand.") from error
+                raise InputError(
+                    f"{path}, of the run before, cannot be removed ({error.strerror}).", "Remove it by hand."
+                ) from error
 
     def _files(self) -> list[Path]:
         """The newest first."""

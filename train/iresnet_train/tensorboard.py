@@ -17,8 +17,8 @@ class Board:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UnavailableError(
-                "--tensorboard needs the package tensorboard, which is not installed here. "
-                "Run: pip install 'iresnet-export[tensorboard]'"
+                "--tensorboard needs the package tensorboard, which is not installed here.",
+                "Run: pip install 'iresnet-export[tensorboard]'",
             ) from error
         self._writer = SummaryWriter(str(folder), purge_step=epochs + 1)
 

@@ -17,14 +17,14 @@ import torch
 import torch.distributed as dist
 from PIL.Image import Image
 
+from iresnet_data.datasets import LabelledImages, file_content
+from iresnet_data.shards import ShardMember, is_pattern
 from iresnet_models.errors import CheckFailedError, InputError, IResNetError, PreemptedError, UnavailableError
 from iresnet_models.preprocessing import load_image
 from iresnet_train.config import TrainConfig
-from iresnet_train.data import LabelledImages, file_content
 from iresnet_train.distributed import World, first_line, processors
 from iresnet_train.preemption import stopped
 from iresnet_train.run_folder import RunFolder
-from iresnet_train.shards import ShardMember, is_pattern
 from iresnet_train.telling import going_on
 
 _NAMED = 5

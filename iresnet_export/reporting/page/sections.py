@@ -50,7 +50,7 @@ _LEADS = {
     "cold": "A fresh process each time: how long until the artifact is loaded, and how long the first inference then takes.",
     "parity": "Outputs are compared with the float64 network, in units of the network's own rounding error (noise floors), or in "
     "dB for int8 and fp8.",
-    "parity by block": " Along the blocks, the dotted line is what honest rounding gives at the same place.",
+    "parity by block": " Along the blocks, the dotted line is what the reference's rounding gives at the same place.",
     "training": "Held-out figures are drawn through, those of the training images dashed, averaged weights (EMA) dotted.",
 }
 """How to read each section."""

@@ -13,7 +13,7 @@ from iresnet_export.reporting.plots.canvas import COLOURS, SURFACE
 _SHAPES = {
     "eager": "o",
     "torchscript": "v",
-    "exported": "<",
+    "torch_export": "<",
     "channels-last": "<",
     "compiled": "p",
     "aotinductor": ">",

@@ -1,4 +1,4 @@
-"""Parity block by block: signal to noise along the network's depth, beside that of honest rounding."""
+"""Parity block by block: signal to noise along the network's depth, beside that of the reference's rounding."""
 
 from __future__ import annotations
 

@@ -1,0 +1,312 @@
+"""Artifacts and their manifest: what a file is, what it was made from, and whether it still is that file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from iresnet_export import __version__
+from iresnet_export.artifacts.archives import is_archive, opened
+from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
+from iresnet_export.system.environment import command, commit, hardware, versions
+from iresnet_models.files import read_json, require_file, require_place, require_writable_folder, sha256_of, write_json
+from iresnet_models.spec import ModelSpec
+from iresnet_models.typed import shortly, typed
+
+SCHEMA = "iresnet-export/manifest/1"
+
+FormatName = Literal["checkpoint", "torchscript", "pt2", "aotinductor", "onnx", "engine"]
+SUFFIXES: dict[str, FormatName] = {".ts": "torchscript", ".pt2": "pt2", ".onnx": "onnx", ".engine": "engine", ".plan": "engine"}
+"""The last suffix of each; a package (`aotinductor`) ends in .aoti.pt2."""
+
+ENDINGS: dict[FormatName, tuple[str, ...]] = {
+    "torchscript": (".ts",),
+    "pt2": (".pt2",),
+    "aotinductor": (".aoti.pt2",),
+    "onnx": (".onnx",),
+    "engine": (".engine", ".plan"),
+}
+"""How the names of exported files end; the first is the default."""
+
+_PT2_PARTS: dict[str, FormatName] = {"/data/aotinductor/": "aotinductor", "/models/": "pt2"}
+"""Torch writes programs and packages as archives of one kind; what lies in it says which it is."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where an artifact's weights come from.
+
+    A checkpoint's `sha256` is that of its file, and `checkpoint` its path relative to the manifest if it lies within the manifest's
+    folder, else its name; untrained weights are named by their `seed` and by the hash of the whole state.
+    """
+
+    kind: Literal["checkpoint", "untrained"]
+    sha256: str
+    checkpoint: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The artifact that this one was built from, beside it."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that an artifact depends on. Lies as `<file name>.json` beside it.
+
+    `batch` is the range of batch sizes that it takes, None for any; `with_preprocessing`: whether it normalises by itself;
+    `details` are the backend's own.
+    """
+
+    file: str
+    format: FormatName
+    sha256: str
+    size_bytes: int
+    spec: ModelSpec
+    weights: Weights
+    precision: str
+    fold: bool
+    batch: tuple[int, int] | None
+    with_preprocessing: bool = False
+    parent: Parent | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=versions)
+    hardware: dict[str, Any] = field(default_factory=hardware)
+    commit: str | None = field(default_factory=commit)
+    command: str = field(default_factory=command)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **dataclasses.asdict(self), "spec": self.spec.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Any, path: Path) -> Manifest:
+        """The manifest that `to_json` wrote; ArtifactError for anything else."""
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            told = shortly(data.get("schema")) if isinstance(data, dict) else type(data).__name__
+            raise ArtifactError(
+                f"{path} is not a manifest that this version reads ({told}, not {SCHEMA}).", "Export the artifact again."
+            )
+        from iresnet_export.artifacts.manifest_schema import ManifestFile
+
+        try:
+            found = typed(ManifestFile, data, f"The manifest {path}")
+        except InputError as error:
+            raise ArtifactError(f"{error} Export the artifact again.") from error
+        parent = None if found.parent is None else Parent(**found.parent.model_dump())
+        plain = {entry.name: data[entry.name] for entry in dataclasses.fields(cls) if entry.name in data}
+        weights = Weights(**found.weights.model_dump())
+        return cls(**plain | {"spec": found.spec, "weights": weights, "parent": parent, "batch": found.batch})
+
+    def same_recipe(self, other: Manifest) -> bool:
+        """Whether both tell of the same export: spec, weights and settings, whenever and wherever it was done."""
+
+        def key(manifest: Manifest) -> tuple[Any, ...]:
+            weights = (manifest.weights.kind, manifest.weights.sha256)
+            settings = (manifest.format, manifest.precision, manifest.fold, manifest.batch)
+            made = (manifest.with_preprocessing, manifest.details.get("settings"))
+            return manifest.spec, weights, settings, made, manifest.versions.get("iresnet-export")
+
+        return key(self) == key(other)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that can be run, and its manifest where there is one (a foreign artifact has none)."""
+
+    path: Path
+    format: FormatName
+    manifest: Manifest | None
+
+    def require_intact(self) -> Manifest:
+        """The manifest, if the file is still the one it tells of; StaleManifestError or ArtifactError otherwise."""
+        if self.manifest is None:
+            raise ArtifactError(
+                f"{self.path} has no manifest beside it ({manifest_path(self.path).name}), so nothing says what it should be.",
+                "Name the checkpoint that it was made from with --checkpoint, or export it again.",
+            )
+        if sha256_of(self.path) != self.manifest.sha256:
+            raise StaleManifestError(
+                f"{self.path} is not the file that its manifest tells of: its SHA-256 differs from the recorded "
+                f"{self.manifest.sha256[:16]}….",
+                "It was changed or replaced after the export; export it again.",
+            )
+        return self.manifest
+
+    def parent(self) -> Artifact:
+        """The artifact that this one was built from, unchanged since."""
+        manifest = self.require_intact()
+        if manifest.parent is None:
+            raise ArtifactError(f"{self.path} was not built from another artifact.")
+        path = inside(self.path.parent, manifest.parent.file)
+        if path is None:
+            raise ArtifactError(
+                f"The manifest of {self.path} names {shortly(manifest.parent.file)} as what it was built from: that leads out of "
+                "its folder, and is not followed.",
+                "Export it again.",
+            )
+        if not os.path.isfile(path):
+            raise StaleManifestError(
+                f"{self.path} was built from {manifest.parent.file}, which is no longer beside it.", "Export it again."
+            )
+        if sha256_of(path) != manifest.parent.sha256:
+            raise StaleManifestError(
+                f"{self.path} was built from another {manifest.parent.file} than the one beside it now: the hash differs.",
+                "Export it again.",
+            )
+        return open_artifact(path)
+
+
+def manifest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def open_artifact(path: Path) -> Artifact:
+    """The artifact or checkpoint in a file, recognised by what is in it; ArtifactError if it is neither."""
+    path = require_file(Path(path), "The artifact")
+    beside = manifest_path(path)
+    manifest = Manifest.from_json(read_json(beside, "The manifest"), beside) if os.path.lexists(beside) else None
+    found = _format_of(path)
+    if manifest is not None and manifest.format != found:
+        raise ArtifactError(
+            f"The manifest {beside} tells of a file of the format {manifest.format}, and {path} is of {found}.", "Export it again."
+        )
+    return Artifact(path, found, manifest)
+
+
+def record(path: Path, manifest: Manifest) -> Artifact:
+    """Writes the manifest beside a finished file."""
+    write_json(manifest_path(path), manifest.to_json())
+    return Artifact(path, manifest.format, manifest)
+
+
+def require_replaceable(path: Path, manifest: Manifest, inputs: Sequence[Path] = (), *, force: bool) -> None:
+    """Raises InputError if `path` or its manifest's place holds a file that an export of this manifest would not simply renew.
+
+    `force` allows that, but for checkpoints, for the `inputs` of the export and what is in such a folder, by whatever name or
+    link, and for what is no file. An artifact's name ends as its format's do, so that the next command takes it for what it is.
+    """
+    endings = ENDINGS[manifest.format]
+    if not _ends_in(path, endings):
+        raise InputError(
+            f"The next command would take {path} for something else than it is to be: let its name end in {' or '.join(endings)}."
+        )
+    if any("\ud800" <= letter <= "\udfff" for letter in path.name):
+        raise InputError(f"{path} is no UTF-8, in which the manifest names it.", "Choose another --output.")
+    beside = manifest_path(path)
+    for place in (path, beside):
+        require_place(place)
+        for read in inputs:
+            if place.exists() and (_same(place, read) or (read.is_dir() and read.resolve() in place.resolve().parents)):
+                raise InputError(f"{place} is read by this export, and would be replaced by it.", "Choose another --output.")
+        if _holds_checkpoint(place):
+            raise InputError(
+                f"{place} is a checkpoint, which no export replaces, not even with --force.", "Choose another --output, or move it."
+            )
+    require_writable_folder(path)
+    if force:
+        return
+    known = None
+    if beside.exists():
+        try:
+            known = Manifest.from_json(read_json(beside, "The manifest"), beside)
+        except InputError as error:
+            if not path.exists():
+                raise InputError(
+                    f"{beside}, the place of the manifest, already holds a file of another origin.",
+                    "Add --force to replace it, or choose another place with --output.",
+                ) from error
+    if path.exists() and (known is None or not known.same_recipe(manifest) or not _recognised(path)):
+        what = "a file of another origin" if known is None else f"an artifact of another recipe ({known.command})"
+        raise InputError(f"{path} already holds {what}.", "Add --force to replace it, or choose another place with --output.")
+
+
+def _ends_in(path: Path, endings: Sequence[str]) -> bool:
+    """Whether a name ends so; a package's ending is no program's, though one is the end of the other."""
+    name = path.name.lower()
+    longer = [other for others in ENDINGS.values() for other in others if other not in endings]
+    return name.endswith(tuple(endings)) and not any(
+        name.endswith(other) and other.endswith(ending) for other in longer for ending in endings
+    )
+
+
+def _recognised(path: Path) -> bool:
+    try:
+        _format_of(require_file(path, "The artifact"))
+    except InputError:
+        return False
+    return True
+
+
+def _holds_checkpoint(path: Path) -> bool:
+    try:
+        return path.is_file() and is_archive(path) and _format_of(path) == "checkpoint"
+    except (ArtifactError, OSError):
+        return False
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
+def inside(folder: Path, recorded: str) -> Path | None:
+    """The place in `folder` that a manifest names; None for one that is absolute or climbs out: no file decides what is opened."""
+    path = Path(recorded)
+    if path.is_absolute() or path.drive or path.root or ".." in path.parts or not path.parts or "\0" in recorded:
+        return None
+    return folder / path
+
+
+def recorded_path(target: Path, folder: Path) -> str:
+    """How a manifest in `folder` names `target`: by its relative path where it lies within the folder, else by its name alone."""
+    target, folder = target.resolve(), folder.resolve()
+    return target.relative_to(folder).as_posix() if target.is_relative_to(folder) else target.name
+
+
+def embedded_identity(spec: ModelSpec, weights: Weights, precision: str, fold: bool, with_preprocessing: bool) -> dict[str, Any]:
+    """What an artifact says of itself from inside: the spec and hashes, and nothing of the machine."""
+    return {
+        "producer": f"iresnet-export {__version__}",
+        "spec": spec.to_json(),
+        "weights_sha256": weights.sha256,
+        "precision": precision,
+        "fold": fold,
+        "with_preprocessing": with_preprocessing,
+        "input": "uint8 (batch, height, width, RGB)" if with_preprocessing else "float32 (batch, RGB, height, width), normalised",
+    }
+
+
+def _format_of(path: Path) -> FormatName:
+    known = SUFFIXES.get(path.suffix.lower())
+    if is_archive(path):
+        with opened(path) as archive:
+            names = archive.names
+        if any("/code/" in f"/{name}" for name in names):
+            return "torchscript"
+        if any(name.endswith("/archive_format") for name in names):
+            for part, format in _PT2_PARTS.items():
+                if any(part in name for name in names):
+                    return format
+        elif any(name.endswith("data.pkl") for name in names):
+            return "checkpoint"
+    elif known in ("onnx", "engine"):
+        return known
+    elif known is None and path.suffix.lower() in (".pt", ".pth", ".tar", ".bin"):
+        return "checkpoint"
+    raise ArtifactError(
+        f"{path} is not an artifact that this project knows: neither TorchScript (.ts), a torch.export program or "
+        "package (.pt2), ONNX (.onnx), a TensorRT engine (.engine, .plan) "
+        "nor a checkpoint (.pt, .pth); or it was cut off while it was written or copied."
+    )

@@ -1,0 +1,106 @@
+"""What an artifact says of itself from inside, and whether that, its manifest and its checkpoint tell the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from iresnet_export.artifacts.archives import opened
+from iresnet_export.artifacts.artifact import Artifact, FormatName, embedded_identity
+from iresnet_export.errors import ArtifactError, InputError
+from iresnet_models.precisions import PRECISIONS
+from iresnet_models.spec import ModelSpec
+from iresnet_models.typed import json_from, typed
+
+METADATA_KEY, METADATA_FILE = "iresnet-export", "iresnet-export.json"
+"""Where ONNX files and archives of torch say what they are."""
+
+_LIMIT = 4 << 20
+"""Of what a file says of itself, in bytes: the names of a hundred thousand classes."""
+_OF_THE_IMAGE_SIZE = ("image_size", "resize")
+"""An export may be made for other images than those of the training."""
+
+
+def identity_of(path: Path, format: FormatName) -> dict[str, Any] | None:
+    """What an ONNX file's metadata or a TorchScript or torch.export archive says; None where there is nothing of ours.
+
+    Its `spec` is one that this version knows: ArtifactError for any other, and for what is no JSON.
+    """
+    text = _embedded(path, format)
+    if text is None:
+        return None
+    what = f"What {path} says of itself"
+    try:
+        if len(text) > _LIMIT:
+            raise ValueError(f"{len(text):,} bytes")
+        found = json_from(text if isinstance(text, str) else text.decode("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__}")
+    except ValueError as error:
+        raise ArtifactError(f"{what} is damaged ({error}).", "Export it again.") from error
+    if not found:
+        return None
+    from iresnet_export.artifacts.manifest_schema import Identity
+
+    try:
+        typed(Identity, found, what)
+        ModelSpec.from_json(found.get("spec"))
+    except InputError as error:
+        raise ArtifactError(f"{what} is damaged. {error} Export it again.") from error
+    return found
+
+
+def _embedded(path: Path, format: FormatName) -> str | bytes | None:
+    if format == "onnx":
+        from iresnet_export.artifacts.onnx_files import read_onnx
+
+        return {entry.key: entry.value for entry in read_onnx(path, external=False).metadata_props}.get(METADATA_KEY)
+    if format not in ("torchscript", "pt2", "aotinductor"):
+        return None
+    with opened(path) as archive:
+        inside = next((name for name in archive.names if name.endswith(f"extra/{METADATA_FILE}")), None)
+        return archive.read(inside, _LIMIT) if inside else None
+
+
+def embedded_spec(artifact: Artifact) -> ModelSpec | None:
+    """The network that a file without a manifest says it is; None where it says nothing."""
+    identity = identity_of(artifact.path, artifact.format)
+    return None if identity is None else ModelSpec.from_json(identity["spec"])
+
+
+def normalises(artifact: Artifact) -> bool:
+    """Whether an artifact takes pixels, by its manifest or else by what it says of itself; for formats whose inputs are unknown."""
+    if artifact.manifest is not None:
+        return artifact.manifest.with_preprocessing
+    identity = identity_of(artifact.path, artifact.format)
+    return identity is not None and identity.get("with_preprocessing") is True
+
+
+def contradiction(artifact: Artifact, checkpoint: ModelSpec) -> str | None:
+    """The first thing that file, manifest and checkpoint tell differently, such as the mean of the images; else None."""
+    manifest = artifact.manifest
+    if manifest is None:
+        return None
+    told, known = manifest.spec.to_json(), checkpoint.to_json()
+    for key in (key for key in known if key not in _OF_THE_IMAGE_SIZE and told[key] != known[key]):
+        return f"the manifest says that {key} is {told[key]}, and the checkpoint that it is {known[key]}"
+    inside = identity_of(artifact.path, manifest.format)
+    if inside is None:
+        return None
+    expected = embedded_identity(manifest.spec, manifest.weights, manifest.precision, manifest.fold, manifest.with_preprocessing)
+    for key, value in _flat(expected).items():
+        if key != "producer" and _flat(inside).get(key) != value:
+            return f"the file says of itself that {key} is {_flat(inside).get(key)}, and the manifest that it is {value}"
+    return None
+
+
+def stored_precision(artifact: Artifact) -> str:
+    """The precision of an artifact, by its manifest or else by what it says of itself; fp32 for one that says nothing."""
+    if artifact.manifest is not None:
+        return artifact.manifest.precision
+    told = (identity_of(artifact.path, artifact.format) or {}).get("precision")
+    return told if told in PRECISIONS else "fp32"
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    return {**identity, **identity["spec"], "spec": None}

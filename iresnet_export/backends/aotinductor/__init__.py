@@ -1,0 +1,1 @@
+"""AOTInductor packages: format and runtime."""

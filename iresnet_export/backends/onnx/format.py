@@ -1,0 +1,61 @@
+"""The ONNX format: how a network becomes a file, and what a file holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.backends.base import ExportJob, ExportOptions, Format
+from iresnet_export.errors import InputError
+from iresnet_export.graph.ir import Graph
+
+DEFAULT_OPSET = 20
+_LEAST_OPSET = {"bf16": (22, "bfloat16 convolutions"), "fp8": (19, "Quantization to fp8")}
+"""The operator set with which what a precision needs came to ONNX."""
+
+
+@dataclass(frozen=True)
+class OnnxOptions(ExportOptions):
+    """`opset`: None for 20, or 22 where bfloat16 needs it."""
+
+    opset: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least, what = _LEAST_OPSET.get(self.precision, (0, ""))
+        if self.opset is not None and self.opset < least:
+            raise InputError(f"{what} came with ONNX opset {least}; {self.opset} was asked for.")
+
+    @property
+    def chosen_opset(self) -> int:
+        return self.opset or max(DEFAULT_OPSET, _LEAST_OPSET.get(self.precision, (0, ""))[0])
+
+
+class Onnx(Format):
+    name: ClassVar[FormatName] = "onnx"
+    suffix: ClassVar[str] = ".onnx"
+    options_type: ClassVar[type[ExportOptions]] = OnnxOptions
+
+    def settings(self, options: ExportOptions) -> dict[str, Any]:
+        return {"opset": OnnxOptions.of(options).chosen_opset} | options.quantization_settings
+
+    def write(self, job: ExportJob) -> dict[str, Any]:
+        from iresnet_export.backends.onnx.writing import onnx_from_network
+        from iresnet_export.quantization.placement import quantized_onnx
+
+        job.progress("Making the ONNX graph", 0.0)
+        opset, static_batch = OnnxOptions.of(job.options).chosen_opset, None if job.options.dynamic_batch else job.options.batch
+        model = onnx_from_network(job.network, opset=opset, static_batch=static_batch, identity=job.identity)
+        if job.quantization is not None:
+            model = quantized_onnx(model, job.quantization)
+        job.progress("Writing", 0.7)
+        job.path.write_bytes(model.SerializeToString(deterministic=True))
+        job.progress("Writing", 1.0)
+        return {"ir_version": model.ir_version}
+
+    def read(self, artifact: Artifact) -> Graph:
+        from iresnet_export.artifacts.onnx_files import read_onnx
+        from iresnet_export.backends.onnx.reading import graph_of_onnx
+
+        return graph_of_onnx(read_onnx(artifact.path))

@@ -1,0 +1,181 @@
+"""ONNX files read back: every operation, weight, attribute and scale, as the file holds it, of our graphs and of others'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from iresnet_export.artifacts.onnx_files import readable
+from iresnet_export.backends.onnx.constants import computed_constants
+from iresnet_export.graph.ir import Array, Graph, Node, Wiring, conv_attributes, float32, pool_attributes
+from iresnet_export.quantization.placement import codes_of_onnx
+
+_FLOATING = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+Read = tuple[dict[str, Any], dict[str, Array]]
+"""Attributes and tensors."""
+
+
+def graph_of_onnx(model: onnx.ModelProto) -> Graph:
+    """The nodes of an ONNX graph, in its order; those of a quantized one hold codes, with their scales.
+
+    Raises ArtifactError for a graph that cannot be read.
+    """
+    with readable("The ONNX graph"):
+        constants, nodes, wiring = _Constants(model), list[Node](), Wiring[str]()
+        for node, sources in _computed(model, constants):
+            if node.op_type in _OPERATORS:
+                kind, read = _OPERATORS[node.op_type]
+                attributes, tensors = read(node, constants)
+                nodes.append(Node(kind, node.name, wiring.node(sources, node.output[0]), attributes, tensors))
+                continue
+            for value in node.output:
+                wiring.carry(sources[0], value)
+        return Graph(nodes, codes_of_onnx(model))
+
+
+def nodes_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The operations that are nodes of the graph above, in the same order."""
+    return [node for node, _ in _computed(model, _Constants(model)) if node.op_type in _OPERATORS]
+
+
+def _computed(model: onnx.ModelProto, constants: _Constants) -> Iterator[tuple[onnx.NodeProto, list[str]]]:
+    """What is computed from the image, operation by operation, each with those of its inputs that are."""
+    fixed: set[str] = set()
+    for node in model.graph.node:
+        sources = [name for name in node.input if name and name not in constants and name not in fixed]
+        if node.op_type == "CastLike":
+            sources = [name for name in sources if name == node.input[0]]  # the other one only lends its type
+        if sources:
+            yield node, sources
+        else:  # a constant, or what is computed from constants
+            fixed.update(node.output)
+
+
+class _Constants:
+    """The constant tensors of a graph, by the name of the value that holds them; quantized ones with their scales."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._computed, self.derived = computed_constants(model)
+        self.floating = {name for name, tensor in self._tensors.items() if tensor.data_type in _FLOATING}
+        """The constants that are numbers, and no codes."""
+        self._dequantized = {
+            node.output[0]: list(node.input)
+            for node in model.graph.node
+            if node.op_type == "DequantizeLinear" and all(name in self._tensors or name in self._computed for name in node.input)
+        }
+
+    def __contains__(self, value: str) -> bool:
+        return value in self._tensors or value in self._computed or value in self._dequantized
+
+    def of(self, value: str, name: str) -> dict[str, Array]:
+        """The tensor of a value under `name`, with its scale and zero point if it is quantized; nothing if it is no constant."""
+        if value in self._dequantized:
+            names = (name, f"{name}_scale", f"{name}_zero_point")
+            return dict(zip(names, map(self._array, self._dequantized[value]), strict=False))
+        return {name: self._array(value)} if value in self else {}
+
+    def is_surplus_zero(self, value: str) -> bool:
+        """Whether a constant is nothing but zeros that the graph computes: some exporters make biases of layers that have none."""
+        return value in self._computed and value not in self._tensors and not self._computed[value].any()
+
+    def quantized_constant(self, value: str) -> dict[str, Array]:
+        """A constant per channel, with its scale and zero point if it is quantized."""
+        if value not in self._dequantized:
+            return {"constant": self._array(value)}
+        return dict(zip(("constant", "scale", "zero_point"), map(self._array, self._dequantized[value]), strict=False))
+
+    def _array(self, name: str) -> Array:
+        return self._computed[name] if name in self._computed else numpy_helper.to_array(self._tensors[name])
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _tensors(node: onnx.NodeProto, constants: _Constants, names: Sequence[str]) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    for value, name in zip(list(node.input)[1:], names, strict=False):
+        if not (name == "bias" and constants.is_surplus_zero(value)):
+            found |= constants.of(value, name)
+    return found
+
+
+def _conv(node: onnx.NodeProto, constants: _Constants) -> Read:
+    found = _attributes(node)
+    pads = found.get("pads", [0, 0, 0, 0])
+    symmetric = pads[:2] == pads[2:] and found.get("auto_pad", b"NOTSET") == b"NOTSET"
+    attributes = conv_attributes(
+        found.get("strides", [1, 1]), pads[:2] if symmetric else pads, found.get("dilations", [1, 1]), found.get("group", 1)
+    )
+    return attributes, _tensors(node, constants, ("weight", "bias"))
+
+
+def _batch_norm(node: onnx.NodeProto, constants: _Constants) -> Read:
+    found = _attributes(node)
+    attributes = {"eps": float32(found.get("epsilon", 1e-5))}
+    if found.get("training_mode", 0):
+        attributes["training_mode"] = 1
+    return attributes, _tensors(node, constants, ("weight", "bias", "running_mean", "running_var"))
+
+
+def _gemm(node: onnx.NodeProto, constants: _Constants) -> Read:
+    found = _attributes(node)
+    tensors = _tensors(node, constants, ("weight", "bias"))
+    if "weight" in tensors and not found.get("transB", 0):
+        tensors["weight"] = tensors["weight"].T
+    attributes = {key: found[key] for key in ("alpha", "beta") if found.get(key, 1.0) != 1.0} | (
+        {"transA": 1} if found.get("transA", 0) else {}
+    )
+    return attributes, tensors
+
+
+def _matmul(node: onnx.NodeProto, constants: _Constants) -> Read:
+    return {}, {name: values.T for name, values in _tensors(node, constants, ("weight",)).items()}
+
+
+def _arithmetic(node: onnx.NodeProto, constants: _Constants) -> Read:
+    """With a constant, or of two values."""
+    held = next((value for value in node.input if value in constants), None)
+    return {}, {} if held is None else constants.quantized_constant(held)
+
+
+def _clip(node: onnx.NodeProto, constants: _Constants) -> Read:
+    """On codes a ReLU, whose bound is the zero point; of floats it is none."""
+    floating = any(value in constants.floating for value in node.input)
+    return ({"bounds": tuple(node.input[1:])} if floating else {}), {}
+
+
+def _mean(node: onnx.NodeProto, constants: _Constants) -> Read:
+    return {"axes": tuple(_attributes(node).get("axes", ()))}, {}
+
+
+def _max_pool(node: onnx.NodeProto, constants: _Constants) -> Read:
+    found = _attributes(node)
+    kernel = found.get("kernel_shape", ())
+    ones, zeros = [1] * len(kernel), [0] * 2 * len(kernel)
+    return pool_attributes(kernel, found.get("strides", ones), found.get("pads", zeros), found.get("ceil_mode", 0)), {}
+
+
+def _plain(node: onnx.NodeProto, constants: _Constants) -> Read:
+    return {}, {}
+
+
+_OPERATORS: dict[str, tuple[str, Callable[[onnx.NodeProto, _Constants], Read]]] = {
+    "Conv": ("conv", _conv),
+    "BatchNormalization": ("batch_norm", _batch_norm),
+    "Relu": ("relu", _plain),
+    "Clip": ("relu", _clip),
+    "Add": ("add", _arithmetic),
+    "Sub": ("sub", _arithmetic),
+    "Mul": ("mul", _arithmetic),
+    "MaxPool": ("max_pool", _max_pool),
+    "GlobalAveragePool": ("average_pool", _plain),
+    "ReduceMean": ("average_pool", _mean),
+    "Gemm": ("linear", _gemm),
+    "MatMul": ("linear", _matmul),
+}

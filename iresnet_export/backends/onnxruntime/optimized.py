@@ -1,0 +1,97 @@
+"""What ONNX Runtime makes of a graph: the one that it really computes, with its precisions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from iresnet_export.errors import ExportError
+from iresnet_export.graph.precision import NAMES
+from iresnet_models.temporary import temporary_folder
+
+_INTEGER = {"QLinearConv": "int8", "ConvInteger": "int8", "QGemm": "int8", "QLinearMatMul": "int8", "MatMulIntegerToFloat": "int8"}
+_FLOATING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
+
+
+def keep_operations(options: Any, fuse: bool) -> None:
+    """Without `fuse` a session keeps to each operation as it stands.
+
+    ONNX Runtime 1.31 takes fp8's pairs for int8's: it leaves out ReLUs before them, and makes integer convolutions of them that it
+    then refuses.
+    """
+    import onnxruntime as ort
+
+    if not fuse:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+
+
+def optimised_graph(path: Path, providers: list[Any]) -> onnx.ModelProto:
+    """The graph that a session of these providers computes, after all optimisation, with types where it gives them."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    with writing_optimised(options) as optimised:
+        ort.InferenceSession(str(path), options, providers=providers)
+        return optimised()
+
+
+@contextmanager
+def writing_optimised(options: Any) -> Iterator[Callable[[], onnx.ModelProto]]:
+    """Has the session that is made with these options write down its graph; what is yielded reads it."""
+    with temporary_folder() as folder:
+        options.optimized_model_filepath = str(folder / "optimised.onnx")
+        yield lambda: onnx.load(options.optimized_model_filepath)
+
+
+def computed_precisions(model: onnx.ModelProto) -> list[str]:
+    """The precision of every convolution and linear layer of an optimised graph, by the type of its weights."""
+    types = {tensor.name: onnx.TensorProto.DataType.Name(tensor.data_type).lower() for tensor in model.graph.initializer}
+    names = {**NAMES, "float": "fp32"}
+    found = []
+    for node in model.graph.node:
+        if node.op_type in _INTEGER:
+            found.append(_INTEGER[node.op_type])
+        elif node.op_type in _FLOATING:
+            found.append(next((names.get(types[name], types[name]) for name in node.input if name in types), "fp32"))
+    return found
+
+
+def require_integers(model: onnx.ModelProto) -> dict[str, int]:
+    """The operators of an optimised int8 graph. Raises ExportError if anything between its first and last layer is not in integers.
+
+    Every convolution must be a QLinearConv, every addition a QLinearAdd, every multiplication a QLinearMul, and no value may be
+    converted to float and back.
+    """
+    nodes = list(model.graph.node)
+    layers = [index for index, node in enumerate(nodes) if node.op_type in (*_INTEGER, *_FLOATING)]
+    inside = nodes[layers[0] : layers[-1] + 1]
+    floating = [node for node in inside if node.op_type in (*_FLOATING, *_CONVERSIONS, "Add", "Mul", "Relu", "MaxPool", "Cast")]
+    islands = [node for node in floating if not _pools_codes(node, model)]
+    if islands:
+        raise ExportError(
+            f"ONNX Runtime {_version()} would compute {len(islands)} operations of this int8 graph in float, the first of them "
+            f"{islands[0].op_type} at {islands[0].name or islands[0].output[0]}.",
+            "Use another version of onnxruntime.",
+        )
+    return dict(Counter(node.op_type for node in nodes).most_common())
+
+
+def _pools_codes(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
+    """Whether it is a max pool, which takes codes under the name that it has for floats too."""
+    if node.op_type != "MaxPool":
+        return False
+    producer = next((other for other in model.graph.node if node.input[0] in other.output), None)
+    return producer is not None and (producer.op_type.startswith("QLinear") or producer.op_type in ("Clip", "Transpose"))
+
+
+def _version() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)

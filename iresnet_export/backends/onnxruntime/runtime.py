@@ -1,0 +1,172 @@
+"""ONNX, run by ONNX Runtime on a CPU or an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.metadata import stored_precision
+from iresnet_export.artifacts.onnx_files import read_onnx, require_sound
+from iresnet_export.backends.base import ExportJob, Runtime, Session
+from iresnet_export.backends.onnxruntime.cuda import (
+    RECORD_ASSIGNMENT,
+    CudaSettings,
+    graph_options,
+    providers,
+    require_gpu,
+    require_on_gpu,
+    tf32_notice,
+)
+from iresnet_export.backends.onnxruntime.optimized import keep_operations, optimised_graph, require_integers
+from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
+from iresnet_export.graph.precision import widest
+
+if TYPE_CHECKING:
+    from iresnet_export.backends.onnx.probing import OnnxProbe
+
+
+class OnnxRuntime(Runtime):
+    name: ClassVar[str] = "onnxruntime"
+    format: ClassVar[FormatName] = "onnx"
+
+    def __init__(self, settings: str = "") -> None:
+        self._cuda = CudaSettings.parsed(settings) if settings else CudaSettings()
+
+    @property
+    def settings(self) -> str:
+        return self._cuda.words
+
+    def prove(self, job: ExportJob) -> dict[str, Any]:
+        """That a graph quantized for CPUs is computed in integers throughout, as its own optimised graph shows."""
+        if job.quantization is None or job.options.target != "cpu":
+            return {}
+        job.progress("Proving that it runs in integers", 1.0)
+        return {"optimised_operators": require_integers(optimised_graph(job.path, ["CPUExecutionProvider"]))}
+
+    def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OnnxSession:
+        require_sound(artifact)
+        asked = stored_precision(artifact) != "fp32"
+        return OnnxSession(artifact.path, device, threads, cuda=self._cuda, ask_precision=asked, fuse=_fuses(artifact))
+
+    def probe(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OnnxProbe:
+        from iresnet_export.backends.onnxruntime.probing import OnnxRuntimeProbe
+
+        return OnnxRuntimeProbe(read_onnx(artifact.path), device, self._cuda, fuse=_fuses(artifact))
+
+
+def _fuses(artifact: Artifact) -> bool:
+    return stored_precision(artifact) != "fp8"
+
+
+class OnnxSession(Session):
+    """A session whose inputs and outputs stay on its device. `notices` says what is not as it should be on a GPU.
+
+    `ask_precision` has ONNX Runtime write down the graph that it really computes: it turns to another precision without a word.
+    Without `fuse` it keeps to each operation as it stands.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        device: torch.device,
+        threads: int | None = None,
+        *,
+        cuda: CudaSettings | None = None,
+        ask_precision: bool = False,
+        fuse: bool = True,
+    ) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise MissingPackageError("onnxruntime", "Running ONNX files", "onnxruntime") from error
+        self.device = device
+        self.notices: list[str] = []
+        self._cuda = cuda or CudaSettings()
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        keep_operations(options, fuse)
+        if device.type == "cuda":
+            require_gpu(device)
+            options.add_session_config_entry(RECORD_ASSIGNMENT, "1")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        # Its threads sleep as soon as a run has ended, rather than spin and slow down whatever runs next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if ask_precision:
+            from iresnet_export.backends.onnxruntime.optimized import computed_precisions, writing_optimised
+
+            with writing_optimised(options) as optimised:
+                self._session = _create(ort, path, options, providers(ort, device, self._cuda))
+                self.computed_precision = widest(computed_precisions(optimised()))
+        else:
+            self._session = _create(ort, path, options, providers(ort, device, self._cuda))
+        if device.type == "cuda":
+            self.notices += require_on_gpu(self._session, path.name)
+            if (told := tf32_notice(self._cuda, device, self.computed_precision)) is not None:
+                self.computed_precision = "tf32"
+                self.notices.append(told)
+        if len(self._session.get_inputs()) != 1:
+            names = ", ".join(value.name for value in self._session.get_inputs())
+            raise ArtifactError(
+                f"{path} takes {len(self._session.get_inputs())} inputs ({names}); a classifier takes one, the images."
+            )
+        if not self._session.get_outputs() or not self._session.get_inputs()[0].shape:
+            raise ArtifactError(f"{path} takes no images or gives nothing for them, so it is no classifier.")
+        self._input, self._output = self._session.get_inputs()[0], self._session.get_outputs()[0]
+        self.with_preprocessing = self._input.type == "tensor(uint8)"
+        self._graphs: dict[int, tuple[Any, Tensor, Tensor]] = {}
+        self._type = np.uint8 if self.with_preprocessing else np.float32
+        size = self._input.shape[0]
+        self.batch = (size, size) if isinstance(size, int) else None
+
+    def run(self, batch: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            return self._run_bound(batch)
+        (logits,) = self._session.run([self._output.name], {self._input.name: batch.numpy()})
+        return torch.from_numpy(logits)
+
+    def _run_bound(self, batch: Tensor) -> Tensor:
+        """By the addresses of torch's tensors. A CUDA graph replays at fixed ones, so each batch size keeps its own."""
+        batch = batch.contiguous()
+        if not self._cuda.cuda_graph:
+            logits = torch.empty((len(batch), self._output.shape[1]), device=self.device)
+            torch.cuda.current_stream(self.device).synchronize()
+            self._session.run_with_iobinding(self._binding(batch, logits))
+            return logits
+        if len(batch) not in self._graphs:
+            images, logits = torch.empty_like(batch), torch.empty((len(batch), self._output.shape[1]), device=self.device)
+            self._graphs[len(batch)] = self._binding(images, logits), images, logits
+        binding, images, logits = self._graphs[len(batch)]
+        images.copy_(batch)
+        torch.cuda.current_stream(self.device).synchronize()
+        self._session.run_with_iobinding(binding, graph_options(len(batch)))
+        return logits.clone()
+
+    def _binding(self, images: Tensor, logits: Tensor) -> Any:
+        index, binding = self.device.index or 0, self._session.io_binding()
+        binding.bind_input(self._input.name, "cuda", index, self._type, tuple(images.shape), images.data_ptr())
+        binding.bind_output(self._output.name, "cuda", index, np.float32, tuple(logits.shape), logits.data_ptr())
+        return binding
+
+    def close(self) -> None:
+        self._graphs.clear()
+        with contextlib.suppress(AttributeError):
+            del self._session
+
+
+def _create(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "NOT_IMPLEMENTED" in first:
+            raise UnavailableError(f"ONNX Runtime cannot compute {path.name} here: {first}") from error
+        raise ArtifactError(
+            f"ONNX Runtime cannot load {path}: {first}.", "Export it again, or check that the file is whole."
+        ) from error

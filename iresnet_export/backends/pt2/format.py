@@ -1,0 +1,53 @@
+"""The torch.export format: a program of ATen operators, saved free of the paths that tracing leaves in it."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.metadata import METADATA_FILE
+from iresnet_export.backends.base import ExportJob, Format
+from iresnet_export.backends.pt2.reading import graph_of_program, load_program
+from iresnet_export.errors import ExportError
+from iresnet_export.graph.ir import Graph
+from iresnet_models.precisions import Precision
+
+
+class Program(Format):
+    name: ClassVar[FormatName] = "pt2"
+    suffix: ClassVar[str] = ".pt2"
+    # torch.export.load unpickles what a file asks it to, evaluates its symbolic shapes as Python, looks its operators up
+    # anywhere in torch, and loads shared libraries that lie in it: a file can run whatever it likes.
+    native: ClassVar[bool] = True
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "bf16")
+
+    def write(self, job: ExportJob) -> dict[str, Any]:
+        # An extent of 1 in the example would be taken for a constant: a dynamic batch is traced with two images.
+        batch, size = 2 if job.options.dynamic_batch else job.options.batch, job.network.spec.image_size
+        example = torch.zeros(batch, 3, size, size)
+        if job.options.with_preprocessing:
+            example = torch.zeros(batch, size, size, 3, dtype=torch.uint8)
+        shapes = ({0: torch.export.Dim("batch")},) if job.options.dynamic_batch else None
+        job.progress("Tracing", 0.0)
+        try:
+            program = torch.export.export(job.network.eval(), (example,), dynamic_shapes=shapes, strict=False)
+        except Exception as error:
+            raise ExportError(f"torch.export refused the network: {error}") from error
+        for module in program.graph_module.modules():
+            for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
+                node.meta.pop("stack_trace", None)  # source lines with this machine's paths, which nothing needs
+        job.progress("Writing", 0.8)
+        # Torch's own writer of files ends the process where a disk is full, and writes their names into them.
+        whole = io.BytesIO()
+        torch.export.save(program, whole, extra_files={METADATA_FILE: json.dumps(job.identity)})
+        job.path.write_bytes(whole.getbuffer())
+        job.progress("Writing", 1.0)
+        return {}
+
+    def read(self, artifact: Artifact) -> Graph:
+        return graph_of_program(load_program(artifact.path))

@@ -1,0 +1,1 @@
+"""TensorRT engines: format and runtime."""

@@ -1,0 +1,1 @@
+"""TorchScript: format and runtime."""

@@ -1,0 +1,62 @@
+"""The TorchScript format: traced, frozen, and free of the paths that tracing leaves in it."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any, ClassVar
+
+import torch
+
+from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.metadata import METADATA_FILE
+from iresnet_export.backends.base import ExportJob, Format
+from iresnet_export.backends.torchscript.reading import deprecation_expected, graph_of_script, load_script
+from iresnet_export.errors import ExportError
+from iresnet_export.graph.ir import Graph
+from iresnet_models.precisions import Precision
+
+
+class TorchScript(Format):
+    name: ClassVar[FormatName] = "torchscript"
+    suffix: ClassVar[str] = ".ts"
+    native: ClassVar[bool] = True
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "bf16")
+
+    def write(self, job: ExportJob) -> dict[str, Any]:
+        size = job.network.spec.image_size
+        example = torch.zeros(2, 3, size, size)
+        if job.options.with_preprocessing:
+            example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+        with deprecation_expected():
+            job.progress("Tracing", 0.0)
+            try:
+                traced = torch.jit.trace(job.network.eval(), example)  # type: ignore[no-untyped-call]
+            except Exception as error:
+                raise ExportError(f"torch.jit.trace refused the network: {error}") from error
+            job.progress("Freezing", 0.5)
+            # Only the weights become constants. Numeric rewrites would round them: they stay the checkpoint's, bit by bit.
+            frozen = torch.jit.freeze(traced, optimize_numerics=False)
+            job.progress("Writing", 0.8)
+            # Torch's own writer of files ends the process where a disk is full, so it writes to memory.
+            whole = io.BytesIO()
+            torch.jit.save(frozen, whole, _extra_files={METADATA_FILE: json.dumps(job.identity)})
+        job.path.write_bytes(_without_debug_records(whole).getbuffer())
+        job.progress("Writing", 1.0)
+        return {}
+
+    def read(self, artifact: Artifact) -> Graph:
+        return graph_of_script(load_script(artifact.path, torch.device("cpu")))
+
+
+def _without_debug_records(whole: io.BytesIO) -> io.BytesIO:
+    """The archive anew without its debug records: source lines with this machine's paths, which nothing needs."""
+    whole.seek(0)
+    reader, slim = torch._C.PyTorchFileReader(whole), io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(slim)
+    for name in reader.get_all_records():
+        if not name.endswith(".debug_pkl") and name not in ("version", "byteorder", ".data/serialization_id"):
+            data = reader.get_record(name)
+            writer.write_record(name, data, len(data))
+    writer.write_end_of_file()
+    return slim

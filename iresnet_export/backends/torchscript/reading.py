@@ -1,0 +1,124 @@
+"""TorchScript files read back: every operation and weight of a script's graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iresnet_export.errors import ArtifactError
+from iresnet_export.graph.ir import ATEN_KINDS, Array, Graph, Node, Wiring, array_of, conv_attributes, float32, pool_attributes
+
+Read = tuple[dict[str, Any], dict[str, Array]]
+"""Attributes and tensors."""
+
+
+def load_script(path: Path, device: torch.device) -> torch.jit.ScriptModule:
+    """A TorchScript file on a device; ArtifactError if it is not one."""
+    try:
+        with deprecation_expected():
+            module: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+            return module
+    except (RuntimeError, ValueError) as error:
+        first = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise ArtifactError(
+            f"torch {torch.__version__} cannot load {path} as TorchScript ({first}). It is damaged, or was made by another version "
+            "or by torch.jit.optimize_for_inference, whose weights torch does not save.",
+            "Export or copy it again.",
+        ) from error
+
+
+def graph_of_script(module: torch.jit.ScriptModule) -> Graph:
+    """The nodes of a script's graph, in its order; what only carries a value along has it as its first input."""
+    nodes, wiring = list[Node](), Wiring[str]()
+    for node in frozen(module).graph.nodes():
+        kind = ATEN_KINDS.get(node.kind().removeprefix("aten::"))
+        inputs = [value for value in node.inputs() if value.node().kind() != "prim::Constant"]
+        if kind is not None:
+            tensors = [value for value in inputs if value.type().isSubtypeOf(torch._C.TensorType.get())]
+            read = wiring.node([value.debugName() for value in tensors], node.output().debugName())
+            attributes, constants = _READ.get(kind, _plain)(node)
+            nodes.append(Node(kind, node.output().debugName() if constants else "", read, attributes, constants))
+        elif inputs and node.outputsSize() == 1:
+            wiring.carry(inputs[0].debugName(), node.output().debugName())
+    return Graph(nodes)
+
+
+def frozen(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """A module whose weights are constants of its graph."""
+    if not any(True for _ in module.parameters()):
+        return module
+    with deprecation_expected():
+        made: torch.jit.ScriptModule = torch.jit.freeze(module.eval(), optimize_numerics=False)
+        return made
+
+
+def _conv(node: Any) -> Read:
+    inputs = list(node.inputs())
+    groups = inputs[8 if node.kind() == "aten::_convolution" else 6].toIValue()
+    attributes = conv_attributes(_integers(inputs[3]), _integers(inputs[4]), _integers(inputs[5]), groups)
+    return attributes, _constants(node, weight=1, bias=2)
+
+
+def _batch_norm(node: Any) -> Read:
+    inputs = list(node.inputs())
+    attributes = {"eps": float32(inputs[7].toIValue())} | ({"training_mode": 1} if inputs[5].toIValue() else {})
+    return attributes, _constants(node, weight=1, bias=2, running_mean=3, running_var=4)
+
+
+def _linear(node: Any) -> Read:
+    if node.kind() == "aten::addmm":
+        tensors = _constants(node, bias=0, weight=2)
+        return {}, {name: values.T if name == "weight" else values for name, values in tensors.items()}
+    return {}, _constants(node, weight=1, bias=2)
+
+
+def _arithmetic(node: Any) -> Read:
+    """With a constant, or of two values."""
+    return {}, _constants(node, constant=0) or _constants(node, constant=1)
+
+
+def _max_pool(node: Any) -> Read:
+    _, kernel, stride, padding, _dilation, ceil = node.inputs()
+    pads = _integers(padding)
+    return pool_attributes(_integers(kernel), _integers(stride), (*pads, *pads), ceil.toIValue()), {}
+
+
+def _plain(node: Any) -> Read:
+    return {}, {}
+
+
+_READ: dict[str, Callable[[Any], Read]] = {
+    "conv": _conv,
+    "batch_norm": _batch_norm,
+    "linear": _linear,
+    "mul": _arithmetic,
+    "add": _arithmetic,
+    "sub": _arithmetic,
+    "max_pool": _max_pool,
+}
+
+
+def _constants(node: Any, **positions: int) -> dict[str, Array]:
+    inputs = list(node.inputs())
+    values = {name: inputs[position].toIValue() for name, position in positions.items()}
+    return {name: array_of(value) for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _integers(value: Any) -> tuple[int, ...]:
+    found = value.toIValue() if value.node().kind() == "prim::Constant" else [item.toIValue() for item in value.node().inputs()]
+    return tuple(found)
+
+
+@contextmanager
+def deprecation_expected() -> Iterator[None]:
+    """torch says at every use that TorchScript is deprecated; a user who asks for it knows or is told by the documentation."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
+        yield

@@ -1,0 +1,93 @@
+"""Accuracy of a checkpoint or an artifact, of any backend, counted the same way over the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from iresnet_data import evaluation_set
+from iresnet_data.named_data import remark
+from iresnet_export.artifacts.artifact import Artifact, open_artifact
+from iresnet_export.artifacts.data_choice import chosen_data
+from iresnet_export.artifacts.source import subject_of
+from iresnet_export.backends.base import Runtime, running
+from iresnet_export.backends.registry import runtimes_for
+from iresnet_export.errors import InputError, UnavailableError
+from iresnet_export.system.progress import Progress, no_progress
+from iresnet_export.verification.outputs import usable_batch_sizes
+from iresnet_export.verification.reference import in_batches
+from iresnet_models.preprocessing import to_pixels
+from iresnet_train import Evaluation, Loader, evaluate
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """`data`: `digits` or a folder; None for the data set that the network was trained on. `batch_size` bounds memory."""
+
+    data: str | None = None
+    batch_size: int = 32
+    workers: int = 0
+    device: torch.device = torch.device("cpu")
+    checkpoint: Path | None = None
+    trust: bool = False
+    backends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """`evaluation` is None where the artifact cannot run here, and `reason` says why."""
+
+    artifact: Path
+    backend: str
+    status: Literal["ok", "skipped"]
+    evaluation: Evaluation | None
+    reason: str | None = None
+
+
+def accuracies(paths: Sequence[Path], options: EvalOptions, progress: Progress = no_progress) -> list[Accuracy]:
+    """Evaluates every file over the whole held-out part of the data."""
+    artifacts = [open_artifact(path) for path in paths]
+    return [
+        accuracy_of(artifact, runtime, options, progress)
+        for artifact in artifacts
+        for runtime in runtimes_for(artifact.format, options.backends if artifact.format != "checkpoint" else ())
+    ]
+
+
+def accuracy_of(artifact: Artifact, runtime: Runtime, options: EvalOptions, progress: Progress = no_progress) -> Accuracy:
+    subject = subject_of(artifact, options.checkpoint)
+    spec = subject.spec
+    data = chosen_data(options.data, spec, subject.weights, held_out=True)
+    if data is None:
+        known = "does not say which images it was trained on; name a folder with --data."
+        if subject.trained_on is not None:
+            known = f"was trained on {subject.trained_on}: name it with --data. Folders are opened because you name them."
+        raise InputError(f"{artifact.path} {known}")
+    if artifact.manifest is not None:
+        artifact.require_intact()
+    try:
+        session = runtime.load(artifact, options.device, trust=options.trust)
+    except UnavailableError as error:
+        return Accuracy(artifact.path, runtime.name, "skipped", None, str(error))
+    with session:
+        (size,) = usable_batch_sizes(session, [options.batch_size])
+        images = evaluation_set(data, spec, to_pixels(spec))
+        if images.left_out is not None:
+            remark(images.left_out)
+        loader = Loader(images, size, workers=options.workers)
+        done = 0
+
+        def predict(pixels: Tensor) -> Tensor:
+            nonlocal done
+            with running(artifact.path):
+                logits = in_batches(session.run, session.batch_of(pixels, spec), size).cpu()
+            done += 1
+            progress(f"Evaluating {artifact.path.name}", done / len(loader))
+            return logits
+
+        return Accuracy(artifact.path, runtime.name, "ok", evaluate(predict, loader))

@@ -1,0 +1,1 @@
+"""Networks as graphs, whatever the format: nodes, places, precision, comparison."""

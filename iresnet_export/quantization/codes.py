@@ -1,0 +1,214 @@
+"""What a quantized export decides, as data, and the scales and codes that follow from it. Needs no torch.
+
+An activation is `scale * (code - zero_point)`, per tensor; a weight `scale * code`, per output channel (`schemes.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import numpy as np
+
+from iresnet_export.errors import ArtifactError, InputError
+from iresnet_export.graph.ir import Array, Graph, Node
+from iresnet_export.quantization.schemes import CALIBRATORS, SCHEMES, Scheme, Target, scheme_for
+from iresnet_models.typed import shortly, typed
+
+FORMAT = "iresnet-export/quantization/1"
+
+Range = tuple[float, float]
+
+_FURTHEST = 1e38
+_SQNR_DB = (-60.0, 4000.0)
+"""Noise a thousand times the signal is no network any more; no error at all is 3,080 dB."""
+
+_UNSIGNED_CODES = 255
+_LARGEST_BIAS = 2.0**30
+
+
+@dataclass(frozen=True)
+class Codes:
+    """How an activation is coded: a float32 scale, and a zero point whose type is that of the codes."""
+
+    scale: np.float32
+    zero_point: np.generic
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Everything about a quantized export that does not follow from its network and fold.
+
+    `ranges`: lowest and highest value of every activation that is quantized, by its name in the ONNX graph. `inputs`: the
+    activation whose codes each quantized convolution or linear layer reads; `floating`: those layers that stay in float32.
+    `equalized`: whether the fold's free scales make the channels of the residual stream alike. `predicted_sqnr_db` and
+    `predicted_agreement`: signal to error of the logits, and share of the same first class, of this graph against the float32
+    network over the first `compared` of the images, computed by torch.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
+
+    target: str
+    calibrator: str
+    images: int
+    image_source: str
+    ranges: Mapping[str, Range]
+    inputs: Mapping[str, str]
+    equalized: bool
+    compared: int
+    predicted_sqnr_db: float
+    predicted_agreement: float
+    precision: str = "int8"
+    floating: tuple[str, ...] = ()
+
+    @property
+    def scheme(self) -> Scheme:
+        """Raises ArtifactError where a damaged manifest names none that there is."""
+        try:
+            found = scheme_for(self.precision, cast("Target", self.target))
+        except InputError as error:
+            raise _damaged(error) from error
+        if found is None:
+            raise _damaged(f"{self.precision} has no codes")
+        return found
+
+    def codes(self, activation: str) -> Codes:
+        """The scale and zero point of an activation; ArtifactError where a damaged manifest has none."""
+        if activation not in self.ranges:
+            raise _damaged(f"it has no range for {activation}")
+        return codes_of(self.ranges[activation], self.scheme)
+
+    def to_json(self) -> dict[str, Any]:
+        ranges = {name: list(limits) for name, limits in self.ranges.items()}
+        plain = {"inputs": dict(self.inputs), "floating": list(self.floating)}
+        return {"format": FORMAT, **dataclasses.asdict(self), "ranges": ranges, **plain}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Quantization:
+        """What `to_json` wrote; ArtifactError, which names the field, for anything else."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise _damaged(f"it is no object of the format {FORMAT}")
+        try:
+            found = typed(cls, {key: value for key, value in data.items() if key != "format"}, "it")
+        except InputError as error:
+            raise _damaged(error) from error
+        wrong = found._impossible()
+        if wrong is not None:
+            raise _damaged(wrong)
+        return found
+
+    def _impossible(self) -> str | None:
+        """What no export writes: then nothing could be held against it."""
+        for name, (low, high) in self.ranges.items():
+            if not -_FURTHEST <= low <= high <= _FURTHEST:
+                return f"ranges.{name}: a range goes from a lowest to a highest number, not from {low:g} to {high:g}"
+        lowest, highest = _SQNR_DB
+        if not lowest <= self.predicted_sqnr_db <= highest:
+            return f"predicted_sqnr_db: no signal to noise is {self.predicted_sqnr_db:g} dB"
+        if not 0 <= self.predicted_agreement <= 1:
+            return f"predicted_agreement: no share is {self.predicted_agreement:g}"
+        if not 1 <= self.compared <= self.images <= 2**32:
+            return f"compared, images: it says that {self.compared} of {self.images} images were compared"
+        if self.calibrator not in CALIBRATORS:
+            return f"calibrator: there is no {shortly(self.calibrator)}"
+        if (self.precision, self.target) not in SCHEMES:
+            return f"precision, target: there is no {shortly(self.precision)} for {shortly(self.target)}"
+        return None
+
+
+def _damaged(what: object) -> ArtifactError:
+    return ArtifactError(f"What the manifest says of the quantization is damaged ({what}).", "Export the artifact again.")
+
+
+def codes_of(limits: Range, scheme: Scheme) -> Codes:
+    """The codes that cover a range, which is widened to hold zero: padding and ReLUs need it exactly."""
+    low, high = min(limits[0], 0.0), max(limits[1], 0.0)
+    if not scheme.asymmetric:
+        return Codes(_scale(max(-low, high) / scheme.largest), scheme.activations.type(0))
+    scale = _scale((high - low) / _UNSIGNED_CODES)
+    return Codes(scale, scheme.activations.type(np.clip(np.rint(-low / np.float64(scale)), 0, _UNSIGNED_CODES)))
+
+
+def constant_codes(values: Array, scheme: Scheme) -> tuple[Array, Codes]:
+    """A constant per channel as codes, of one scale around zero, so that 1 and -1 are exact."""
+    scale = _scale(float(np.abs(values).max()) / scheme.largest)
+    zero = scheme.activations.type(scheme.largest + 1 if scheme.asymmetric else 0)
+    codes = scheme.weight_codes(values.astype(np.float64) / scale)
+    return (codes.astype(np.int32) + int(zero)).astype(zero.dtype) if scheme.asymmetric else codes, Codes(scale, zero)
+
+
+@dataclass(frozen=True)
+class QuantizedWeights:
+    """A layer's `weight` as codes, a float32 `scale` per output channel, and its `bias`: int32 codes if `bias_scale` is given."""
+
+    weight: Array
+    scale: Array
+    bias: Array
+    bias_scale: Array | None
+
+
+def quantized_weights(weight: Array, bias: Array, activation: Codes, scheme: Scheme) -> QuantizedWeights:
+    """A layer's weights (outputs, ...) and bias (outputs) as codes; where not everything is quantized the bias stays float32.
+
+    A quantized bias is int32 in units of activation scale times weight scale, so a channel of tiny weights gets a scale large
+    enough for its bias to fit.
+    """
+    exact = weight.astype(np.float64)
+    largest = np.abs(exact).reshape(len(exact), -1).max(axis=1)
+    step = largest / scheme.largest
+    if scheme.everywhere:
+        step = np.maximum(step, np.abs(bias.astype(np.float64)) / (np.float64(activation.scale) * _LARGEST_BIAS))
+    scale = np.where(step > 0, step, 1).astype(np.float32)
+    scale = np.maximum(scale, np.finfo(np.float32).tiny)
+    codes = scheme.weight_codes(exact / scale.astype(np.float64).reshape(-1, *[1] * (exact.ndim - 1)))
+    if not scheme.everywhere:
+        return QuantizedWeights(codes, scale, bias, None)
+    bias_scale = (scale * activation.scale).astype(np.float32)
+    return QuantizedWeights(codes, scale, np.rint(bias.astype(np.float64) / bias_scale).astype(np.int32), bias_scale)
+
+
+def quantized_graph(graph: Graph, quantization: Quantization) -> Graph:
+    """What a quantized artifact of this graph should hold: codes in place of weights, and the codes of every activation.
+
+    Raises ArtifactError where the quantization leaves out layers that its scheme quantizes.
+    """
+    activations = [activation_codes(name, quantization.codes(name)) for name in sorted(quantization.ranges)]
+    return Graph([_quantized(node, quantization) if node.tensors else node for node in graph.nodes], activations)
+
+
+def activation_codes(name: str, codes: Codes) -> Node:
+    tensors: dict[str, Array] = {"scale": np.asarray(codes.scale), "zero_point": np.asarray(codes.zero_point)}
+    return Node("quantize", name, tensors=tensors)
+
+
+def _quantized(layer: Node, quantization: Quantization) -> Node:
+    scheme = quantization.scheme
+    if layer.kind in ("mul", "add") and scheme.everywhere:
+        codes, coding = constant_codes(layer.tensors["constant"], scheme)
+        return dataclasses.replace(layer, tensors={"constant": codes, **activation_codes(layer.name, coding).tensors})
+    if layer.kind not in ("conv", "linear"):
+        return layer
+    quantizes = scheme.quantizes(layer.tensors["weight"].shape)
+    if quantizes != (layer.name in quantization.inputs) or quantizes == (layer.name in quantization.floating):
+        does = "quantizes" if quantizes else "does not quantize"
+        raise _damaged(f"{scheme.precision} for {scheme.target} {does} {layer.name}, and it says otherwise")
+    if not quantizes:
+        return layer
+    activation = quantization.codes(quantization.inputs[layer.name])
+    made = quantized_weights(layer.tensors["weight"], layer.tensors["bias"], activation, scheme)
+    zero = np.zeros(len(made.scale), np.int32)
+    coded = {
+        "weight": made.weight,
+        "weight_scale": made.scale,
+        "weight_zero_point": zero.astype(scheme.weights),
+        "bias": made.bias,
+    }
+    if made.bias_scale is not None:
+        coded |= {"bias_scale": made.bias_scale, "bias_zero_point": zero}
+    return dataclasses.replace(layer, tensors=coded)
+
+
+def _scale(value: float) -> np.float32:
+    return np.maximum(np.float32(value), np.finfo(np.float32).tiny) if value > 0 else np.float32(1)

@@ -1,0 +1,1 @@
+"""This machine: versions, hardware, load, NVIDIA's driver and GPUs."""

@@ -1,0 +1,389 @@
+"""`predict`: its answers against the float64 network by hand, which images it finds, and what it does with broken ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import Outcome
+from PIL import Image
+
+from iresnet_export import prediction
+from iresnet_export.artifacts.artifact import Artifact, manifest_path
+from iresnet_export.artifacts.source import Source, source_from_checkpoint
+from iresnet_export.backends.base import ExportOptions
+from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleManifestError, UnavailableError
+from iresnet_export.exporting import export_artifact
+from iresnet_export.prediction import ImagePrediction, PredictOptions, find_images, predict
+from iresnet_models import ModelSpec, load_checkpoint, save_checkpoint
+from iresnet_models.initialization import untrained_network
+
+Run = Callable[..., Outcome]
+Values = np.ndarray[Any, np.dtype[np.float64]]
+
+NAMES = ["a.png", "b.PNG", "deep/c.jpeg", "deep/deeper/d.webp", "e.gif", "z.tiff"]
+"""In the order in which they are predicted."""
+
+
+def picture(seed: int, width: int = 50, height: int = 40) -> Image.Image:
+    """Smooth enough that lossy formats and resizing leave it much as it is."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six images at several depths, and what is none of them."""
+    root = tmp_path / "pictures"
+    for seed, name in enumerate(reversed(NAMES)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(seed).save(root / name)
+    for other in ("notes.txt", ".hidden.png", ".thumbnails/t.png"):
+        (root / other).parent.mkdir(exist_ok=True)
+        (root / other).write_text("no image", encoding="utf-8")
+    (root / "empty").mkdir()
+    return root
+
+
+@pytest.fixture
+def expected(folder: Path, small_checkpoint: Path) -> Values:
+    """Probabilities of the folder's images by eager PyTorch in float64, prepared by hand."""
+    checkpoint = load_checkpoint(small_checkpoint)
+    inputs = []
+    for name in NAMES:
+        with Image.open(folder / name) as image:
+            resized = image.convert("RGB").resize((40, 32), Image.Resampling.BILINEAR)
+        cropped = np.asarray(resized, dtype=np.float64)[:, 4:36] / 255
+        inputs.append(((cropped - checkpoint.spec.mean) / checkpoint.spec.std).transpose(2, 0, 1))
+    with torch.no_grad():
+        logits = checkpoint.model.double().eval()(torch.from_numpy(np.stack(inputs))).numpy()
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def require_equal(found: tuple[ImagePrediction, ...], expected: Values) -> None:
+    """Every class of every image, in order of probability."""
+    for image, probabilities in zip(found, expected, strict=True):
+        assert image.status == "ok"
+        assert [entry.number for entry in image.top] == np.argsort(-probabilities).tolist()
+        np.testing.assert_allclose([entry.probability for entry in image.top], -np.sort(-probabilities), atol=2e-6)
+
+
+ALL = PredictOptions(top_k=10, batch_size=4)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript", "checkpoint"])
+def test_it_answers_as_the_network_in_float64(
+    kind: str, folder: Path, expected: Values, artifacts: dict[str, Artifact], small_checkpoint: Path
+) -> None:
+    path = small_checkpoint if kind == "checkpoint" else artifacts[kind].path
+    shares: list[float] = []
+    found = predict(path, [folder], ALL, lambda _step, share: shares.append(share))
+    assert [image.file for image in found.images] == NAMES
+    assert found.backend == {"checkpoint": "eager", "onnx": "onnxruntime"}.get(kind, kind)
+    require_equal(found.images, expected)
+    assert len({probabilities.argmax() for probabilities in expected}) > 1, "images that the network tells apart"
+    assert shares == [4 / 6, 1.0]
+
+
+@pytest.mark.parametrize(("kind", "file"), [("onnx", "pixels.onnx"), ("torchscript", "pixels.ts")])
+def test_an_artifact_that_takes_pixels_answers_the_same(
+    kind: str, file: str, folder: Path, expected: Values, small_source: Source
+) -> None:
+    artifact = export_artifact(kind, small_source, ExportOptions(fold=False, with_preprocessing=True), output=Path(file))
+    require_equal(predict(artifact.path, [folder], ALL).images, expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_a_static_batch_is_filled_up(batch_size: int, folder: Path, expected: Values, small_source: Source, tmp_path: Path) -> None:
+    options = ExportOptions(fold=False, dynamic_batch=False, batch=4)
+    artifact = export_artifact("onnx", small_source, options, output=tmp_path / "static.onnx")
+    require_equal(predict(artifact.path, [folder], dataclasses.replace(ALL, batch_size=batch_size)).images, expected)
+    (alone,) = predict(artifact.path, [folder / NAMES[3]], ALL).images
+    require_equal((alone,), expected[3:4])
+
+
+def test_a_batch_is_no_larger_than_asked_for_and_no_fuller_than_its_images(
+    folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from iresnet_export.backends.onnxruntime.runtime import OnnxSession
+
+    sizes: list[int] = []
+    run = OnnxSession.run
+
+    def counted(self: OnnxSession, batch: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(batch))
+        return run(self, batch)
+
+    monkeypatch.setattr(OnnxSession, "run", counted)
+    predict(artifacts["onnx"].path, [folder], ALL)
+    assert sizes == [4, 2]
+
+
+def test_images_are_decoded_one_batch_ahead_and_no_further(
+    folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of images must not pile up in memory before the network has seen the first."""
+    decoded: list[Path] = []
+    threads: set[int] = set()
+    load = prediction.load_image
+
+    def counted(path: Path) -> Image.Image:
+        decoded.append(path)
+        threads.add(threading.get_ident())
+        return load(path)
+
+    monkeypatch.setattr(prediction, "load_image", counted)
+    ahead = []
+    predict(artifacts["onnx"].path, [folder] * 5, dataclasses.replace(ALL, batch_size=2), lambda *_: ahead.append(len(decoded)))
+    assert len(ahead) == 15
+    assert all(2 * step <= count <= 2 * (step + 1) for step, count in enumerate(ahead, 1))
+    assert threading.get_ident() not in threads
+
+
+def test_folders_are_searched_in_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [image.name for image in find_images([folder])] == NAMES
+    monkeypatch.chdir(folder.parent)
+    assert [image.name for image in find_images([Path("pictures")])] == NAMES
+    assert [image.name for image in find_images([Path("pictures/deep"), Path("pictures/notes.txt")])] == [
+        "pictures/deep/c.jpeg",
+        "pictures/deep/deeper/d.webp",
+        "pictures/notes.txt",
+    ]
+    assert [image.name for image in find_images([folder / "a.png", folder / "deep" / "deeper"])] == [
+        (folder / "a.png").as_posix(),
+        (folder / "deep" / "deeper" / "d.webp").as_posix(),
+    ]
+
+
+def test_a_folder_that_cannot_be_searched_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def forbid(path: Any) -> Any:  # root, who may run the tests, may read everything
+        if Path(path).name == "deeper":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", forbid)
+    with pytest.raises(InputError, match=r"deeper cannot be searched \(Permission denied\)"):
+        find_images([folder])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text are Linux's")
+def test_a_file_name_that_is_no_text_can_be_printed(folder: Path, run: Run, small_checkpoint: Path) -> None:
+    shutil.copy(folder / "a.png", folder / "deep" / "deeper" / os.fsdecode(b"\xff.png"))
+    outcome = run("predict", small_checkpoint, folder / "deep" / "deeper", "--top-k", 1, "--json", "p.json")
+    assert outcome.status == 0, outcome.err
+    assert r"\udcff.png" in outcome.out
+    assert json.loads(Path("p.json").read_text(encoding="utf-8"))["results"][1]["file"] == r"\udcff.png"
+
+
+@pytest.fixture
+def labelled(small_spec: ModelSpec, tmp_path: Path) -> Path:
+    labels = tuple(f"[b]kind {number}" for number in range(10))
+    save_checkpoint(tmp_path / "labelled.pt", untrained_network(dataclasses.replace(small_spec, labels=labels), seed=1))
+    export_artifact("onnx", source_from_checkpoint(tmp_path / "labelled.pt"), ExportOptions(), output=tmp_path / "l.onnx")
+    return tmp_path / "l.onnx"
+
+
+def test_labels_are_those_of_the_artifact(labelled: Path, folder: Path, expected: Values, run: Run) -> None:
+    (image,) = predict(labelled, [folder / "a.png"], ALL).images
+    assert [(entry.number, entry.label) for entry in image.top] == [
+        (number, f"[b]kind {number}") for number in np.argsort(-expected[0]).tolist()
+    ]
+    outcome = run("predict", labelled, folder / "a.png", "--top-k", 3)
+    best = int(expected[0].argmax())
+    assert outcome.out.count("[b]kind ") == 3
+    assert f"[b]kind {best} " in outcome.out.splitlines()[3]
+    assert f"{expected[0][best]:.2%}" in outcome.out.splitlines()[3]
+
+
+def test_where_there_are_no_labels_classes_go_by_their_number(folder: Path, small_checkpoint: Path) -> None:
+    (image,) = predict(small_checkpoint, [folder / "a.png"], ALL).images
+    assert all(entry.label == str(entry.number) for entry in image.top)
+
+
+def test_a_broken_image_among_good_ones(folder: Path, expected: Values, artifacts: dict[str, Artifact], run: Run) -> None:
+    (folder / "bad[red].png").write_bytes((folder / "a.png").read_bytes()[:300])
+    (folder / "b0.png").touch()
+    outcome = run("predict", artifacts["onnx"].path, folder, "--batch-size", 4, "--top-k", 10, "--json", "p.json")
+    assert outcome.status == 2
+    text = " ".join(outcome.err.split())
+    assert "The image b0.png cannot be read (it is empty" in text
+    assert "The image bad[red].png cannot be read (" in text
+    assert "Not read: 2 of 8 images" in text
+    assert outcome.out.count("unreadable") == 2
+    report = Path("p.json").read_text(encoding="utf-8")
+    assert str(folder) not in report, "no absolute path"
+    results = json.loads(report)["results"]
+    assert [result["file"] for result in results] == sorted([*NAMES, "b0.png", "bad[red].png"])
+    bad = [result for result in results if result["status"] == "unreadable"]
+    assert [(result["file"], result["top"]) for result in bad] == [("b0.png", []), ("bad[red].png", [])]
+    assert all(result["reason"] in text for result in bad)
+    good = [result for result in results if result["status"] == "ok"]
+    for result, probabilities in zip(good, expected, strict=True):
+        assert result["reason"] is None
+        found = {entry["class"]: entry["probability"] for entry in result["top"]}
+        np.testing.assert_allclose([found[number] for number in range(10)], probabilities, atol=2e-6)
+
+
+def test_nothing_but_broken_and_absent_images(run: Run, small_checkpoint: Path) -> None:
+    Path("notes").write_text("no image", encoding="utf-8")
+    outcome = run("predict", small_checkpoint, "notes", "absent.png", "--json", "p.json")
+    assert outcome.status == 2
+    assert "absent.png cannot be read (No such file or directory)" in " ".join(outcome.err.split())
+    results = json.loads(Path("p.json").read_text(encoding="utf-8"))["results"]
+    assert [(result["file"], result["status"]) for result in results] == [("notes", "unreadable"), ("absent.png", "unreadable")]
+
+
+def test_no_images_at_all(folder: Path, run: Run, small_checkpoint: Path) -> None:
+    outcome = run("predict", small_checkpoint, folder / "empty", "--json", "p.json")
+    assert outcome.status == 2
+    assert f"No image was found in {(folder / 'empty').as_posix()}: folders are searched for files that end in .jpg" in outcome.err
+    assert not Path("p.json").exists()
+    assert run("predict", small_checkpoint).status == 2
+
+
+@pytest.mark.parametrize(("asked", "given"), [(1, 1), (3, 3), (10, 10), (11, 10), (1000, 10)])
+def test_top_k_is_at_most_the_number_of_classes(asked: int, given: int, folder: Path, small_checkpoint: Path) -> None:
+    (image,) = predict(small_checkpoint, [folder / "a.png"], PredictOptions(top_k=asked)).images
+    assert len(image.top) == given
+
+
+@pytest.mark.parametrize("wrong", [{"top_k": 0}, {"batch_size": 0}])
+def test_numbers_below_one_are_refused(wrong: dict[str, int], run: Run) -> None:
+    with pytest.raises(InputError, match="takes a number of at least 1, not 0"):
+        PredictOptions(**wrong)  # type: ignore[arg-type]
+    ((name, value),) = wrong.items()
+    assert run("predict", "x.onnx", "y.png", f"--{name.replace('_', '-')}", value).status == 2
+
+
+def test_of_equal_classes_the_first_comes_first(small_spec: ModelSpec, folder: Path) -> None:
+    network = untrained_network(dataclasses.replace(small_spec, num_classes=100))
+    torch.nn.init.zeros_(network.fc.weight)
+    torch.nn.init.zeros_(network.fc.bias)
+    save_checkpoint(Path("equal.pt"), network)
+    (image,) = predict(Path("equal.pt"), [folder / "a.png"], PredictOptions(top_k=100)).images
+    assert [entry.number for entry in image.top] == list(range(100))
+    assert {entry.probability for entry in image.top} == {0.01}
+
+
+def test_the_report_survives_json(folder: Path, artifacts: dict[str, Artifact], run: Run) -> None:
+    path = artifacts["torchscript"].path
+    outcome = run("predict", path, folder, "--batch-size", 4, "--top-k", 2, "--json", "p.json")
+    assert outcome.status == 0, outcome.err
+    assert "\x1b" not in outcome.out
+    assert "Report: p.json" in outcome.err
+    document = json.loads(Path("p.json").read_text(encoding="utf-8"))
+    assert document["schema"] == "iresnet-export/predict/1"
+    assert document["environment"]["versions"]["torch"]
+    made = predict(path, [folder], PredictOptions(top_k=2, batch_size=4)).to_json()
+    assert {key: document[key] for key in made if key != "environment"} == json.loads(
+        json.dumps({key: value for key, value in made.items() if key != "environment"})
+    )
+    assert document["settings"]["top_k"] == 2
+    for result in document["results"]:
+        assert [set(entry) for entry in result["top"]] == [{"class", "label", "probability"}] * 2
+        assert f"{result['file']} " in outcome.out
+
+
+def test_an_artifact_without_manifest_says_itself_what_it_is(
+    folder: Path, expected: Values, artifacts: dict[str, Artifact], small_source: Source
+) -> None:
+    """ONNX as it is, TorchScript with the user's trust; and pixels go to those that take pixels."""
+    alone = Path(shutil.copy(artifacts["onnx"].path, "alone.onnx"))
+    require_equal(predict(alone, [folder], ALL).images, expected)
+    path = export_artifact("torchscript", small_source, ExportOptions(with_preprocessing=True), output=Path("pixels.ts")).path
+    manifest_path(path).unlink()
+    with pytest.raises(ArtifactError, match="--trust"):
+        predict(path, [folder], ALL)
+    require_equal(predict(path, [folder], dataclasses.replace(ALL, trust=True)).images, expected)
+
+
+def test_a_foreign_artifact_needs_its_checkpoint(
+    folder: Path, expected: Values, artifacts: dict[str, Artifact], small_checkpoint: Path, small_spec: ModelSpec
+) -> None:
+    model = onnx.load(artifacts["onnx"].path)
+    del model.metadata_props[:]
+    foreign = Path("foreign.onnx")
+    onnx.save(model, foreign)
+    with pytest.raises(ArtifactError, match="--checkpoint"):
+        predict(foreign, [folder], ALL)
+    require_equal(predict(foreign, [folder], dataclasses.replace(ALL, checkpoint=small_checkpoint)).images, expected)
+    save_checkpoint(Path("other.pt"), untrained_network(dataclasses.replace(small_spec, num_classes=9)))
+    with pytest.raises(ArtifactError, match=r"shape \(4, 10\) for 4 images, and not 9 logits each"):
+        predict(foreign, [folder], dataclasses.replace(ALL, checkpoint=Path("other.pt")))
+    native = Path(shutil.copy(artifacts["torchscript"].path, "foreign.ts"))
+    options = dataclasses.replace(ALL, checkpoint=small_checkpoint)
+    with pytest.raises(ArtifactError, match="--trust"):
+        predict(native, [folder], options)
+    require_equal(predict(native, [folder], dataclasses.replace(options, trust=True)).images, expected)
+
+
+def test_a_changed_artifact_is_refused(folder: Path, copied: Callable[[str], Artifact]) -> None:
+    path = copied("onnx").path
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(StaleManifestError):
+        predict(path, [folder], ALL)
+
+
+def test_outputs_that_are_no_numbers_are_refused(
+    folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from iresnet_export.backends.onnxruntime.runtime import OnnxSession
+
+    run = OnnxSession.run
+
+    def overflowing(self: OnnxSession, batch: torch.Tensor) -> torch.Tensor:
+        logits = run(self, batch)
+        logits[1, 3] = float("inf")
+        return logits
+
+    monkeypatch.setattr(OnnxSession, "run", overflowing)
+    with pytest.raises(CheckFailedError, match=r"NaN or infinite outputs for b\.PNG"):
+        predict(artifacts["onnx"].path, [folder], ALL)
+
+
+def test_it_runs_by_the_first_backend_that_can(
+    folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    from iresnet_export.backends.onnxruntime.runtime import OnnxRuntime
+
+    class Absent(OnnxRuntime):
+        name = "absent"
+
+        def load(self, *_arguments: Any, **_options: Any) -> Any:
+            raise UnavailableError("It is not here.")
+
+    path = artifacts["onnx"].path
+    monkeypatch.setattr(prediction, "runtimes_for", lambda *_: [Absent(), OnnxRuntime()])
+    assert predict(path, [folder], ALL).backend == "onnxruntime"
+    monkeypatch.setattr(prediction, "runtimes_for", lambda *_: [Absent()])
+    outcome = run("predict", path, folder)
+    assert (outcome.status, outcome.err.strip()) == (3, "iresnet-export: It is not here.")
+
+
+def test_a_backend_that_does_not_run_the_format_is_refused(folder: Path, artifacts: dict[str, Artifact], run: Run) -> None:
+    path = artifacts["onnx"].path
+    outcome = run("predict", path, folder, "--backend", "tensorrt")
+    assert outcome.status == 2
+    assert "onnx files are run by" in outcome.err
+    assert run("predict", path, folder, "--backend", "onnxruntime").status == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_an_absent_gpu_is_exit_3(folder: Path, artifacts: dict[str, Artifact], run: Run) -> None:
+    outcome = run("predict", artifacts["onnx"].path, folder, "--device", "cuda")
+    assert outcome.status == 3
+    assert "--device cpu" in outcome.err

@@ -1,0 +1,54 @@
+"""What int8 is held against: what calibration predicted, and how far chance alone may stray from that."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from iresnet_export.quantization.codes import Quantization
+from iresnet_export.verification.criteria import CHANCE, SQNR_MARGIN_DB, Criterion
+
+
+def predicted(agreement: float, compared: int = 64, sqnr_db: float = 30.0) -> Quantization:
+    return Quantization("cpu", "minmax", compared, "noise", {}, {}, False, compared, sqnr_db, agreement)
+
+
+def complaint(seen: int, images: int, quantization: Quantization, sqnr_db: float = 30.0) -> str | None:
+    return Criterion("int8", images, quantization=quantization).reason(None, sqnr_db, seen / images)
+
+
+@pytest.mark.parametrize(("seen", "agrees"), [(32, True), (22, True), (19, True), (15, False), (3, False)])
+def test_agreement_is_held_against_the_predicted_one(seen: int, agrees: bool) -> None:
+    """58 of 64 were predicted: Fisher's exact test gives 1.0, 0.0091, 0.00067, 0.00001 and less."""
+    found = complaint(seen, 32, predicted(58 / 64))
+    assert (found is None) == agrees
+    if found is not None:
+        assert f"agrees for {seen} of 32 images, and it did for 58 of 64" in found
+
+
+def test_fisher_by_hand() -> None:
+    """One image of one that disagrees, with all of three predicted: a chance of 1/4 in any order."""
+    from iresnet_export.verification.criteria import _chance_of_fewer
+
+    assert _chance_of_fewer(0, 1, 3, 3) == pytest.approx(1 / 4)
+    assert _chance_of_fewer(1, 1, 3, 3) == 1
+
+
+@pytest.mark.parametrize("share", [0.6, 0.9, 0.99])
+def test_chance_alone_hardly_ever_fails(share: float) -> None:
+    """Both samples drawn from one rate, 20,000 times."""
+    generator = np.random.default_rng(0)
+    pairs = zip(generator.binomial(64, share, 20_000), generator.binomial(32, share, 20_000), strict=True)
+    outcomes: dict[tuple[int, int], bool] = {}
+    failed = 0
+    for foreseen, seen in pairs:
+        key = int(foreseen), int(seen)
+        if key not in outcomes:
+            outcomes[key] = complaint(key[1], 32, predicted(key[0] / 64)) is not None
+        failed += outcomes[key]
+    assert failed / 20_000 <= 4 * CHANCE
+
+
+def test_signal_to_noise_has_a_margin() -> None:
+    assert complaint(32, 32, predicted(1.0), 30 - SQNR_MARGIN_DB + 0.1) is None
+    assert "signal to noise is 26.9 dB" in str(complaint(32, 32, predicted(1.0), 30 - SQNR_MARGIN_DB - 0.1))
