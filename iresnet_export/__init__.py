@@ -5,8 +5,9 @@ The public API: everything in `__all__`, imported when it is first used. Everyth
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from iresnet_models.lazy import importer
 
 __version__ = "0.1.0"
 
@@ -81,11 +82,7 @@ __all__ = [
     "verify",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importer(__name__, _PLACES)
 
 
 def __dir__() -> list[str]:

@@ -195,7 +195,7 @@ class Scene:
 
     def __init__(self, root: Path, shop: Any, nursery: Nursery, canary: Canary, case: Case) -> None:
         self.root, self.shop, self._nursery, self.canary, self._case = root, shop, nursery, canary, case
-        self.work, self.outside, self.home = root / "work", root / "outside", root / "home"
+        self.work, self.outside, self.home = root / "desk", root / "outside", root / "home"
         self.canaries = self.outside / "canary"
         for folder in (self.work, self.outside, self.home, self.canaries):
             folder.mkdir(parents=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from iresnet_models.lazy import importer
 
 if TYPE_CHECKING:
     from iresnet_data.datasets import calibration_set, evaluation_pixels, evaluation_set, spec_for, training_pixels, training_set
@@ -29,8 +30,4 @@ __all__ = [
     "training_set",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importer(__name__, _LAZY)
