@@ -103,12 +103,9 @@ def read_a_report(path: Path) -> object:
 
 def read_state(path: Path) -> object:
     import hashlib
-    import logging
 
     from iresnet_train.saved import checked
     from iresnet_train.state import StateFolder
-
-    logging.getLogger("iresnet_train").setLevel(logging.CRITICAL)
 
     folder = path.with_name(f"{path.name}-states")
     folder.mkdir(exist_ok=True)

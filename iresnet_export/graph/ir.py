@@ -34,6 +34,7 @@ ATEN_KINDS = {
     "sub": "sub",
     "mul": "mul",
     "max_pool2d": "max_pool",
+    "max_pool2d_with_indices": "max_pool",
     "adaptive_avg_pool2d": "average_pool",
     "mean": "average_pool",
     "linear": "linear",

@@ -106,14 +106,14 @@ def test_settings_and_environment(measured: tuple[BenchReport, BenchOptions]) ->
     assert "versions" in document["environment"]
 
 
-def test_a_spoiled_artifact_has_no_verdict(benched: dict[str, Artifact], tmp_path: Path) -> None:
+def test_a_spoiled_artifact_has_no_verdict(benched: dict[str, Artifact], small_checkpoint: Path, tmp_path: Path) -> None:
     """Its manifest vouches for another file: parity fails, and it is not run."""
     path = Path(shutil.copy(benched["onnx"].path, tmp_path))
     shutil.copy(f"{benched['onnx'].path}.json", tmp_path)
     data = bytearray(path.read_bytes())
     data[-200] ^= 1
     path.write_bytes(data)
-    options = dataclasses.replace(QUICK, verify=True, checkpoint=_checkpoint(benched["onnx"]))
+    options = dataclasses.replace(QUICK, verify=True, checkpoint=small_checkpoint)
     (_, found) = bench([path], dataclasses.replace(options, backends=("onnxruntime",))).results
     assert found.status == "failed_parity"
     assert found.speedup is None
@@ -137,12 +137,6 @@ def test_what_fails_parity_shows_its_latency_and_no_verdict(
     assert "rounding error" in (found.reason or "")
     assert report.recommendation is None
     assert document_of(report, options)["null_reasons"]["recommendation"] == "nothing passed"
-
-
-def _checkpoint(artifact: Artifact) -> Path:
-    assert artifact.manifest is not None
-    assert artifact.manifest.weights.checkpoint is not None
-    return artifact.path.parent / artifact.manifest.weights.checkpoint
 
 
 def test_known_verdicts_are_not_found_again(benched_paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,8 @@ def graph_of_program(program: ExportedProgram) -> Graph:
     constants = {spec.arg.name: stored[spec.target] for spec in program.graph_signature.input_specs if spec.target in stored}
     nodes, wiring = list[Node](), Wiring[str]()
     for call in program.graph.nodes:
+        if call.target is operator.getitem and call.args[1] == 0:  # of operators with several results, the first is the value
+            wiring.carry(call.args[0].name, call.name)
         if call.op != "call_function" or not isinstance(call.target, torch._ops.OpOverload):
             continue
         sources = [source.name for source in call.all_input_nodes if source.name not in constants]
