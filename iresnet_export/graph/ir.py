@@ -15,8 +15,9 @@ from torch import Tensor
 Array = npt.NDArray[Any]
 Value = TypeVar("Value")
 
-KINDS = ("conv", "batch_norm", "relu", "add", "sub", "mul", "max_pool", "average_pool", "linear")
-"""The operations that are nodes; the rest (casts, reshapes, quantization) only carries values along."""
+KINDS = ("conv", "batch_norm", "relu", "add", "sub", "mul", "max_pool", "average_pool", "linear", "softmax")
+"""The operations that a network consists of. Each format's reader lists by name what only carries values along (casts, reshapes,
+quantization); whatever else a file computes is a node too, of a kind of its own name, which no network has."""
 
 WEIGHTED = ("conv", "batch_norm", "linear")
 
@@ -39,13 +40,15 @@ ATEN_KINDS = {
     "mean": "average_pool",
     "linear": "linear",
     "addmm": "linear",
+    "softmax": "softmax",
+    "_softmax": "softmax",
 }
 """KINDS by the names of PyTorch's own operators, which TorchScript and torch.export write."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One of KINDS, with its constants.
+    """One of KINDS, or an operation that is none of them by the file's name for it, with its constants.
 
     `name`: the module's in a network, the file's own in a file, or empty. `inputs`: numbers of the nodes whose results it reads, in
     order of their numbers; -1 for the image, and nothing for constants. `tensors`, in torch's shapes: `weight` (outputs,
@@ -107,9 +110,17 @@ def conv_attributes(stride: Any, padding: Any, dilation: Any, groups: int) -> di
     return {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation), "groups": int(groups)}
 
 
-def pool_attributes(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil: object) -> dict[str, Any]:
+def pool_attributes(
+    kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil: object, dilation: Sequence[int] = (1, 1)
+) -> dict[str, Any]:
     """A max pool's attributes in one form, whichever format they come from; `padding` is (top, left, bottom, right)."""
-    return {"kernel": tuple(kernel), "stride": tuple(stride), "padding": tuple(padding), "ceil": bool(ceil)}
+    return {
+        "kernel": tuple(kernel),
+        "stride": tuple(stride),
+        "padding": tuple(padding),
+        "ceil": bool(ceil),
+        "dilation": tuple(dilation),
+    }
 
 
 def float32(value: float) -> float:

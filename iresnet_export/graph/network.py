@@ -30,7 +30,7 @@ class NetworkProbe(Probe):
         self._traced = traced(network)
         self._calls = [call for call in self._traced.graph.nodes if operation_of(self._traced, call)[0] in KINDS]
         self.graph = _graph_of(self._traced)
-        self.places = {place_of(node): number for number, node in enumerate(self.graph.nodes)}
+        self.places = {place_of(node): number for number, node in enumerate(self.graph.nodes) if node.kind != "softmax"}
 
     def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         return values_of_calls(self._traced, batch, [self._calls[number] for number in wanted])
@@ -105,7 +105,7 @@ def _constants_of(graph: fx.GraphModule, call: fx.Node) -> str | None:
 def _of_function(graph: fx.GraphModule, call: fx.Node, kind: str, scope: str, read: tuple[int, ...]) -> Node:
     held = next((source for source in call.all_input_nodes if source.op == "get_attr"), None)
     if held is None:
-        return Node(kind, scope, read)
+        return Node(kind, scope, read, {"axis": call.args[1]} if kind == "softmax" else {})
     target = str(held.target)
     return Node(kind, plain_name(target), read, tensors={"constant": array_of(graph.get_buffer(target))})
 
@@ -119,6 +119,7 @@ def _of_module(graph: fx.GraphModule, call: fx.Node, read: tuple[int, ...]) -> N
     elif isinstance(module, nn.BatchNorm2d):
         attributes = {"eps": float32(module.eps)}
     elif isinstance(module, nn.MaxPool2d):
-        kernel, stride, padding = (pair(value) for value in (module.kernel_size, module.stride, module.padding))
-        attributes = pool_attributes(kernel, stride, (*padding, *padding), module.ceil_mode)
+        sizes = (module.kernel_size, module.stride, module.padding, module.dilation)
+        kernel, stride, padding, dilation = (pair(value) for value in sizes)
+        attributes = pool_attributes(kernel, stride, (*padding, *padding), module.ceil_mode, dilation)
     return Node(_MODULES[type(module)], name, read, attributes, tensors)

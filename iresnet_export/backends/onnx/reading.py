@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from iresnet_export.artifacts.onnx_files import readable
 from iresnet_export.backends.onnx.constants import computed_constants
 from iresnet_export.graph.ir import Array, Graph, Node, Wiring, conv_attributes, float32, pool_attributes
 from iresnet_export.quantization.placement import codes_of_onnx
-
-_FLOATING = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 Read = tuple[dict[str, Any], dict[str, Array]]
 """Attributes and tensors."""
@@ -27,19 +25,19 @@ def graph_of_onnx(model: onnx.ModelProto) -> Graph:
     with readable("The ONNX graph"):
         constants, nodes, wiring = _Constants(model), list[Node](), Wiring[str]()
         for node, sources in _computed(model, constants):
-            if node.op_type in _OPERATORS:
-                kind, read = _OPERATORS[node.op_type]
-                attributes, tensors = read(node, constants)
-                nodes.append(Node(kind, node.name, wiring.node(sources, node.output[0]), attributes, tensors))
+            if constants.carries(node):
+                wiring.carry(sources[0], node.output[0])
                 continue
-            for value in node.output:
-                wiring.carry(sources[0], value)
+            kind, read = _OPERATORS.get(constants.operator(node), (constants.operator(node), _plain))
+            attributes, tensors = read(node, constants)
+            nodes.append(Node(kind, node.name, wiring.node(sources, node.output[0]), attributes, tensors))
         return Graph(nodes, codes_of_onnx(model))
 
 
 def nodes_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The operations that are nodes of the graph above, in the same order."""
-    return [node for node, _ in _computed(model, _Constants(model)) if node.op_type in _OPERATORS]
+    constants = _Constants(model)
+    return [node for node, _ in _computed(model, constants) if not constants.carries(node)]
 
 
 def _computed(model: onnx.ModelProto, constants: _Constants) -> Iterator[tuple[onnx.NodeProto, list[str]]]:
@@ -61,13 +59,30 @@ class _Constants:
     def __init__(self, model: onnx.ModelProto) -> None:
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._computed, self.derived = computed_constants(model)
-        self.floating = {name for name, tensor in self._tensors.items() if tensor.data_type in _FLOATING}
-        """The constants that are numbers, and no codes."""
         self._dequantized = {
             node.output[0]: list(node.input)
             for node in model.graph.node
             if node.op_type == "DequantizeLinear" and all(name in self._tensors or name in self._computed for name in node.input)
         }
+
+        self._functions = {(function.domain, function.name) for function in model.functions}
+        self._zero_points = {
+            node.input[0]: node.input[2] for node in model.graph.node if node.op_type == "DequantizeLinear" and len(node.input) == 3
+        }
+
+    def operator(self, node: onnx.NodeProto) -> str:
+        """ONNX's own operator of that name, or, with its domain, one that ONNX does not define or the file defines itself."""
+        is_onnx = node.domain in ("", "ai.onnx") and (node.domain, node.op_type) not in self._functions
+        return node.op_type if is_onnx else f"{node.domain}:{node.op_type}"
+
+    def carries(self, node: onnx.NodeProto) -> bool:
+        """Whether an operation gives its first input's numbers, in another type, shape or order, whatever they are."""
+        given = [name for name in node.input[1:] if name and node.op_type != "CastLike"]
+        return self.operator(node) in _CARRYING and len(node.output) == 1 and all(name in self for name in given)
+
+    def rectifies_codes(self, node: onnx.NodeProto) -> bool:
+        """Whether a Clip is a ReLU on codes: nothing below the zero point by which they are read, and no other bound."""
+        return not node.attribute and list(node.input[1:]) == [self._zero_points.get(node.output[0])]
 
     def __contains__(self, value: str) -> bool:
         return value in self._tensors or value in self._computed or value in self._dequantized
@@ -145,20 +160,23 @@ def _arithmetic(node: onnx.NodeProto, constants: _Constants) -> Read:
 
 
 def _clip(node: onnx.NodeProto, constants: _Constants) -> Read:
-    """On codes a ReLU, whose bound is the zero point; of floats it is none."""
-    floating = any(value in constants.floating for value in node.input)
-    return ({"bounds": tuple(node.input[1:])} if floating else {}), {}
+    return ({} if constants.rectifies_codes(node) else {"bounds": tuple(node.input[1:])}), {}
 
 
 def _mean(node: onnx.NodeProto, constants: _Constants) -> Read:
     return {"axes": tuple(_attributes(node).get("axes", ()))}, {}
 
 
+def _softmax(node: onnx.NodeProto, constants: _Constants) -> Read:
+    return {"axis": _attributes(node).get("axis", -1)}, {}
+
+
 def _max_pool(node: onnx.NodeProto, constants: _Constants) -> Read:
     found = _attributes(node)
     kernel = found.get("kernel_shape", ())
     ones, zeros = [1] * len(kernel), [0] * 2 * len(kernel)
-    return pool_attributes(kernel, found.get("strides", ones), found.get("pads", zeros), found.get("ceil_mode", 0)), {}
+    dilation = found.get("dilations", ones)
+    return pool_attributes(kernel, found.get("strides", ones), found.get("pads", zeros), found.get("ceil_mode", 0), dilation), {}
 
 
 def _plain(node: onnx.NodeProto, constants: _Constants) -> Read:
@@ -178,4 +196,11 @@ _OPERATORS: dict[str, tuple[str, Callable[[onnx.NodeProto, _Constants], Read]]] 
     "ReduceMean": ("average_pool", _mean),
     "Gemm": ("linear", _gemm),
     "MatMul": ("linear", _matmul),
+    "Softmax": ("softmax", _softmax),
 }
+
+_CARRYING = (
+    *("Identity", "Cast", "CastLike", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"),
+    *("QuantizeLinear", "DequantizeLinear"),
+)
+"""What these do to a number depends on no other number of the image's. What Cast and the last two lose shows in every output."""

@@ -45,27 +45,47 @@ def graph_of_program(program: ExportedProgram) -> Graph:
     constants = {spec.arg.name: stored[spec.target] for spec in program.graph_signature.input_specs if spec.target in stored}
     nodes, wiring = list[Node](), Wiring[str]()
     for call in program.graph.nodes:
-        if call.target is operator.getitem and call.args[1] == 0:  # of operators with several results, the first is the value
-            wiring.carry(call.args[0].name, call.name)
-        if call.op != "call_function" or not isinstance(call.target, torch._ops.OpOverload):
+        if call.op in ("placeholder", "output", "get_attr"):
             continue
         sources = [source.name for source in call.all_input_nodes if source.name not in constants]
-        if call.all_input_nodes and not sources:
+        if call.all_input_nodes and not sources and isinstance(call.target, torch._ops.OpOverload):
             constants[call.name] = call.target(*_values(call.args, constants), **_values(call.kwargs, constants))
             continue
-        kind = ATEN_KINDS.get(_operator(call))
-        if kind is not None:
-            attributes, tensors = _READ.get(kind, _plain)(_arguments(call), constants)
-            nodes.append(Node(kind, call.name, wiring.node(sources, call.name), attributes, tensors))
-        elif sources:
-            wiring.carry(sources[0], call.name)
+        if _carries(call):
+            if sources:
+                wiring.carry(sources[0], call.name)
+            continue
+        kind = ATEN_KINDS.get(_operator(call), _operator(call))
+        read = _READ.get(kind)
+        attributes, tensors = ({}, {}) if read is None else read(_arguments(call), constants)
+        nodes.append(Node(kind, call.name, wiring.node(sources, call.name), attributes, tensors))
     return Graph(nodes)
 
 
 def _operator(call: fx.Node) -> str:
-    """A call's operator, whichever of its overloads."""
-    name: str = call.target._schema.name  # type: ignore[union-attr]
+    """A call's operator, whichever of its overloads; with its name space where that is not PyTorch's own."""
+    if not isinstance(call.target, torch._ops.OpOverload):
+        return f"python:{getattr(call.target, '__name__', call.target)}"
+    name: str = call.target._schema.name
     return name.removeprefix("aten::")
+
+
+def _carries(call: fx.Node) -> bool:
+    """Whether a call gives its first input's numbers, in another type, shape or order, whatever they are; or gives none."""
+    if call.target is operator.getitem:
+        return call.args[1:] == (0,)  # of an operation with several results the first is the value
+    if not isinstance(call.target, torch._ops.OpOverload):
+        return False
+    name = _operator(call)
+    return name in _CARRYING or (name == "dropout" and call.args[2] is False)
+
+
+_CARRYING = (
+    *("to", "_to_copy", "flatten", "reshape", "view", "_unsafe_view", "permute", "squeeze", "unsqueeze"),
+    *("contiguous", "clone", "detach", "detach_", "alias", "lift_fresh_copy", "sym_size"),
+    *("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size"),
+)
+"""What these do to a number depends on no other number of the image's. What a change of type loses shows in every output."""
 
 
 def _values(arguments: Any, constants: dict[str, Tensor]) -> Any:
@@ -106,7 +126,9 @@ def _linear(found: dict[str, Any], constants: dict[str, Tensor]) -> Read:
     if "mat2" not in found:
         return {}, _tensors(found, constants, weight="weight", bias="bias")
     tensors = _tensors(found, constants, weight="mat2", bias="self")
-    return {}, {name: values.T for name, values in tensors.items()}
+    return {name: found[name] for name in ("beta", "alpha") if found[name] != 1}, {
+        name: values.T for name, values in tensors.items()
+    }
 
 
 def _arithmetic(found: dict[str, Any], constants: dict[str, Tensor]) -> Read:
@@ -116,12 +138,12 @@ def _arithmetic(found: dict[str, Any], constants: dict[str, Tensor]) -> Read:
 
 
 def _max_pool(found: dict[str, Any], constants: dict[str, Tensor]) -> Read:
-    kernel, padding = _pair(found["kernel_size"]), _pair(found["padding"])
-    return pool_attributes(kernel, _pair(found["stride"] or kernel), (*padding, *padding), found["ceil_mode"]), {}
+    kernel, padding, dilation = (_pair(found[name]) for name in ("kernel_size", "padding", "dilation"))
+    return pool_attributes(kernel, _pair(found["stride"] or kernel), (*padding, *padding), found["ceil_mode"], dilation), {}
 
 
-def _plain(found: dict[str, Any], constants: dict[str, Tensor]) -> Read:
-    return {}, {}
+def _softmax(found: dict[str, Any], constants: dict[str, Tensor]) -> Read:
+    return {"axis": found["dim"]}, {}
 
 
 def _pair(value: Any) -> Any:
@@ -136,6 +158,7 @@ _READ: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], Read]] = {
     "add": _arithmetic,
     "sub": _arithmetic,
     "max_pool": _max_pool,
+    "softmax": _softmax,
 }
 
 

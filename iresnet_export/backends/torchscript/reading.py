@@ -34,19 +34,46 @@ def load_script(path: Path, device: torch.device) -> torch.jit.ScriptModule:
 
 
 def graph_of_script(module: torch.jit.ScriptModule) -> Graph:
-    """The nodes of a script's graph, in its order; what only carries a value along has it as its first input."""
+    """The nodes of a script's graph, in its order."""
     nodes, wiring = list[Node](), Wiring[str]()
     for node in frozen(module).graph.nodes():
-        kind = ATEN_KINDS.get(node.kind().removeprefix("aten::"))
         inputs = [value for value in node.inputs() if value.node().kind() != "prim::Constant"]
-        if kind is not None:
-            tensors = [value for value in inputs if value.type().isSubtypeOf(torch._C.TensorType.get())]
-            read = wiring.node([value.debugName() for value in tensors], node.output().debugName())
-            attributes, constants = _READ.get(kind, _plain)(node)
-            nodes.append(Node(kind, node.output().debugName() if constants else "", read, attributes, constants))
-        elif inputs and node.outputsSize() == 1:
-            wiring.carry(inputs[0].debugName(), node.output().debugName())
+        output = next((value.debugName() for value in node.outputs()), "")
+        if _carries(node):
+            if inputs:
+                wiring.carry(inputs[0].debugName(), output)
+            continue
+        tensors = [value for value in inputs if value.type().isSubtypeOf(torch._C.TensorType.get())]
+        kind = ATEN_KINDS.get(_operator(node), node.kind())
+        attributes, constants = _READ.get(kind, _plain)(node)
+        read = wiring.node([value.debugName() for value in tensors], output)
+        nodes.append(Node(kind, output if constants else "", read, attributes, constants))
     return Graph(nodes)
+
+
+def operations_of(graph: Any) -> list[Any]:
+    """The operations of a frozen module's graph that are nodes of the graph above, in the same order."""
+    return [node for node in graph.nodes() if not _carries(node)]
+
+
+def _operator(node: Any) -> str:
+    kind: str = node.kind()
+    return kind.removeprefix("aten::") if kind.startswith("aten::") else kind
+
+
+def _carries(node: Any) -> bool:
+    """Whether an operation gives its first input's numbers, in another type, shape or order, whatever they are."""
+    if node.kind() == "aten::dropout":
+        return list(node.inputs())[2].toIValue() is False
+    return node.kind() in _CARRYING and node.outputsSize() == 1
+
+
+_CARRYING = (
+    *("prim::Constant", "prim::ListConstruct", "prim::TupleConstruct", "prim::NumToTensor", "aten::size", "aten::Int"),
+    *("aten::to", "aten::flatten", "aten::reshape", "aten::view", "aten::permute", "aten::squeeze", "aten::unsqueeze"),
+    *("aten::contiguous", "aten::clone", "aten::detach"),
+)
+"""What these do to a number depends on no other number of the image's. What a change of type loses shows in every output."""
 
 
 def frozen(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
@@ -60,8 +87,10 @@ def frozen(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 
 def _conv(node: Any) -> Read:
     inputs = list(node.inputs())
-    groups = inputs[8 if node.kind() == "aten::_convolution" else 6].toIValue()
+    may_transpose = node.kind() in ("aten::_convolution", "aten::convolution")
+    groups = inputs[8 if may_transpose else 6].toIValue()
     attributes = conv_attributes(_integers(inputs[3]), _integers(inputs[4]), _integers(inputs[5]), groups)
+    attributes |= {"transposed": 1} if may_transpose and inputs[6].toIValue() else {}
     return attributes, _constants(node, weight=1, bias=2)
 
 
@@ -73,20 +102,29 @@ def _batch_norm(node: Any) -> Read:
 
 def _linear(node: Any) -> Read:
     if node.kind() == "aten::addmm":
+        inputs = list(node.inputs())
         tensors = _constants(node, bias=0, weight=2)
-        return {}, {name: values.T if name == "weight" else values for name, values in tensors.items()}
+        factors = {name: inputs[index].toIValue() for index, name in ((3, "beta"), (4, "alpha"))}
+        return {name: value for name, value in factors.items() if value != 1}, {
+            name: values.T if name == "weight" else values for name, values in tensors.items()
+        }
     return {}, _constants(node, weight=1, bias=2)
 
 
 def _arithmetic(node: Any) -> Read:
     """With a constant, or of two values."""
-    return {}, _constants(node, constant=0) or _constants(node, constant=1)
+    inputs = list(node.inputs())
+    alpha = inputs[2].toIValue() if len(inputs) > 2 else 1
+    return ({} if alpha == 1 else {"alpha": alpha}), _constants(node, constant=0) or _constants(node, constant=1)
 
 
 def _max_pool(node: Any) -> Read:
-    _, kernel, stride, padding, _dilation, ceil = node.inputs()
-    pads = _integers(padding)
-    return pool_attributes(_integers(kernel), _integers(stride), (*pads, *pads), ceil.toIValue()), {}
+    kernel, stride, padding, dilation = (_integers(value) for value in list(node.inputs())[1:5])
+    return pool_attributes(kernel, stride or kernel, (*padding, *padding), list(node.inputs())[5].toIValue(), dilation), {}
+
+
+def _softmax(node: Any) -> Read:
+    return {"axis": list(node.inputs())[1].toIValue()}, {}
 
 
 def _plain(node: Any) -> Read:
@@ -101,6 +139,7 @@ _READ: dict[str, Callable[[Any], Read]] = {
     "add": _arithmetic,
     "sub": _arithmetic,
     "max_pool": _max_pool,
+    "softmax": _softmax,
 }
 
 

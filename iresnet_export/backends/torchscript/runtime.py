@@ -11,8 +11,7 @@ from torch import Tensor
 from iresnet_export.artifacts.artifact import Artifact, FormatName
 from iresnet_export.artifacts.metadata import normalises
 from iresnet_export.backends.base import Runtime, Session, require_trusted
-from iresnet_export.backends.torchscript.reading import frozen, graph_of_script, load_script
-from iresnet_export.graph.ir import ATEN_KINDS
+from iresnet_export.backends.torchscript.reading import frozen, graph_of_script, load_script, operations_of
 from iresnet_export.graph.precision import precision_of, widest
 from iresnet_export.graph.probe import Probe
 from iresnet_export.system.torch_settings import torch_threads
@@ -41,7 +40,7 @@ class ScriptProbe(Probe):
 
     def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         graph = self._module.graph.copy()
-        nodes = [node for node in graph.nodes() if node.kind().removeprefix("aten::") in ATEN_KINDS]
+        nodes = operations_of(graph)
         values = [nodes[index].output() for index in wanted]
         both = graph.create("prim::TupleConstruct", values, 1)
         both.output().setType(torch._C.TupleType([value.type() for value in values]))
