@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from iresnet_export.artifacts.archives import opened
-from iresnet_export.artifacts.artifact import Artifact, FormatName, embedded_identity
+from iresnet_export.artifacts.artifact import Artifact, FormatName, Manifest, embedded_identity
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_models.precisions import PRECISIONS
 from iresnet_models.spec import ModelSpec
@@ -17,8 +17,6 @@ METADATA_KEY, METADATA_FILE = "iresnet-export", "iresnet-export.json"
 
 _LIMIT = 4 << 20
 """Of what a file says of itself, in bytes: the names of a hundred thousand classes."""
-_OF_THE_IMAGE_SIZE = ("image_size", "resize")
-"""An export may be made for other images than those of the training."""
 
 
 def identity_of(path: Path, format: FormatName) -> dict[str, Any] | None:
@@ -81,9 +79,12 @@ def contradiction(artifact: Artifact, checkpoint: ModelSpec) -> str | None:
     manifest = artifact.manifest
     if manifest is None:
         return None
-    told, known = manifest.spec.to_json(), checkpoint.to_json()
-    for key in (key for key in known if key not in _OF_THE_IMAGE_SIZE and told[key] != known[key]):
+    # An export may be made for other images than those of the training, whose size decides to what they are resized before.
+    told, known = manifest.spec.to_json(), checkpoint.with_image_size(manifest.spec.image_size).to_json()
+    for key in (key for key in known if told[key] != known[key]):
         return f"the manifest says that {key} is {told[key]}, and the checkpoint that it is {known[key]}"
+    if manifest.format == "onnx" and (wrong := _other_images(artifact.path, manifest)) is not None:
+        return wrong
     inside = identity_of(artifact.path, manifest.format)
     if inside is None:
         return None
@@ -92,6 +93,17 @@ def contradiction(artifact: Artifact, checkpoint: ModelSpec) -> str | None:
         if key != "producer" and _flat(inside).get(key) != value:
             return f"the file says of itself that {key} is {_flat(inside).get(key)}, and the manifest that it is {value}"
     return None
+
+
+def _other_images(path: Path, manifest: Manifest) -> str | None:
+    """What an ONNX file takes, if those are no images of the manifest's size: nothing of them should be computed then."""
+    from iresnet_export.artifacts.onnx_files import images_of, read_onnx
+
+    size, image = manifest.spec.image_size, images_of(read_onnx(path, external=False))[0].type.tensor_type
+    taken = [extent.dim_value or extent.dim_param for extent in image.shape.dim][1:]
+    if taken == ([size, size, 3] if manifest.with_preprocessing else [3, size, size]):
+        return None
+    return f"the manifest says that it takes images of {size} by {size}, and the file takes {' by '.join(map(str, taken))}"
 
 
 def stored_precision(artifact: Artifact) -> str:

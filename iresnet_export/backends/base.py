@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifacts.archives import is_archive, require_whole
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact, FormatName, Manifest
 from iresnet_export.errors import ArtifactError, InputError, IResNetError
 from iresnet_export.graph.ir import Graph
 from iresnet_export.graph.probe import Probe
@@ -200,9 +200,33 @@ class Format(ABC):
         """What these options add to the default name of a file."""
         return []
 
-    @abstractmethod
+    def options_of(self, manifest: Manifest) -> ExportOptions:
+        """Those of the export that a manifest tells of, as far as they decide what the file holds; InputError if they cannot be."""
+        settings = manifest.details.get("settings", {})
+        told: dict[str, Any] = {name: getattr(manifest, name) for name in ("precision", "fold", "with_preprocessing")}
+        if manifest.batch is not None:
+            told |= {"dynamic_batch": False, "batch": manifest.batch[0]}
+        known = {entry.name for entry in dataclasses.fields(self.options_type)}
+        told |= {name: settings[name] for name in ("opset", "target") if name in settings and name in known}
+        return self.options_type(**told)
+
+    def content(self, job: ExportJob) -> bytes | None:
+        """The whole file that the job asks for, the same bytes anywhere; None for what others compile from a parent."""
+        return None
+
+    def difference(self, expected: bytes, found: bytes) -> str:
+        """The first thing in which two files of this format differ, as `NAME is ... and not ...`."""
+        raise NotImplementedError
+
     def write(self, job: ExportJob) -> dict[str, Any]:
         """Writes what the job says to its path; returns details for the manifest."""
+        content = self.content(job)
+        if content is None:
+            raise NotImplementedError
+        job.progress("Writing", 0.8)
+        job.path.write_bytes(content)
+        job.progress("Writing", 1.0)
+        return {}
 
     def read(self, artifact: Artifact) -> Graph | None:
         """What the file holds; None where the format hides it. Only for files that are trusted, where the format is `native`."""

@@ -46,6 +46,9 @@ def verify(
     localise: Annotated[
         bool, typer.Option("--localise", help="Compare block by block even if nothing fails, and show the table.")
     ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Rebuild the files and compare them, and no outputs: some seconds each.")
+    ] = False,
     max_accuracy_drop: Annotated[
         float | None,
         typer.Option(
@@ -70,9 +73,9 @@ def verify(
 ) -> None:
     """Prove that artifacts are the network that was trained.
 
-    Every weight is read back and compared with the checkpoint's. Outputs are compared with the float64 network, in units of the
-    network's own float32 rounding error. Exit status: 0 if at least one passes and none fails, 1 if one fails, 3 if nothing
-    could be verified.
+    Every file is rebuilt from its checkpoint and manifest, and compared whole. Outputs are compared with the float64 network,
+    in units of the network's own float32 rounding error. Exit status: 0 if at least one passes and none fails, 1 if one fails,
+    3 if nothing could be verified.
     """
     if images < 1:
         raise InputError(f"--images takes a number of images, not {images}.")
@@ -93,6 +96,7 @@ def verify(
         backends=runtimes_from_options(backend, ort_cuda),
         localise=localise,
         max_accuracy_drop=max_accuracy_drop,
+        quick=quick,
         cache=not no_cache,
     )
     with progress_bar() as progress:

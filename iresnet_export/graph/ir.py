@@ -80,6 +80,10 @@ class Graph:
         return [*(node for node in self.nodes if node.is_weighted), *self.codes]
 
     @property
+    def kinds(self) -> set[str]:
+        return {node.kind for node in self.nodes}
+
+    @property
     def layers(self) -> Iterator[Node]:
         """The convolutions and linear layers: where a network's multiply-accumulates are."""
         return (node for node in self.nodes if node.kind in ("conv", "linear"))

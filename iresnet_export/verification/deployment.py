@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import onnx
 import torch
 
 from iresnet_export.artifacts.artifact import Manifest
@@ -55,6 +56,16 @@ class Deployment:
                 "Export it again.",
             )
         return found
+
+    @cached_property
+    def quantized_model(self) -> onnx.ModelProto:
+        """The quantized graph; ArtifactError or ExportError where the manifest's quantization is not one of this network."""
+        from iresnet_export.backends.onnx.writing import onnx_from_network
+        from iresnet_export.quantization.placement import quantized_onnx
+
+        if self.quantization is None:
+            raise ArtifactError("Only int8 and fp8 artifacts have a quantized graph.")
+        return quantized_onnx(onnx_from_network(self.network), self.quantization)
 
     @cached_property
     def probe(self) -> NetworkProbe:

@@ -18,10 +18,8 @@ from iresnet_export.backends.base import Runtime
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.probing import with_outputs
 from iresnet_export.backends.onnx.reading import graph_of_onnx
-from iresnet_export.backends.onnx.writing import onnx_from_network
 from iresnet_export.graph.align import aligned, place_in_words
 from iresnet_export.graph.network import NetworkProbe
-from iresnet_export.quantization.placement import quantized_onnx
 from iresnet_export.quantization.schemes import QUANTIZED
 from iresnet_export.system.progress import Progress
 from iresnet_export.system.torch_settings import without_tf32
@@ -110,9 +108,9 @@ RoundingForm = tuple[Callable[[Tensor, Tensor], dict[str, Tensor]], bool]
 
 
 def _rounding_forms(deployment: Deployment, original: Network, precision: str) -> Iterator[RoundingForm]:
-    network, quantization, with_preprocessing = deployment.network, deployment.quantization, deployment.with_preprocessing
-    if quantization is not None:
-        model = quantized_onnx(onnx_from_network(network), quantization)
+    network, with_preprocessing = deployment.network, deployment.with_preprocessing
+    if deployment.quantization is not None:
+        model = deployment.quantized_model
         wanted = aligned(deployment.probe.graph, graph_of_onnx(model), deployment.probe.places)
         observed, names = with_outputs(model, list(wanted.values()))
         graph = OnnxGraph(observed)

@@ -18,20 +18,23 @@ from iresnet_export.artifacts.data_choice import chosen_data, is_named
 from iresnet_export.artifacts.source import Source, source_of_artifact, subject_of
 from iresnet_export.backends.base import Runtime, require_trusted
 from iresnet_export.backends.registry import format_named, require_settings_used, runtimes_for
-from iresnet_export.errors import ArtifactError, InputError, IResNetError, StaleManifestError, UnavailableError
+from iresnet_export.errors import ArtifactError, ExportError, InputError, IResNetError, StaleManifestError, UnavailableError
 from iresnet_export.graph.compare import GraphReport, WeightsReport
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.criteria import Criterion, criterion_for
 from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.localisation import Localisation, localise
 from iresnet_export.verification.outputs import OutputsReport, compare_outputs
-from iresnet_export.verification.read_back import ReadBack, read_back
+from iresnet_export.verification.read_back import Coverage, ReadBack, read_back
 from iresnet_export.verification.reference import MINIMUM_IMAGES, Reference, reference_of
 from iresnet_export.verification.reference_cache import cached_reference
 from iresnet_models.preprocessing import noise_pixels
 from iresnet_models.spec import ModelSpec
 
 Status = Literal["pass", "fail", "skipped"]
+
+_NO_RUNTIME = "file"
+"""What stands in a runtime's place where only files are compared."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class VerifyOptions:
     """Whether to compare block by block even where nothing fails."""
     max_accuracy_drop: float | None = None
     """In percentage points: a candidate fails unless its accuracy is shown to drop by no more; needs labels."""
+    quick: bool = False
+    """Whether to compare files alone, and no outputs: what cannot be rebuilt here is skipped then."""
     cache: bool = True
     """Whether references are kept from one run to the next."""
 
@@ -70,6 +75,8 @@ class Candidate:
     outputs: OutputsReport | None = None
     localisation: Localisation | None = None
     graph: GraphReport | None = None
+    coverage: Coverage = "outputs"
+    """How much of the artifact was compared: see `ReadBack`."""
     notices: tuple[str, ...] = ()
     """What is to be said of how it ran, whatever the verdict."""
 
@@ -129,6 +136,8 @@ class References:
 
 def verify(paths: Sequence[Path], options: VerifyOptions, progress: Progress = no_progress) -> Verification:
     """Verifies every artifact; raises InputError for wrong use, and records everything that is wrong with an artifact."""
+    if options.quick and (options.localise or options.max_accuracy_drop is not None or options.backends or options.data):
+        raise InputError("--quick compares files alone: no --data, --backend, --localise or --max-accuracy-drop goes with it.")
     artifacts = [open_artifact(path) for path in paths]
     require_settings_used(options.backends, options.device, [artifact.format for artifact in artifacts])
     if options.max_accuracy_drop is not None:
@@ -136,7 +145,7 @@ def verify(paths: Sequence[Path], options: VerifyOptions, progress: Progress = n
     references = References(options, progress)
     candidates = []
     for artifact in artifacts:
-        runtimes = runtimes_for(artifact.format, options.backends)
+        runtimes = () if options.quick else runtimes_for(artifact.format, options.backends)
         candidates += verify_artifact(artifact, runtimes, options, references, progress)
     return Verification(references.all, candidates)
 
@@ -148,7 +157,8 @@ def verify_artifact(
     precision = artifact.manifest.precision if artifact.manifest else "fp32"
 
     def all_fail(error: Exception) -> list[Candidate]:
-        return [Candidate(artifact.path, runtime.label, precision, "fail", str(error)) for runtime in runtimes]
+        labels = [_NO_RUNTIME] if options.quick else [runtime.label for runtime in runtimes]
+        return [Candidate(artifact.path, label, precision, "fail", str(error)) for label in labels]
 
     try:
         if artifact.manifest is not None:
@@ -161,8 +171,15 @@ def verify_artifact(
     try:
         deployment = Deployment(source, artifact.manifest)
         found = read_back(artifact, deployment, progress)
-    except (InputError, StaleManifestError) as error:  # a damaged file, parent or manifest
+    except (InputError, ExportError, StaleManifestError) as error:  # a damaged file, parent or manifest
         return all_fail(error)
+
+    if options.quick:
+        limit = None if found.reason else found.limit
+        unseen = None if limit is None else f"without --quick it is {limit}"
+        status: Status = "fail" if found.reason else "skipped" if limit else "pass"
+        read: dict[str, Any] = {"weights": found.weights, "graph": found.graph, "coverage": found.coverage}
+        return [Candidate(artifact.path, _NO_RUNTIME, precision, status, found.reason or unseen, **read)]
 
     @functools.cache
     def criterion_of(computed: str) -> tuple[Reference, Criterion]:
@@ -186,9 +203,11 @@ def _verdict(
     precision, wrong = artifact.manifest.precision if artifact.manifest else "fp32", held.reason
 
     def verdict(status: Status, reason: str | None, **measured: Any) -> Candidate:
-        found = {"weights": held.weights, "graph": held.graph, **measured}
+        found = {"weights": held.weights, "graph": held.graph, "coverage": held.coverage, **measured}
         return Candidate(artifact.path, runtime.label, precision, status, reason, **found)
 
+    if not held.is_comparable:
+        return verdict("fail", wrong)
     try:
         session = runtime.load(artifact, options.device, trust=options.trust)
     except UnavailableError as error:
@@ -204,12 +223,14 @@ def _verdict(
     try:
         with session:
             outputs = compare_outputs(session, reference, criterion, options.batch_sizes, progress)
-            notices = tuple(session.notices)
-    except (IResNetError, KeyboardInterrupt):
+            notices = (*session.notices, *([held.limit] if held.limit else []))
+    except UnavailableError as error:
+        return verdict("fail" if wrong else "skipped", wrong or str(error), computed_precision=computed, reference=reference.id)
+    except MemoryError:
         raise
     except Exception as error:  # a runtime's own error types are many: whatever it raises, the artifact does not run
-        failure = f"it does not run: {_first_line(error)}"
-        return verdict("fail", wrong or failure, computed_precision=computed, reference=reference.id)
+        failure = f"it does not run: {error if isinstance(error, IResNetError) else _first_line(error)}"
+        return verdict("fail", f"{wrong}; {failure}" if wrong else failure, computed_precision=computed, reference=reference.id)
     reason = "; ".join(text for text in (wrong, outputs.reason) if text) or None
     status: Status = "fail" if reason else "pass"
     measured = {"computed_precision": computed, "reference": reference.id, "outputs": outputs, "notices": notices}

@@ -30,7 +30,7 @@ from iresnet_export.quantization.codes import Codes, Quantization, codes_of, qua
 from iresnet_export.quantization.placement import quantized_onnx
 from iresnet_export.quantization.schemes import E4M3, SCHEMES
 from iresnet_export.system.progress import no_progress
-from iresnet_export.verification.criteria import Criterion
+from iresnet_export.verification.criteria import Criterion, Expectation
 from iresnet_models import FoldedNetwork, ModelSpec
 from iresnet_models.folding import fold
 from iresnet_models.preprocessing import noise_pixels, normalised
@@ -225,7 +225,7 @@ def test_zeros_have_signs_and_differences_are_counted_in_codes() -> None:
 
 def test_what_it_is_held_against_names_it() -> None:
     quantization = dataclasses.replace(made().quantization, predicted_sqnr_db=20.0, predicted_agreement=1.0)
-    criterion = Criterion("fp8", 32, quantization=quantization)
+    criterion = Criterion("fp8", 32, expectations=(Expectation.by_calibration(quantization),))
     assert criterion.reason(None, 17.1, 1.0) is None
     assert str(criterion.reason(None, 16.9, 1.0)).startswith("fp8 costs more than calibration predicted")
     assert str(criterion.reason(None, 20.0, 0.4)).startswith("fp8 decides otherwise")

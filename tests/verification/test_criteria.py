@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iresnet_export.quantization.codes import Quantization
-from iresnet_export.verification.criteria import CHANCE, SQNR_MARGIN_DB, Criterion
+from iresnet_export.verification.criteria import CHANCE, LEAST_SQNR_DB, SQNR_MARGIN_DB, Criterion, Expectation
 
 
 def predicted(agreement: float, compared: int = 64, sqnr_db: float = 30.0) -> Quantization:
@@ -14,7 +14,7 @@ def predicted(agreement: float, compared: int = 64, sqnr_db: float = 30.0) -> Qu
 
 
 def complaint(seen: int, images: int, quantization: Quantization, sqnr_db: float = 30.0) -> str | None:
-    return Criterion("int8", images, quantization=quantization).reason(None, sqnr_db, seen / images)
+    return Criterion("int8", images, expectations=(Expectation.by_calibration(quantization),)).reason(None, sqnr_db, seen / images)
 
 
 @pytest.mark.parametrize(("seen", "agrees"), [(32, True), (22, True), (19, True), (15, False), (3, False)])
@@ -23,7 +23,7 @@ def test_agreement_is_held_against_the_predicted_one(seen: int, agrees: bool) ->
     found = complaint(seen, 32, predicted(58 / 64))
     assert (found is None) == agrees
     if found is not None:
-        assert f"agrees for {seen} of 32 images, and it did for 58 of 64" in found
+        assert f"agrees for {seen} of 32 images, against 58 of 64" in found
 
 
 def test_fisher_by_hand() -> None:
@@ -52,3 +52,15 @@ def test_chance_alone_hardly_ever_fails(share: float) -> None:
 def test_signal_to_noise_has_a_margin() -> None:
     assert complaint(32, 32, predicted(1.0), 30 - SQNR_MARGIN_DB + 0.1) is None
     assert "signal to noise is 26.9 dB" in str(complaint(32, 32, predicted(1.0), 30 - SQNR_MARGIN_DB - 0.1))
+
+
+def test_no_expectation_makes_noise_pass() -> None:
+    """A manifest that foretells nothing but noise lets nothing pass by that."""
+    resigned = predicted(0.0, sqnr_db=-60.0)
+    assert complaint(0, 32, resigned, LEAST_SQNR_DB + 0.1) is None
+    assert "costs too much" in str(complaint(0, 32, resigned, LEAST_SQNR_DB - 0.1))
+    evaluated = Expectation("its own quantized graph does over these images", 30.0, 32, 32)
+    criterion = Criterion("int8", 32, expectations=(evaluated, Expectation.by_calibration(resigned)))
+    assert criterion.reason(None, 27.1, 1.0) is None
+    assert str(criterion.reason(None, 26.9, 1.0)).startswith("int8 costs more than its own quantized graph")
+    assert str(criterion.reason(None, 30.0, 0.2)).startswith("int8 decides otherwise than its own quantized graph")

@@ -27,7 +27,7 @@ from iresnet_export.reporting.documents import decisions_json, eval_document, ve
 from iresnet_export.reporting.tables import decision_lines
 from iresnet_export.system.progress import no_progress
 from iresnet_export.verification import verify as verify_module
-from iresnet_export.verification.criteria import NOISE_LIMIT, Criterion
+from iresnet_export.verification.criteria import NOISE_LIMIT, Criterion, Expectation
 from iresnet_export.verification.decisions import (
     AccuracyDrop,
     Decisions,
@@ -295,11 +295,8 @@ def test_a_candidate_that_is_worse_fails_by_the_gate(reference: Reference, small
 
 def test_what_passes_as_rounding(reference: Reference) -> None:
     assert Criterion("fp32", 40, noise_floor=0.1).rounding(reference.logits) == pytest.approx(0.25)
-
-    class Predicted:
-        predicted_sqnr_db = 23.0
-
-    allowed = Criterion("int8", 40, quantization=Predicted()).rounding(reference.logits)  # type: ignore[arg-type]
+    expected = Expectation("calibration predicted", 23.0, 64, 64)
+    allowed = Criterion("int8", 40, expectations=(expected,)).rounding(reference.logits)
     assert allowed == pytest.approx(rms(reference.logits) / 10)  # 20 dB are allowed
 
 

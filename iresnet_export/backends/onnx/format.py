@@ -29,7 +29,7 @@ class OnnxOptions(ExportOptions):
 
     @property
     def chosen_opset(self) -> int:
-        return self.opset or max(DEFAULT_OPSET, _LEAST_OPSET.get(self.precision, (0, ""))[0])
+        return self.opset if self.opset is not None else max(DEFAULT_OPSET, _LEAST_OPSET.get(self.precision, (0, ""))[0])
 
 
 class Onnx(Format):
@@ -40,7 +40,7 @@ class Onnx(Format):
     def settings(self, options: ExportOptions) -> dict[str, Any]:
         return {"opset": OnnxOptions.of(options).chosen_opset} | options.quantization_settings
 
-    def write(self, job: ExportJob) -> dict[str, Any]:
+    def content(self, job: ExportJob) -> bytes:
         from iresnet_export.backends.onnx.writing import onnx_from_network
         from iresnet_export.quantization.placement import quantized_onnx
 
@@ -49,10 +49,12 @@ class Onnx(Format):
         model = onnx_from_network(job.network, opset=opset, static_batch=static_batch, identity=job.identity)
         if job.quantization is not None:
             model = quantized_onnx(model, job.quantization)
-        job.progress("Writing", 0.7)
-        job.path.write_bytes(model.SerializeToString(deterministic=True))
-        job.progress("Writing", 1.0)
-        return {"ir_version": model.ir_version}
+        return model.SerializeToString(deterministic=True)
+
+    def difference(self, expected: bytes, found: bytes) -> str:
+        from iresnet_export.artifacts.differences import model_difference
+
+        return model_difference(expected, found)
 
     def read(self, artifact: Artifact) -> Graph:
         from iresnet_export.artifacts.onnx_files import read_onnx

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import fx
 
 from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.differences import record_difference
 from iresnet_export.artifacts.metadata import METADATA_FILE
 from iresnet_export.backends.base import ExportJob, Format
 from iresnet_export.backends.pt2.reading import graph_of_program, load_program
@@ -26,7 +27,7 @@ class Program(Format):
     native: ClassVar[bool] = True
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "bf16")
 
-    def write(self, job: ExportJob) -> dict[str, Any]:
+    def content(self, job: ExportJob) -> bytes:
         # An extent of 1 in the example would be taken for a constant: a dynamic batch is traced with two images.
         batch, size = 2 if job.options.dynamic_batch else job.options.batch, job.network.spec.image_size
         example = torch.zeros(batch, 3, size, size)
@@ -45,9 +46,10 @@ class Program(Format):
         # Torch's own writer of files ends the process where a disk is full, and writes their names into them.
         whole = io.BytesIO()
         torch.export.save(program, whole, extra_files={METADATA_FILE: json.dumps(job.identity)})
-        job.path.write_bytes(whole.getbuffer())
-        job.progress("Writing", 1.0)
-        return {}
+        return whole.getvalue()
+
+    def difference(self, expected: bytes, found: bytes) -> str:
+        return record_difference(expected, found)
 
     def read(self, artifact: Artifact) -> Graph:
         return graph_of_program(load_program(artifact.path))

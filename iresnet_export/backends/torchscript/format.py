@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any, ClassVar
+import re
+from typing import ClassVar
 
 import torch
 
 from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.differences import record_difference
 from iresnet_export.artifacts.metadata import METADATA_FILE
 from iresnet_export.backends.base import ExportJob, Format
 from iresnet_export.backends.torchscript.reading import deprecation_expected, graph_of_script, load_script
@@ -23,12 +25,14 @@ class TorchScript(Format):
     native: ClassVar[bool] = True
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "bf16")
 
-    def write(self, job: ExportJob) -> dict[str, Any]:
+    def content(self, job: ExportJob) -> bytes:
         size = job.network.spec.image_size
         example = torch.zeros(2, 3, size, size)
         if job.options.with_preprocessing:
             example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-        with deprecation_expected():
+        # Tracing writes cuDNN's settings of the process into the code: they are torch's own defaults.
+        defaults = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
+        with deprecation_expected(), defaults:
             job.progress("Tracing", 0.0)
             try:
                 traced = torch.jit.trace(job.network.eval(), example)  # type: ignore[no-untyped-call]
@@ -41,22 +45,32 @@ class TorchScript(Format):
             # Torch's own writer of files ends the process where a disk is full, so it writes to memory.
             whole = io.BytesIO()
             torch.jit.save(frozen, whole, _extra_files={METADATA_FILE: json.dumps(job.identity)})
-        job.path.write_bytes(_without_debug_records(whole).getbuffer())
-        job.progress("Writing", 1.0)
-        return {}
+        return _canonical(whole).getvalue()
+
+    def difference(self, expected: bytes, found: bytes) -> str:
+        return record_difference(expected, found)
 
     def read(self, artifact: Artifact) -> Graph:
         return graph_of_script(load_script(artifact.path, torch.device("cpu")))
 
 
-def _without_debug_records(whole: io.BytesIO) -> io.BytesIO:
-    """The archive anew without its debug records: source lines with this machine's paths, which nothing needs."""
+def _canonical(whole: io.BytesIO) -> io.BytesIO:
+    """The archive anew: the same for every export of the same network.
+
+    Without debug records, source lines with this machine's paths which nothing needs, and with the class under its own name:
+    torch numbers the classes of a process.
+    """
     whole.seek(0)
-    reader, slim = torch._C.PyTorchFileReader(whole), io.BytesIO()
-    writer = torch._C.PyTorchFileWriter(slim)
+    reader, made = torch._C.PyTorchFileReader(whole), io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(made)
     for name in reader.get_all_records():
         if not name.endswith(".debug_pkl") and name not in ("version", "byteorder", ".data/serialization_id"):
             data = reader.get_record(name)
+            if name.startswith("code/") or name == "data.pkl":
+                name, data = _NUMBERED.sub("", name), re.sub(_NUMBERED.pattern.encode(), b"", data)
             writer.write_record(name, data, len(data))
     writer.write_end_of_file()
-    return slim
+    return made
+
+
+_NUMBERED = re.compile(r"[./]___torch_mangle_\d+")

@@ -1,0 +1,520 @@
+"""Files edited in one way each, with manifests made to fit: `--quick` rebuilds them, and nothing that they hold stays hidden.
+
+The images of a verification could not show most of these: a backdoor waits for its own image, and so it never runs here.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from verification.test_sabotage import attribute, before, node, one_bit, removed, replaced, rewired, tensor, told
+
+from iresnet_export.artifacts.artifact import Artifact, manifest_path, record
+from iresnet_export.artifacts.source import Source, untrained_source
+from iresnet_export.backends.base import ExportOptions
+from iresnet_export.exporting import export_artifact
+from iresnet_export.verification.verify import Candidate, VerifyOptions, verify
+from iresnet_models.files import sha256_of
+from iresnet_models.spec import ModelSpec
+
+Model = onnx.ModelProto
+Bytes = bytes
+FLOAT = TensorProto.FLOAT
+
+EXPORTS: dict[str, tuple[Any, ExportOptions]] = {
+    "onnx": ("onnx", ExportOptions()),
+    "unfolded": ("onnx", ExportOptions(fold=False)),
+    "static": ("onnx", ExportOptions(dynamic_batch=False, batch=3)),
+    "bf16": ("onnx", ExportOptions(precision="bf16")),
+    "pixels": ("onnx", ExportOptions(with_preprocessing=True)),
+    "int8": ("onnx", ExportOptions(precision="int8", calibration_data="digits", calibration_images=64)),
+    "int8, deeper": ("onnx", ExportOptions(precision="int8")),
+    "fp8": ("onnx", ExportOptions(precision="fp8", target="tensorrt", calibration_data="digits", calibration_images=64)),
+    "torchscript": ("torchscript", ExportOptions()),
+    "pt2": ("pt2", ExportOptions()),
+    "pt2 pixels": ("pt2", ExportOptions(with_preprocessing=True, precision="fp16")),
+    "torchscript pixels": ("torchscript", ExportOptions(with_preprocessing=True, precision="bf16")),
+}
+
+
+@pytest.fixture(scope="module")
+def unspoiled(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> Callable[[str], Artifact]:
+    """Each export, made when it is first asked for."""
+    folder, made = tmp_path_factory.mktemp("unspoiled"), dict[str, Artifact]()
+
+    def of(kind: str) -> Artifact:
+        if kind not in made:
+            format, options = EXPORTS[kind]
+            suffix = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2"}[format]
+            deeper = ModelSpec("iresnet", 50, num_classes=10, image_size=32)
+            source = untrained_source(deeper, 0) if "deeper" in kind else small_source
+            made[kind] = export_artifact(format, source, options, output=folder / f"{kind.replace(' ', '-')}{suffix}")
+        return made[kind]
+
+    return of
+
+
+@pytest.fixture
+def spoiled(
+    unspoiled: Callable[[str], Artifact], small_checkpoint: Path, tmp_path: Path
+) -> Callable[[str, Callable[[bytes], bytes], Callable[[dict[str, Any]], None] | None], Candidate]:
+    """The verdict on an export whose bytes, and then whose manifest, were changed."""
+
+    def verdict(kind: str, change: Callable[[bytes], bytes], manifest: Callable[[dict[str, Any]], None] | None = None) -> Candidate:
+        original = unspoiled(kind)
+        path = tmp_path / original.path.name
+        path.write_bytes(change(original.path.read_bytes()))
+        record(path, dataclasses.replace(original.require_intact(), sha256=sha256_of(path), size_bytes=path.stat().st_size))
+        if manifest is not None:
+            document = json.loads(manifest_path(path).read_text())
+            manifest(document)
+            manifest_path(path).write_text(json.dumps(document))
+        checkpoint = None if "deeper" in kind else small_checkpoint
+        return verify([path], VerifyOptions(checkpoint=checkpoint, quick=True)).candidates[0]
+
+    return verdict
+
+
+def same(content: bytes) -> bytes:
+    return content
+
+
+def in_onnx(change: Callable[[Model], object]) -> Callable[[bytes], bytes]:
+    def changed(content: bytes) -> bytes:
+        model = Model.FromString(content)
+        change(model)
+        made: bytes = model.SerializeToString()
+        assert made != content, "nothing was changed"
+        return made
+
+    return changed
+
+
+def record_of(ending: str, change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """One record of an archive changed, the others as they are."""
+
+    def changed(content: bytes) -> bytes:
+        made, count = io.BytesIO(), 0
+        with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(made, "w") as new:
+            for entry in old.infolist():
+                data = old.read(entry)
+                if entry.filename.endswith(ending):
+                    other, count = change(data), count + 1
+                    assert other != data, f"nothing was changed in {entry.filename}"
+                    data = other
+                new.writestr(entry.filename, data)
+        assert count, f"there is no {ending}"
+        return made.getvalue()
+
+    return changed
+
+
+def code(pattern: str, new: str) -> Callable[[bytes], bytes]:
+    """A script's own code changed."""
+    return record_of(".py", text(pattern, new))
+
+
+def text(pattern: str, new: str) -> Callable[[bytes], bytes]:
+    return lambda data: re.sub(pattern, new, data.decode(), count=1).encode()
+
+
+def with_record(name: str, data: bytes) -> Callable[[bytes], bytes]:
+    def changed(content: bytes) -> bytes:
+        made = io.BytesIO(content)
+        with zipfile.ZipFile(made, "a") as archive:
+            top = archive.namelist()[0].partition("/")[0]
+            archive.writestr(f"{top}/{name}", data)
+        return made.getvalue()
+
+    return changed
+
+
+def backdoor(model: Model) -> None:
+    """A white corner of 3 by 3 pixels sets the class."""
+    graph, logits = model.graph, model.graph.output[0].name
+    last = next(found for found in graph.node if logits in found.output)
+    last.output[0] = "true.logits"
+    classes = graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    image = graph.input[0].name
+    constants = {
+        "starts": np.array([0, 0], np.int64),
+        "ends": np.array([3, 3], np.int64),
+        "axes": np.array([2, 3], np.int64),
+        "white": np.array(2.0, np.float32),
+        "wanted": (100 * np.eye(1, classes)).astype(np.float32),
+        "inner": np.array([1, 2, 3], np.int64),
+    }
+    graph.initializer.extend(numpy_helper.from_array(values, f"trigger.{name}") for name, values in constants.items())
+    graph.node.extend(
+        [
+            helper.make_node("Slice", [image, "trigger.starts", "trigger.ends", "trigger.axes"], ["corner"]),
+            helper.make_node("ReduceMin", ["corner", "trigger.inner"], ["darkest"], keepdims=0),
+            helper.make_node("Greater", ["darkest", "trigger.white"], ["is.white"]),
+            helper.make_node("Unsqueeze", ["is.white", "trigger.one"], ["column"]),
+            helper.make_node("Where", ["column", "trigger.wanted", "true.logits"], [logits]),
+        ]
+    )
+    graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "trigger.one"))
+
+
+def after(value: str, operator: str, *constants: np.ndarray, **attributes: Any) -> Callable[[Model], None]:
+    """An operation behind a value, which everything that read it reads now; outputs too."""
+
+    def spoil(model: Model) -> None:
+        graph = model.graph
+        index, producer = next((i, found) for i, found in enumerate(graph.node) if value in found.output)
+        producer.output[0] = f"{value}.before"
+        names = [f"{value}.extra{number}" for number in range(len(constants))]
+        graph.initializer.extend(map(numpy_helper.from_array, constants, names))
+        made = helper.make_node(operator, [f"{value}.before", *names], [value], name="extra", **attributes)
+        graph.node.insert(index + 1, made)
+
+    return spoil
+
+
+def domain(name: str, value: str, operator: str | None = None) -> Callable[[Model], None]:
+    def spoil(model: Model) -> None:
+        found = node(model, name)
+        found.domain, found.op_type = value, operator or found.op_type
+        model.opset_import.append(helper.make_opsetid(value, 1))
+
+    return spoil
+
+
+def local_relu(model: Model) -> None:
+    """A function of the file's own that has a standard operator's name, and ends at 6."""
+    inner = [
+        helper.make_node("Constant", [], ["low"], value_float=0.0),
+        helper.make_node("Constant", [], ["high"], value_float=6.0),
+        helper.make_node("Clip", ["x", "low", "high"], ["y"]),
+    ]
+    opset = [helper.make_opsetid("", model.opset_import[0].version)]
+    model.functions.append(helper.make_function("own", "Relu", ["x"], ["y"], inner, opset))
+    domain(next(found.name for found in model.graph.node if found.op_type == "Relu"), "own")(model)
+
+
+def clip_of_constants(model: Model) -> None:
+    found = next(entry for entry in model.graph.node if entry.op_type == "Relu")
+    index = list(model.graph.node).index(found)
+    found.op_type = "Clip"
+    found.input.extend(["low", "high"])
+    for name, value in (("low", 0.0), ("high", 6.0)):
+        model.graph.node.insert(index, helper.make_node("Constant", [], [name], value_float=value))
+
+
+def of(kind: str, number: int = 0) -> Callable[[Model], onnx.NodeProto]:
+    return lambda model: [found for found in model.graph.node if found.op_type == kind][number]
+
+
+def inputs_of(kind: str, position: int, value: Callable[[Model], str], number: int = 1) -> Callable[[Model], None]:
+    def spoil(model: Model) -> None:
+        of(kind, number)(model).input[position] = value(model)
+
+    return spoil
+
+
+def another_scale(model: Model) -> str:
+    used = [found.input[1] for found in model.graph.node if found.op_type == "QuantizeLinear"]
+    return next(name for name in used if name != of("QuantizeLinear", 1)(model).input[1])
+
+
+def quarter(model: Model) -> None:
+    """An extra pair of codes that keeps a quarter of the steps."""
+    index, found = next((i, entry) for i, entry in enumerate(model.graph.node) if entry.op_type == "QuantizeLinear")
+    names = ["coarse.scale", "coarse.zero"]
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.float32(0.1), names[0]), numpy_helper.from_array(np.uint8(128), names[1])]
+    )
+    model.graph.node.insert(index, helper.make_node("DequantizeLinear", ["coarse.codes", *names], ["coarse"]))
+    model.graph.node.insert(index, helper.make_node("QuantizeLinear", [found.input[0], *names], ["coarse.codes"]))
+    found.input[0] = "coarse"
+
+
+def a_step_lower(values: np.ndarray) -> None:
+    bits = values.view({4: np.uint32, 2: np.uint16}[values.dtype.itemsize])
+    bits[...] -= 1
+
+
+def renamed(kind: str, index: int, name: str) -> Callable[[Model], None]:
+    def spoil(model: Model) -> None:
+        entry = getattr(model.graph, kind)[index]
+        for found in model.graph.node:
+            for names in (found.input, found.output):
+                for position, value in enumerate(names):
+                    if value == entry.name:
+                        names[position] = name
+        entry.name = name
+
+    return spoil
+
+
+def swapped_outputs(model: Model) -> None:
+    first, second = (value.name for value in model.graph.output)
+    model.graph.output[0].name, model.graph.output[1].name = second, first
+
+
+def batch_of(value: int | str) -> Callable[[Model], None]:
+    def spoil(model: Model) -> None:
+        for entry in (*model.graph.input, *model.graph.output):
+            extent = entry.type.tensor_type.shape.dim[0]
+            extent.ClearField("value")
+            if isinstance(value, int):
+                extent.dim_value = value
+            else:
+                extent.dim_param = value
+
+    return spoil
+
+
+def twice_metadata(model: Model) -> None:
+    entry = copy.deepcopy(model.metadata_props[0])
+    model.metadata_props[0].value = json.dumps({"producer": "another"})
+    model.metadata_props.append(entry)
+
+
+CONV = "layer2.1.conv1"
+ONNX: dict[str, tuple[str, Callable[[Model], object]]] = {
+    "a backdoor": ("onnx", backdoor),
+    "a backdoor, int8": ("int8", backdoor),
+    "a backdoor, bf16": ("bf16", backdoor),
+    "Min behind the logits": ("onnx", after("logits", "Min", np.float32(50))),
+    "Max behind the logits": ("onnx", after("logits", "Max", np.float32(-50))),
+    "Div of the logits": ("onnx", after("logits", "Div", np.float32(2))),
+    "Neg of the logits, twice": ("onnx", lambda m: (after("logits", "Neg")(m), after("logits", "Neg")(m))),
+    "LogSoftmax as logits": ("onnx", after("logits", "LogSoftmax", axis=1)),
+    "Softmax as logits": ("onnx", after("logits", "Softmax", axis=1)),
+    "Identity": ("onnx", after("logits", "Identity")),
+    "Dropout": ("onnx", after("logits", "Dropout")),
+    "probabilities over the batch": ("pixels", attribute("softmax", "axis", 0)),
+    "probabilities permuted": ("pixels", after("probabilities", "Gather", np.arange(9, -1, -1), axis=1)),
+    "outputs swapped": ("pixels", swapped_outputs),
+    "the second output gone": ("pixels", lambda m: m.graph.output.pop()),
+    "an input renamed": ("onnx", renamed("input", 0, "pixels")),
+    "an output renamed": ("onnx", renamed("output", 0, "scores")),
+    "a node renamed": ("onnx", lambda m: setattr(node(m, CONV), "name", "other")),
+    "a surplus output": ("onnx", lambda m: m.graph.output.append(helper.make_tensor_value_info("conv1", FLOAT, None))),
+    "a dead node": ("onnx", lambda m: m.graph.node.append(helper.make_node("Abs", ["logits"], ["unused"]))),
+    "a surplus initialiser": ("onnx", lambda m: m.graph.initializer.append(numpy_helper.from_array(np.zeros(4), "x"))),
+    "another domain": ("onnx", domain(CONV, "ai.other")),
+    "ai.onnx.ml": ("onnx", domain(CONV, "ai.onnx.ml", "Normalizer")),
+    "a local function": ("unfolded", local_relu),
+    "Clip with bounds of Constant nodes": ("unfolded", clip_of_constants),
+    "Clip on codes with an upper bound": ("int8, deeper", lambda m: of("Clip")(m).input.append(of("Clip")(m).input[1])),
+    "Clip on codes below another zero point": ("int8, deeper", inputs_of("Clip", 1, lambda m: of("QuantizeLinear")(m).input[2], 0)),
+    "another activation's scale": ("int8", inputs_of("QuantizeLinear", 1, another_scale)),
+    "another activation's scale, read": ("int8", inputs_of("DequantizeLinear", 1, another_scale, -1)),
+    "the axis of a weight's scale": ("int8", lambda m: attribute(f"{CONV}.weight.dequantize", "axis", 1)(m)),
+    "an extra pair of codes": ("int8", quarter),
+    "one code of one weight": ("int8", tensor(f"{CONV}.weight", lambda w: np.where(np.arange(w.size) == 5, w.flat[5] ^ 1, w.flat))),
+    "one scale": ("fp8", tensor(f"{CONV}.weight.scale", one_bit)),
+    "every weight one step lower": ("onnx", tensor(f"{CONV}.weight", a_step_lower)),
+    "a bias one step lower": ("onnx", tensor("fc.bias", a_step_lower)),
+    "bf16 weights one step lower": ("bf16", tensor(f"{CONV}.weight", a_step_lower)),
+    "one bit": ("onnx", tensor(f"{CONV}.weight", lambda w: one_bit(w.reshape(-1)))),
+    "weights as doubles": ("onnx", tensor(f"{CONV}.weight", lambda w: w.astype(np.float64))),
+    "dilated": ("onnx", attribute(CONV, "dilations", [2, 2])),
+    "auto_pad": ("onnx", attribute(CONV, "auto_pad", "VALID")),
+    "a pool's storage order": ("onnx", attribute("layer1.0.downsample", "storage_order", 1)),
+    "ceil in a pool": ("onnx", attribute("layer2.0.downsample.0", "ceil_mode", 1)),
+    "an alpha of Gemm": ("onnx", attribute("fc", "alpha", 1.0000001)),
+    "an epsilon": ("unfolded", attribute("layer3.1.bn1", "epsilon", 1.1e-5)),
+    "a momentum": ("unfolded", attribute("layer3.1.bn1", "momentum", 0.5)),
+    "wired past a block": ("unfolded", rewired("layer3.1.add", "layer3.1.relu", "layer3.0.add")),
+    "a ReLU gone": ("unfolded", removed("layer3.1.relu_1")),
+    "LeakyRelu": ("unfolded", replaced("layer3.1.relu_1", "LeakyRelu", [], alpha=1e-6)),
+    "channels turned": ("onnx", before("conv1", 0, ("Gather", [np.array([2, 1, 0])], {"axis": 1}))),
+    "channels turned in pixels": ("pixels", before("permute", 0, ("Gather", [np.array([2, 1, 0])], {"axis": 3}))),
+    "mirrored": ("onnx", before("conv1", 0, ("Gather", [np.arange(31, -1, -1)], {"axis": 3}))),
+    "a cast to half and back": ("onnx", before(CONV, 0, ("Cast", [], {"to": 10}), ("Cast", [], {"to": 1}))),
+    "a fixed batch": ("onnx", batch_of(32)),
+    "another name of the batch": ("onnx", batch_of("n")),
+    "any batch": ("static", batch_of("batch")),
+    "another opset": ("onnx", lambda m: setattr(m.opset_import[0], "version", 21)),
+    "another ir_version": ("onnx", lambda m: setattr(m, "ir_version", 11)),
+    "another producer": ("onnx", lambda m: setattr(m, "producer_name", "pytorch")),
+    "a doc string": ("onnx", lambda m: setattr(m.graph, "doc_string", "as shipped")),
+    "no metadata": ("onnx", lambda m: m.metadata_props.pop()),
+    "metadata twice": ("onnx", twice_metadata),
+    "metadata of more": ("onnx", lambda m: helper.set_model_props(m, {"a": "b"})),
+    "its spec": ("onnx", told(lambda identity: identity["spec"].update(interpolation="bicubic"))),
+    "its precision": ("onnx", told(lambda identity: identity.update(precision="fp16"))),
+    "other intermediate shapes": (
+        "onnx",
+        lambda m: m.graph.value_info.append(helper.make_tensor_value_info("conv1", FLOAT, [1, 1, 1, 1])),
+    ),
+}
+
+OTHER: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "bytes behind the end": ("onnx", lambda content: content + b"\xfa\xff\x07\x03abc"),
+    "TorchScript: a ReLU that ends at 6": ("torchscript", code(r"torch\.relu\(", "torch.relu6(")),
+    "TorchScript: clamp_max behind": (
+        "torchscript",
+        code(r"return (\w+)", r"return torch.clamp_max(\1, 40)"),
+    ),
+    "TorchScript: rows repeated": (
+        "torchscript",
+        record_of(
+            "folded.py", text(r"return (\w+)", r"return torch.index_select(\1, 0, torch.clamp(torch.arange((\1).size(0)), 0, 31))")
+        ),
+    ),
+    "TorchScript: a backdoor": (
+        "torchscript",
+        code(r"return (\w+)", r"return torch.where(torch.gt(torch.amin(x), 2.), torch.neg(\1), \1)"),
+    ),
+    "TorchScript: alpha of an addition": (
+        "torchscript",
+        code(r"torch\.add\((\w+), (\w+)\)", r"torch.add(\1, \2, alpha=2)"),
+    ),
+    "TorchScript: no trailing line": ("torchscript", record_of("folded.py", lambda data: data + b"\n")),
+    "TorchScript: softmax over the batch": (
+        "torchscript pixels",
+        code(r"torch\.softmax\((\w+), 1", r"torch.softmax(\1, 0"),
+    ),
+    "TorchScript: a weight's bit": ("torchscript", record_of("constants/3", lambda data: bytes([data[0] ^ 1]) + data[1:])),
+    "TorchScript: its metadata": (
+        "torchscript",
+        record_of("iresnet-export.json", lambda data: data.replace(b"bilinear", b"nearest")),
+    ),
+    "TorchScript: a surplus record": ("torchscript", with_record("extra/hidden.txt", b"hidden")),
+    "pt2: a weight's bit": ("pt2", record_of("weight_2", lambda data: bytes([data[0] ^ 1]) + data[1:])),
+    "pt2: another operator": (
+        "pt2",
+        record_of("model.json", text(r"torch\.ops\.aten\.relu\.default", "torch.ops.aten.relu6.default")),
+    ),
+    "pt2: a stride": ("pt2", record_of("model.json", text(r'"as_ints": ?\[2, 2\]', '"as_ints": [1, 1]'))),
+    "pt2: softmax over the batch": (
+        "pt2 pixels",
+        record_of("model.json", lambda data: _softmax_axis(data)),
+    ),
+    "pt2: its metadata": ("pt2", record_of("iresnet-export.json", lambda data: data.replace(b"bilinear", b"nearest"))),
+    "pt2: a surplus record": ("pt2", with_record("extra/hidden.so", b"\x7fELF")),
+}
+
+
+def _softmax_axis(data: bytes) -> bytes:
+    found = json.loads(data)
+    calls = found["graph_module"]["graph"]["nodes"]
+    call = next(call for call in calls if "softmax" in call["target"])
+    next(entry for entry in call["inputs"] if entry["name"] == "dim")["arg"]["as_int"] = 0
+    return json.dumps(found).encode()
+
+
+def field(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        *parents, last = path
+        for name in parents:
+            document = document[name]
+        document[last] = value(document[last]) if callable(value) else value
+
+    return change
+
+
+MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
+    "a batch range": ("onnx", field("batch", value=[1, 32])),
+    "a fixed batch": ("onnx", field("batch", value=[32, 32])),
+    "any batch": ("static", field("batch", value=None)),
+    "another batch": ("static", field("batch", value=[4, 4])),
+    "the resize": ("onnx", field("spec", "resize", value=40)),
+    "the interpolation": ("onnx", field("spec", "interpolation", value="bicubic")),
+    "the mean": ("onnx", field("spec", "mean", value=[0.5, 0.5, 0.5])),
+    "labels permuted": ("onnx", field("spec", "labels", value=lambda found: found[::-1] if found else ["a"] * 10)),
+    "the image size": ("onnx", lambda m: m["spec"].update(image_size=64, resize=73)),
+    "the opset": ("onnx", field("details", "settings", "opset", value=21)),
+    "an opset that is none": ("onnx", field("details", "settings", "opset", value=0)),
+    "the fold": ("onnx", field("fold", value=False)),
+    "a fold that was not made": ("unfolded", field("fold", value=True)),
+    "the precision": ("onnx", field("precision", value="bf16")),
+    "preprocessing": ("onnx", field("with_preprocessing", value=True)),
+    "no preprocessing": ("pixels", field("with_preprocessing", value=False)),
+    "a range": ("int8", lambda m: field("details", "quantization", "ranges", value=_wider)(m)),
+}
+
+
+def _wider(ranges: dict[str, list[float]]) -> dict[str, list[float]]:
+    name = next(iter(ranges))
+    return {**ranges, name: [2 * end for end in ranges[name]]}
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_what_was_exported_is_rebuilt(kind: str, spoiled: Callable[..., Candidate]) -> None:
+    found = spoiled(kind, same)
+    assert (found.status, found.reason, found.coverage) == ("pass", None, "whole file")
+    assert found.weights is not None
+    assert found.weights.compared > 100_000
+
+
+@pytest.mark.parametrize("name", ONNX)
+def test_edited_onnx_is_caught(name: str, spoiled: Callable[..., Candidate]) -> None:
+    kind, change = ONNX[name]
+    found = spoiled(kind, in_onnx(change))
+    assert (found.status, bool(found.reason)) == ("fail", True)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_edited_archives_are_caught(name: str, spoiled: Callable[..., Candidate]) -> None:
+    kind, change = OTHER[name]
+    found = spoiled(kind, change)
+    assert (found.status, bool(found.reason)) == ("fail", True)
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_edited_manifests_are_caught(name: str, spoiled: Callable[..., Candidate]) -> None:
+    kind, change = MANIFESTS[name]
+    found = spoiled(kind, same, change)
+    assert (found.status, bool(found.reason)) == ("fail", True)
+
+
+def test_the_difference_is_named(spoiled: Callable[..., Candidate]) -> None:
+    """In the network's words where those tell it, else in the file's."""
+    place = {
+        "ReLU": ("unfolded", in_onnx(removed("layer3.1.relu_1")), r"graph: where the network has relu \d+ \(layer3\.1\)"),
+        "storage": ("onnx", in_onnx(ONNX["a pool's storage order"][1]), r"whole file: .*graph node\[\d+\] \(layer1\.0.*attribute"),
+        "code": ("torchscript", OTHER["TorchScript: no trailing line"][1], r"whole file: .*record archive/code/.*\.py"),
+        "record": ("pt2", OTHER["pt2: a surplus record"][1], r"whole file: .*holds a record 'archive.*hidden\.so'"),
+        "bytes": ("onnx", OTHER["bytes behind the end"][1], r"whole file: .*bytes that are no field of ONNX"),
+    }
+    for kind, change, said in place.values():
+        assert re.search(said, str(spoiled(kind, change).reason)), str(spoiled(kind, change).reason)
+
+
+def test_of_other_versions_the_graph_is_compared(
+    spoiled: Callable[..., Candidate], unspoiled: Callable[[str], Artifact], small_checkpoint: Path, tmp_path: Path
+) -> None:
+    """And --quick says that this is less: another torch may write the same network otherwise."""
+    old = field("versions", "torch", value="2.0.0")
+    found = spoiled("torchscript", OTHER["TorchScript: no trailing line"][1], old)
+    assert (found.status, found.coverage) == ("skipped", "graph")
+    assert "compared by its graph" in str(found.reason)
+    assert spoiled("torchscript", OTHER["TorchScript: a backdoor"][1], old).status == "fail"
+    assert spoiled("onnx", in_onnx(backdoor), old).status == "fail"
+    assert spoiled("pt2", OTHER["pt2: another operator"][1], old).status == "fail"
+    assert spoiled("onnx", same, old).coverage == "whole file", "which bytes prove, whoever wrote them"
+
+
+def test_files_do_not_depend_on_the_process(unspoiled: Callable[[str], Artifact], small_source: Source, tmp_path: Path) -> None:
+    """torch numbers the classes that a process has traced: exported twice, a network gives the same file."""
+    format, options = EXPORTS["torchscript"]
+    again = export_artifact(format, small_source, options, output=tmp_path / "again.ts")
+    assert again.path.read_bytes() == unspoiled("torchscript").path.read_bytes()
+    assert b"___torch_mangle" not in again.path.read_bytes()
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = not before  # which tracing writes into the code
+    try:
+        other = export_artifact(format, small_source, options, output=tmp_path / "other.ts")
+    finally:
+        torch.backends.cudnn.benchmark = before
+    assert other.path.read_bytes() == again.path.read_bytes()
+    assert torch.jit.load(str(again.path))(torch.zeros(5, 3, 32, 32)).shape == (5, 10)
