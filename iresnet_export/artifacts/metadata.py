@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from iresnet_export.artifacts.archives import opened
+from iresnet_models.archives import opened
 from iresnet_export.artifacts.artifact import Artifact, FormatName, embedded_identity
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_models.precisions import PRECISIONS

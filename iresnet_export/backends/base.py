@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from iresnet_export.artifacts.archives import is_archive, require_whole
+from iresnet_models.archives import is_archive, require_whole
 from iresnet_export.artifacts.artifact import Artifact, FormatName
 from iresnet_export.errors import ArtifactError, InputError, IResNetError
 from iresnet_export.graph.ir import Graph

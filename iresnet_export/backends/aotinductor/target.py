@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from iresnet_export.artifacts.archives import opened
+from iresnet_models.archives import opened
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.errors import UnavailableError
 from iresnet_export.system import nvidia

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iresnet_export.artifacts.archives import opened
+from iresnet_models.archives import opened
 from iresnet_export.errors import ArtifactError
 
 _PICKLES = {"data.pkl": "data", "constants.pkl": "constants"}
