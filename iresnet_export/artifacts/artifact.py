@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from iresnet_export import __version__
-from iresnet_models.archives import is_archive, opened
 from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
 from iresnet_export.system.environment import command, commit, hardware, versions
+from iresnet_models.archives import is_archive, opened
 from iresnet_models.files import read_json, require_file, require_place, require_writable_folder, sha256_of, write_json
 from iresnet_models.spec import ModelSpec
 from iresnet_models.typed import shortly, typed

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from iresnet_models.archives import opened
 from iresnet_export.artifacts.artifact import Artifact, FormatName, embedded_identity
 from iresnet_export.errors import ArtifactError, InputError
+from iresnet_models.archives import opened
 from iresnet_models.precisions import PRECISIONS
 from iresnet_models.spec import ModelSpec
 from iresnet_models.typed import json_from, typed

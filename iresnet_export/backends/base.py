@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from iresnet_models.archives import is_archive, require_whole
 from iresnet_export.artifacts.artifact import Artifact, FormatName
 from iresnet_export.errors import ArtifactError, InputError, IResNetError
 from iresnet_export.graph.ir import Graph
@@ -26,7 +25,9 @@ from iresnet_export.graph.probe import Probe
 from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.schemes import CALIBRATORS, TARGETS, Calibrator, Scheme, Target, scheme_for
 from iresnet_export.system.progress import Progress, no_progress
+from iresnet_models.archives import is_archive, require_whole
 from iresnet_models.deployed import Deployable
+from iresnet_models.errors import is_out_of_memory, named_line
 from iresnet_models.precisions import PRECISIONS, Precision
 from iresnet_models.preprocessing import normalised
 from iresnet_models.spec import ModelSpec
@@ -255,15 +256,13 @@ def running(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (IResNetError, MemoryError):
+    except IResNetError:
         raise
     except Exception as error:
-        text = str(error)
-        if "out of memory" in text.lower() or "allocate memory" in text.lower():
+        if is_out_of_memory(error):
             raise
-        first = (text.strip().splitlines() or ["no reason given"])[0]
         raise ArtifactError(
-            f"{path} does not run: {type(error).__name__}: {first}.", "Check it with `iresnet-export verify`, or export it again."
+            f"{path} does not run: {named_line(error)}.", "Check it with `iresnet-export verify`, or export it again."
         ) from error
 
 

@@ -131,7 +131,8 @@ def opened(path: Path) -> Iterator[Archive]:
     except ArtifactError:
         raise
     except _DAMAGED as error:
-        raise ArtifactError(f"{path} is not a whole archive of torch ({named_line(error):.200}).", "Make or copy it again.") from error
+        what = f"{path} is not a whole archive of torch ({named_line(error):.200})."
+        raise ArtifactError(what, "Make or copy it again.") from error
 
 
 def require_whole(path: Path) -> None:

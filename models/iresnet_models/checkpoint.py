@@ -215,7 +215,8 @@ def _unreadable(path: Path, zipped: bool, error: Exception) -> CheckpointError:
             "Name a file that torch.save wrote; if this one should be that, get it again.",
         )
     return CheckpointError(
-        f"{path} cannot be read as a checkpoint: it is truncated or damaged ({named_line(error):.200}).", "Copy or download it again."
+        f"{path} cannot be read as a checkpoint: it is truncated or damaged ({named_line(error):.200}).",
+        "Copy or download it again.",
     )
 
 

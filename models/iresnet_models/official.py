@@ -21,7 +21,7 @@ from pathlib import Path
 import platformdirs
 
 from iresnet_models.checkpoint import load_checkpoint, shapes_of
-from iresnet_models.errors import CheckpointError, InputError, IResNetError, UnavailableError
+from iresnet_models.errors import CheckpointError, InputError, IResNetError, UnavailableError, first_line, named_line
 from iresnet_models.files import read_json, require_file, sha256_of, write_json
 from iresnet_models.spec import OFFICIAL_WEIGHTS, ModelSpec
 
@@ -292,6 +292,4 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, FileURLRetrievalError) and isinstance(error.__context__, FileURLRetrievalError):
         error = error.__context__  # what the page said, which gdown wraps into several paragraphs
-    text = next((line.strip() for line in html.unescape(str(error)).splitlines() if line.strip()), "")
-    known = isinstance(error, (DownloadError, OSError)) and text
-    return (text if known else f"{type(error).__name__}: {text or 'no reason given'}").rstrip(".")
+    return html.unescape(first_line(error) if isinstance(error, (DownloadError, OSError)) else named_line(error)).rstrip(".")

@@ -104,7 +104,10 @@ def _compressed(content: bytes) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("kind", [*("half", "empty", "noise", "pickle", "code", "list", "compressed", "cut zip", "bytes without bound", "many records")])
+KINDS = ("half", "empty", "noise", "pickle", "code", "list", "compressed", "cut zip", "bytes without bound", "many records")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_state_at_all(kind: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = max(folder.iterdir()).read_bytes()
     content = {

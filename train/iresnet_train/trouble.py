@@ -13,16 +13,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from PIL.Image import Image
 
 from iresnet_data.datasets import LabelledImages, file_content
 from iresnet_data.shards import ShardMember, is_pattern
-from iresnet_models.errors import CheckFailedError, InputError, IResNetError, PreemptedError, UnavailableError
+from iresnet_models.errors import (
+    CheckFailedError,
+    InputError,
+    IResNetError,
+    PreemptedError,
+    UnavailableError,
+    first_line,
+    is_out_of_memory,
+)
 from iresnet_models.preprocessing import load_image
 from iresnet_train.config import TrainConfig
-from iresnet_train.distributed import World, first_line, processors
+from iresnet_train.distributed import World, processors
 from iresnet_train.preemption import stopped
 from iresnet_train.run_folder import RunFolder
 from iresnet_train.telling import going_on
@@ -187,11 +194,7 @@ def _lack(error: Exception, config: TrainConfig, world: World, workers: int) -> 
         )
     if number == errno.EAGAIN or "can't start new thread" in text:
         return f"No more processes or threads may be started ({said}). Say fewer --workers than {workers}, or raise ulimit -u."
-    if (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or number == errno.ENOMEM
-        or any(part in text for part in _NO_MEMORY)
-    ):
+    if is_out_of_memory(error):
         share = -(-config.batch_size // world.size)
         return (
             f"There is not enough memory for steps of {share} images of {config.train_crop_size} pixels on {world.device.type} "
@@ -201,17 +204,3 @@ def _lack(error: Exception, config: TrainConfig, world: World, workers: int) -> 
     if world.size > 1 and (isinstance(error, dist.DistError) or "Connection closed by peer" in text or "Connection reset" in text):
         return f"Another process of this run has ended, and this one cannot go on without it ({said}). See what that one said."
     return None
-
-
-_NO_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "Cannot allocate memory",
-    "bad_alloc",
-    "could not create a memory",  # oneDNN
-    "could not create a primitive",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-"""Parts of what libraries say when memory is lacking."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from iresnet_models.archives import opened
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.errors import UnavailableError
 from iresnet_export.system import nvidia
+from iresnet_models.archives import opened
 
 _AGAIN = "iresnet-export pt2 --compile"
 

@@ -26,6 +26,7 @@ from iresnet_export.backends.onnxruntime.cuda import (
 from iresnet_export.backends.onnxruntime.optimized import keep_operations, optimised_graph, require_integers
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
 from iresnet_export.graph.precision import widest
+from iresnet_models.errors import first_line
 
 if TYPE_CHECKING:
     from iresnet_export.backends.onnx.probing import OnnxProbe
@@ -164,7 +165,7 @@ def _create(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         if "NOT_IMPLEMENTED" in first:
             raise UnavailableError(f"ONNX Runtime cannot compute {path.name} here: {first}") from error
         raise ArtifactError(
