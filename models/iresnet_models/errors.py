@@ -80,7 +80,9 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM
-    return not isinstance(error, IResNetError) and _NO_MEMORY.search(str(error)) is not None
+    if isinstance(error, IResNetError) and not isinstance(error, UnavailableError):
+        return False  # the words may be those of a file's name
+    return _NO_MEMORY.search(str(error)) is not None
 
 
 def first_line(error: object) -> str:
