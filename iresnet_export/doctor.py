@@ -177,7 +177,7 @@ def _run(runtime: Runtime, artifact: Artifact, source: Source, device: torch.dev
         found = session.run(images.to(session.device)).cpu()
     error = float((found - expected).abs().max())
     if not error <= _TOLERANCE * float(expected.abs().max()):
-        raise UnavailableError(f"it computes something else: its logits are off by {error:.2g}; {_FAULT}")
+        raise UnavailableError(f"it computes something else: its logits are off by {error:.2g};", _FAULT)
 
 
 def _trained(device: Literal["cpu", "cuda"]) -> Finding:

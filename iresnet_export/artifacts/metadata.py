@@ -46,7 +46,7 @@ def identity_of(path: Path, format: FormatName) -> dict[str, Any] | None:
         typed(Identity, found, what)
         ModelSpec.from_json(found.get("spec"))
     except InputError as error:
-        raise ArtifactError(f"{what} is damaged. {error} Export it again.") from error
+        raise ArtifactError(f"{what} is damaged. {error.reason}.", "Export it again.") from error
     return found
 
 

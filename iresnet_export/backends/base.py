@@ -75,7 +75,7 @@ class ExportOptions:
             if value not in known:
                 raise InputError(f"{option} takes {', '.join(known[:-1])} or {known[-1]}, not {value!r}.")
         if self.precision != "fp32" and not self.fold:
-            raise InputError(f"--precision {self.precision} goes with the fold: leave out --no-fold, which is for float32.")
+            raise InputError(f"--precision {self.precision} goes with the fold:", "leave out --no-fold, which is for float32.")
         scheme = scheme_for(self.precision, self.target)
         if scheme is not None and self.calibrator is not None and self.calibrator not in scheme.calibrators:
             raise InputError(
@@ -164,7 +164,9 @@ class Session(ABC):
                 f"The artifact takes {images} images of shape {image}, {kind}; not {tuple(batch.shape)}, {batch.dtype}."
             )
         if batch.device != self.device:
-            raise ArtifactError(f"The artifact runs on {self.device}, and the batch lies on {batch.device}; move it there first.")
+            raise ArtifactError(
+                f"The artifact runs on {self.device}, and the batch lies on {batch.device};", "move it there first."
+            )
 
     def close(self) -> None:  # noqa: B027 - most sessions hold nothing that Python does not free
         """Frees memory, device and threads."""

@@ -146,7 +146,7 @@ def verify_artifact(
     artifact: Artifact, runtimes: Sequence[Runtime], options: VerifyOptions, references: References, progress: Progress
 ) -> list[Candidate]:
     """The verdicts on an artifact as each runtime runs it. What it holds is read once."""
-    precision = artifact.manifest.precision if artifact.manifest else "fp32"
+    precision = artifact.precision
 
     def all_fail(error: Exception) -> list[Candidate]:
         return [Candidate(artifact.path, runtime.label, precision, "fail", str(error)) for runtime in runtimes]
@@ -184,7 +184,7 @@ def _verdict(
     progress: Progress,
 ) -> Candidate:
     """`held`: what the file holds. `criterion_of`: what outputs are held against, by the precision that is computed in."""
-    precision, wrong = artifact.manifest.precision if artifact.manifest else "fp32", held.reason
+    precision, wrong = artifact.precision, held.reason
 
     def verdict(status: Status, reason: str | None, **measured: Any) -> Candidate:
         found = {"weights": held.weights, "graph": held.graph, **measured}

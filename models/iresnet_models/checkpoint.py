@@ -69,7 +69,7 @@ def load_checkpoint(
         try:
             spec = ModelSpec.from_json(content.get("spec"))
         except InputError as error:
-            raise CheckpointError(f"{path} carries a damaged description of its network. {error}") from error
+            raise CheckpointError(f"{path} carries a damaged description of its network. {error.reason}.", error.remedy) from error
         _require_expected(path, spec, arch, depth, num_classes)
     else:
         try:
@@ -378,7 +378,8 @@ def _network_with(spec: ModelSpec, state: dict[str, Tensor], path: Path) -> Netw
     if sum(value.numel() * value.element_size() for value in state.values()) > size:
         raise CheckpointError(
             f"{path} has {size:,} bytes, and its tensors say that they hold more: it is damaged, or they repeat few numbers "
-            "(torch.expand), and have to be saved with .contiguous()."
+            "(torch.expand).",
+            "Get it again, or save them with .contiguous().",
         )
     weights: dict[str, Tensor] = {}
     for key, value in state.items():

@@ -27,13 +27,7 @@ def processor() -> dict[str, Any]:
 
 def gpu_at(device: torch.device) -> nvidia.Gpu:
     """The GPU of a CUDA device; UnavailableError, with the remedy, where there is none."""
-    missing = nvidia.absence()
-    if missing is not None:
-        raise UnavailableError(f"AOTInductor packages for GPUs need one: {missing.sentence};", "or use --device cpu.")
-    found = nvidia.gpu(device.index or 0)
-    if found is None:
-        raise UnavailableError(f"There is no GPU number {device.index} here; nvidia-smi lists those that there are.")
-    return found
+    return nvidia.require_gpu(device.index or 0, "AOTInductor packages for GPUs need one")
 
 
 def target(device: torch.device) -> dict[str, Any]:
