@@ -40,6 +40,7 @@ from iresnet_export.system.environment import environment
 from iresnet_export.system.progress import no_progress
 from iresnet_export.system.torch_settings import without_tf32
 from iresnet_models import ModelSpec
+from iresnet_models.errors import first_line, named_line
 from iresnet_models.files import write_json, write_text
 from iresnet_models.network import network_from_spec
 from iresnet_models.operations import multiply_accumulates
@@ -64,8 +65,7 @@ class Results:
         try:
             yield
         except Exception as error:
-            first = (str(error).strip().splitlines() or ["no reason given"])[0]
-            self.left_out[what] = first if isinstance(error, IResNetError) else f"{type(error).__name__}: {first}"
+            self.left_out[what] = first_line(error) if isinstance(error, IResNetError) else named_line(error)
         self.write()
 
     def late(self, what: str) -> bool:

@@ -21,6 +21,7 @@ from iresnet_export.system import nvidia
 from iresnet_export.system.environment import environment
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_models import ModelSpec, save_checkpoint
+from iresnet_models.errors import named_line
 from iresnet_models.temporary import temporary_folder
 
 Direction = Literal["export", "run", "train"]
@@ -153,8 +154,7 @@ def _attempt(finding: Finding, attempt: Callable[[], Finding | None]) -> Finding
     except IResNetError as error:
         return replace(finding, answer="no", reason=error.reason, remedy=error.remedy or None)
     except Exception as error:  # whatever a library raises, the doctor goes on to the next
-        first = (str(error).strip().splitlines() or ["no reason given"])[0]
-        return replace(finding, answer="no", reason=f"{type(error).__name__}: {first}", remedy=_FAULT)
+        return replace(finding, answer="no", reason=named_line(error), remedy=_FAULT)
 
 
 def _export(format: FormatName, source: Source, folder: Path, made: dict[FormatName, Artifact]) -> Finding | None:
@@ -177,7 +177,7 @@ def _run(runtime: Runtime, artifact: Artifact, source: Source, device: torch.dev
         found = session.run(images.to(session.device)).cpu()
     error = float((found - expected).abs().max())
     if not error <= _TOLERANCE * float(expected.abs().max()):
-        raise UnavailableError(f"it computes something else: its logits are off by {error:.2g}; {_FAULT}")
+        raise UnavailableError(f"it computes something else: its logits are off by {error:.2g};", _FAULT)
 
 
 def _trained(device: Literal["cpu", "cuda"]) -> Finding:

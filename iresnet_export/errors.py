@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from iresnet_models.errors import (
+    ArtifactError,
     CheckFailedError,
     CheckpointError,
     InputError,
@@ -25,10 +26,6 @@ __all__ = [
     "StaleManifestError",
     "UnavailableError",
 ]
-
-
-class ArtifactError(InputError):
-    """An artifact that is missing, broken, of an unknown format, or not to be trusted."""
 
 
 class ExportError(CheckFailedError):

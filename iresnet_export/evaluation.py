@@ -64,10 +64,10 @@ def accuracy_of(artifact: Artifact, runtime: Runtime, options: EvalOptions, prog
     spec = subject.spec
     data = chosen_data(options.data, spec, subject.weights, held_out=True)
     if data is None:
-        known = "does not say which images it was trained on; name a folder with --data."
-        if subject.trained_on is not None:
-            known = f"was trained on {subject.trained_on}: name it with --data. Folders are opened because you name them."
-        raise InputError(f"{artifact.path} {known}")
+        if subject.trained_on is None:
+            raise InputError(f"{artifact.path} does not say which images it was trained on;", "name a folder with --data.")
+        known = f"{artifact.path} was trained on {subject.trained_on}:"
+        raise InputError(known, "name it with --data. Folders are opened because you name them.")
     if artifact.manifest is not None:
         artifact.require_intact()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,10 @@ def whatever_is_measured_counts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("iresnet_export.benchmark.clock.halves_agree", lambda _rounds: True)
     patch.setattr("iresnet_export.benchmark.measuring.unsteadiness", lambda _rounds: None)
     patch.setattr("iresnet_export.benchmark.bench.without_contradictions", list)
+
+
+def with_many_records(archive: bytes) -> bytes:
+    """A zip archive whose end tells of a list of 200,000 records, which stands before it."""
+    end = archive.rindex(b"PK\x05\x06")
+    listed = (b"PK\x01\x02" + bytes(42)) * 200_000
+    return archive[:end] + listed + archive[end : end + 12] + struct.pack("<II", len(listed), end) + b"\0\0"

@@ -146,7 +146,7 @@ def test_why_there_is_no_gpu(state: dict[str, Any], reason: str, remedy: str, mo
     missing = nvidia.absence()
     assert missing is not None
     assert reason in missing.reason
-    assert remedy in missing.sentence
+    assert remedy in missing.remedy
 
 
 def test_with_a_gpu_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from iresnet_export import __version__
-from iresnet_export.artifacts.archives import is_archive, opened
 from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
 from iresnet_export.system.environment import command, commit, hardware, versions
+from iresnet_models.archives import is_archive, opened
 from iresnet_models.files import read_json, require_file, require_place, require_writable_folder, sha256_of, write_json
 from iresnet_models.spec import ModelSpec
 from iresnet_models.typed import shortly, typed
@@ -101,7 +101,7 @@ class Manifest:
         try:
             found = typed(ManifestFile, data, f"The manifest {path}")
         except InputError as error:
-            raise ArtifactError(f"{error} Export the artifact again.") from error
+            raise ArtifactError(f"{error.reason}.", "Export the artifact again.") from error
         parent = None if found.parent is None else Parent(**found.parent.model_dump())
         plain = {entry.name: data[entry.name] for entry in dataclasses.fields(cls) if entry.name in data}
         weights = Weights(**found.weights.model_dump())
@@ -126,6 +126,11 @@ class Artifact:
     path: Path
     format: FormatName
     manifest: Manifest | None
+
+    @property
+    def precision(self) -> str:
+        """What it should hold its network in: a foreign file as networks are trained, whatever it says of itself."""
+        return "fp32" if self.manifest is None else self.manifest.precision
 
     def require_intact(self) -> Manifest:
         """The manifest, if the file is still the one it tells of; StaleManifestError or ArtifactError otherwise."""
@@ -198,7 +203,8 @@ def require_replaceable(path: Path, manifest: Manifest, inputs: Sequence[Path] =
     endings = ENDINGS[manifest.format]
     if not _ends_in(path, endings):
         raise InputError(
-            f"The next command would take {path} for something else than it is to be: let its name end in {' or '.join(endings)}."
+            f"The next command would take {path} for something else than it is to be:",
+            f"let its name end in {' or '.join(endings)}.",
         )
     if any("\ud800" <= letter <= "\udfff" for letter in path.name):
         raise InputError(f"{path} is no UTF-8, in which the manifest names it.", "Choose another --output.")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from iresnet_export.artifacts.archives import opened
 from iresnet_export.artifacts.artifact import Artifact, FormatName, Manifest, embedded_identity
 from iresnet_export.errors import ArtifactError, InputError
+from iresnet_models.archives import opened
 from iresnet_models.precisions import PRECISIONS
 from iresnet_models.spec import ModelSpec
 from iresnet_models.typed import json_from, typed
@@ -44,7 +44,7 @@ def identity_of(path: Path, format: FormatName) -> dict[str, Any] | None:
         typed(Identity, found, what)
         ModelSpec.from_json(found.get("spec"))
     except InputError as error:
-        raise ArtifactError(f"{what} is damaged. {error} Export it again.") from error
+        raise ArtifactError(f"{what} is damaged. {error.reason}.", "Export it again.") from error
     return found
 
 

@@ -20,6 +20,7 @@ import onnx
 
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.errors import ArtifactError, IResNetError
+from iresnet_models.errors import first_line
 
 _FILE_BYTES = 2**31 - 1
 """Protocol buffers have no more; nor has what they are given from other files."""
@@ -64,9 +65,8 @@ def require_sound(artifact: Artifact) -> None:
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:  # OpenVINO 2026.4 crashes on nodes without outputs, for one
-        first = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ArtifactError(
-            f"{artifact.path} holds a graph that breaks the rules of ONNX ({first}).", "Export it again."
+            f"{artifact.path} holds a graph that breaks the rules of ONNX ({first_line(error)}).", "Export it again."
         ) from error
 
 

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from iresnet_export.artifacts.archives import is_archive, require_whole
 from iresnet_export.artifacts.artifact import Artifact, FormatName, Manifest
 from iresnet_export.errors import ArtifactError, InputError, IResNetError
 from iresnet_export.graph.ir import Graph
@@ -26,7 +25,9 @@ from iresnet_export.graph.probe import Probe
 from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.schemes import CALIBRATORS, TARGETS, Calibrator, Scheme, Target, scheme_for
 from iresnet_export.system.progress import Progress, no_progress
+from iresnet_models.archives import is_archive, require_whole
 from iresnet_models.deployed import Deployable
+from iresnet_models.errors import is_out_of_memory, named_line
 from iresnet_models.precisions import PRECISIONS, Precision
 from iresnet_models.preprocessing import normalised
 from iresnet_models.spec import ModelSpec
@@ -74,7 +75,7 @@ class ExportOptions:
             if value not in known:
                 raise InputError(f"{option} takes {', '.join(known[:-1])} or {known[-1]}, not {value!r}.")
         if self.precision != "fp32" and not self.fold:
-            raise InputError(f"--precision {self.precision} goes with the fold: leave out --no-fold, which is for float32.")
+            raise InputError(f"--precision {self.precision} goes with the fold:", "leave out --no-fold, which is for float32.")
         scheme = scheme_for(self.precision, self.target)
         if scheme is not None and self.calibrator is not None and self.calibrator not in scheme.calibrators:
             raise InputError(
@@ -163,7 +164,9 @@ class Session(ABC):
                 f"The artifact takes {images} images of shape {image}, {kind}; not {tuple(batch.shape)}, {batch.dtype}."
             )
         if batch.device != self.device:
-            raise ArtifactError(f"The artifact runs on {self.device}, and the batch lies on {batch.device}; move it there first.")
+            raise ArtifactError(
+                f"The artifact runs on {self.device}, and the batch lies on {batch.device};", "move it there first."
+            )
 
     def close(self) -> None:  # noqa: B027 - most sessions hold nothing that Python does not free
         """Frees memory, device and threads."""
@@ -279,15 +282,13 @@ def running(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (IResNetError, MemoryError):
+    except IResNetError:
         raise
     except Exception as error:
-        text = str(error)
-        if "out of memory" in text.lower() or "allocate memory" in text.lower():
+        if is_out_of_memory(error):
             raise
-        first = (text.strip().splitlines() or ["no reason given"])[0]
         raise ArtifactError(
-            f"{path} does not run: {type(error).__name__}: {first}.", "Check it with `iresnet-export verify`, or export it again."
+            f"{path} does not run: {named_line(error)}.", "Check it with `iresnet-export verify`, or export it again."
         ) from error
 
 

@@ -142,7 +142,7 @@ def _entrant(
     verdicts: dict[tuple[Path, str], Parity],
     stack: ExitStack,
 ) -> Entrant:
-    precision = artifact.manifest.precision if artifact.manifest else "fp32"
+    precision = artifact.precision
     origin = origins.of(artifact)
     spec, parity = origin.source.spec, verdicts.get((artifact.path, runtime.label))
     subject = dataclasses.replace(

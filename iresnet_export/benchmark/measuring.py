@@ -14,7 +14,7 @@ from iresnet_export.backends.base import Session
 from iresnet_export.benchmark.clock import Samples, Timed, measure
 from iresnet_export.benchmark.device import device_timer
 from iresnet_export.benchmark.entrants import Entrant
-from iresnet_export.benchmark.memory import is_out_of_memory, release
+from iresnet_export.benchmark.memory import release
 from iresnet_export.benchmark.options import BenchOptions, Mode
 from iresnet_export.benchmark.recipe import host_to_host
 from iresnet_export.benchmark.results import Result, Status
@@ -22,6 +22,7 @@ from iresnet_export.benchmark.stability import NOT_STEADY, contradictions, unste
 from iresnet_export.benchmark.statistics import latency_of, speedup_of
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.verify import VerifyOptions, pixels_for
+from iresnet_models.errors import first_line, is_out_of_memory, named_line
 from iresnet_models.preprocessing import normalised
 from iresnet_models.spec import ModelSpec
 
@@ -132,10 +133,9 @@ def status_of(candidate: Entrant, unstable: str | None) -> tuple[Status, str | N
 
 def failed(candidate: Entrant, mode: Mode, batch: int, error: Exception) -> Result:
     """A result of what could not be run."""
-    first = (str(error).strip().splitlines() or ["no reason given"])[0]
     if is_out_of_memory(error):
-        return unmeasured(candidate, mode, batch, f"there is not enough memory: {first}", "oom")
-    return unmeasured(candidate, mode, batch, f"it does not run: {type(error).__name__}: {first}")
+        return unmeasured(candidate, mode, batch, f"there is not enough memory: {first_line(error)}", "oom")
+    return unmeasured(candidate, mode, batch, f"it does not run: {named_line(error)}")
 
 
 def _result(candidate: Entrant, batch: int, mode: Mode, samples: Samples, baseline: Samples | None, bench: Bench) -> Result:

@@ -1,4 +1,4 @@
-"""Memory: what a machine has left, and what its absence looks like."""
+"""Memory: what a machine has left, and what more would take."""
 
 from __future__ import annotations
 
@@ -7,15 +7,7 @@ from pathlib import Path
 
 import torch
 
-_WORDS = ("out of memory", "bad_alloc", "allocate memory", "failed to allocate", "not enough memory")
 _CGROUP = Path("/sys/fs/cgroup")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is of too little memory: runtimes have no common type for it."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(words in str(error).lower() for words in _WORDS)
 
 
 def available_bytes() -> int:

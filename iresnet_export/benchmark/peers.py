@@ -24,6 +24,7 @@ from iresnet_export.system.progress import Progress
 from iresnet_export.verification.criteria import Criterion
 from iresnet_export.verification.outputs import compare_outputs
 from iresnet_export.verification.reference import Reference
+from iresnet_models.errors import named_line
 from iresnet_models.preprocessing import noise_pixels, normalised
 
 PLAIN = "plain torch.onnx.export"
@@ -94,8 +95,7 @@ def _opened(recipe: Recipe, prepare: Callable[[], None], stack: ExitStack) -> tu
     except IResNetError as error:
         return None, str(error)
     except Exception as error:  # exporters of others raise what they like
-        first = (str(error).strip().splitlines() or ["no reason given"])[0]
-        return None, f"it cannot be made here: {type(error).__name__}: {first}"
+        return None, f"it cannot be made here: {named_line(error)}"
 
 
 def _parity(session: Session, reference: Reference | None, progress: Progress, opener: str) -> Parity | None:
@@ -106,7 +106,7 @@ def _parity(session: Session, reference: Reference | None, progress: Progress, o
     try:
         outputs = compare_outputs(session, reference, criterion, sizes, progress)
     except Exception as error:
-        return Parity("fail", None, None, f"it does not run: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        return Parity("fail", None, None, f"it does not run: {named_line(error)}")
     return Parity("fail" if outputs.reason else "pass", outputs.noise_ratio, outputs.sqnr_db, outputs.reason)
 
 

@@ -10,13 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from iresnet_export.errors import IResNetError, UnavailableError
+from iresnet_models.errors import first_line, is_out_of_memory, named_line
 
-_MEMORY = re.compile(
-    r"can't allocate memory|cannot allocate memory|DefaultCPUAllocator|could not create a (primitive|memory)|bad[ _]alloc"
-    r"|failed to allocate|unable to allocate|out of memory|not enough memory|failed to map segment|arena alloc failed",
-    re.IGNORECASE,
-)
-"""What torch, oneDNN, C++, ONNX Runtime, OpenVINO, NumPy and the loader of libraries say where memory runs out."""
 _THREADS = re.compile(r"can't start new thread|thread.*resource temporarily unavailable", re.IGNORECASE)
 _FILES = re.compile(r"too many open files", re.IGNORECASE)
 
@@ -50,7 +45,7 @@ def explained(error: Exception, debug_option: str) -> tuple[str, int]:
         return f"A disk or another device fails ({error}).", 3
     name = os.path.basename(sys.argv[0])
     return (
-        f"This is a fault of {name}, not of yours: {type(error).__name__}: {error}. Please report it with the output of the "
+        f"This is a fault of {name}, not of yours: {named_line(error)}. Please report it with the output of the "
         f"same command and {debug_option}, which shows where it happened.",
         4,
     )
@@ -58,7 +53,7 @@ def explained(error: Exception, debug_option: str) -> tuple[str, int]:
 
 def _shortage(error: BaseException) -> str | None:
     """What is short, if an error is about that."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    text = first_line(error)
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full ({text}). Free some space and run the command again."
@@ -66,11 +61,7 @@ def _shortage(error: BaseException) -> str | None:
         return _NO_FILES.format(text)
     if number == errno.EAGAIN or (number is None and _THREADS.search(str(error))):
         return _NO_THREADS.format(text)
-    if number == errno.ENOMEM or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return _NO_MEMORY.format(text)
-    if number is None and not isinstance(error, IResNetError) and _MEMORY.search(str(error)):
-        return _NO_MEMORY.format(text)
-    return None
+    return _NO_MEMORY.format(text) if is_out_of_memory(error) else None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -171,7 +171,7 @@ def trt(
     from iresnet_export.backends.tensorrt.options import BuildOptions, EngineOptions
 
     if profile and (batch or max_batch):
-        raise InputError("--profile says which batches an engine takes: leave out --batch and --max-batch.")
+        raise InputError("--profile says which batches an engine takes:", "leave out --batch and --max-batch.")
     options = EngineOptions(
         precision=precision,
         fold=fold,

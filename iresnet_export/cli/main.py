@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -102,7 +103,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         return 130
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         return _refused(error)
     return 0
 

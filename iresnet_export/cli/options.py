@@ -253,7 +253,7 @@ def source_from_options(
     from iresnet_export.artifacts.source import source_from_checkpoint, untrained_source
 
     if weights not in (None, "official"):
-        raise InputError(f"--weights takes `official`, not {weights!r}; a file of weights is given with --checkpoint.")
+        raise InputError(f"--weights takes `official`, not {weights!r};", "a file of weights is given with --checkpoint.")
     if weights is not None and checkpoint is not None:
         raise InputError("--checkpoint and --weights official both name the weights;", "give one of them.")
     if weights is not None:
@@ -272,21 +272,15 @@ def device_from_option(name: str) -> torch.device:
     """The device asked for; UnavailableError if it is not here."""
     import torch
 
-    from iresnet_export.errors import UnavailableError
-
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, colon, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (colon and not (index.isascii() and index.isdigit() and len(index) < 4)):
         raise InputError(f"--device takes cpu, cuda (or cuda:1 for the second GPU) or auto, not {name!r}.")
-    if kind == "cuda" and not torch.cuda.is_available():
+    if kind == "cuda":
         from iresnet_export.system import nvidia
 
-        missing = nvidia.absence()
-        why = "torch finds none" if missing is None else missing.sentence
-        raise UnavailableError(f"No NVIDIA GPU can be used here: {why};", "or use --device cpu.")
-    if kind == "cuda" and colon and int(index) >= torch.cuda.device_count():
-        raise UnavailableError(f"There is no GPU number {index} here; nvidia-smi lists those that there are.")
+        nvidia.require_gpu(int(index or 0), "No NVIDIA GPU can be used here")
     return torch.device(name)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from iresnet_export.errors import UnavailableError
+from iresnet_models.errors import first_line
 
 MOST_GRAPHS = 8
 """Each holds buffers of its own; further batch sizes run without a graph."""
@@ -47,8 +48,7 @@ class Capturing:
                 found = start()
         except (RuntimeError, UnavailableError) as error:
             self.enabled = False
-            first = (str(error).strip().splitlines() or ["no reason given"])[0]
-            notice = f"{self._name} runs without CUDA graphs, since capturing one failed: {first}"
+            notice = f"{self._name} runs without CUDA graphs, since capturing one failed: {first_line(error)}"
             self._notices.append(notice)
             logging.getLogger(__name__).warning(notice)
             return None

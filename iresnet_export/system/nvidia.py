@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from iresnet_export.errors import UnavailableError
+
 MINIMUM_FP8 = (8, 9)
 """Ada's compute capability; GPUs before it have no arithmetic in fp8."""
 
@@ -43,10 +45,6 @@ class Absence:
     reason: str
     remedy: str
 
-    @property
-    def sentence(self) -> str:
-        return f"{self.reason}. {self.remedy[0].upper()}{self.remedy[1:]}"
-
 
 def driver() -> Driver | None:
     """The driver that is loaded here; None without one. Asks the library, so that no other process needs to run."""
@@ -68,6 +66,21 @@ def gpu(index: int = 0) -> Gpu | None:
         return None
     found = torch.cuda.get_device_properties(index)
     return Gpu(found.name, (found.major, found.minor), found.total_memory)
+
+
+def require_gpu(index: int, purpose: str, otherwise: str = "; or use --device cpu") -> Gpu:
+    """The GPU of a number; UnavailableError, which begins with what it is needed for, where torch can use none, or not that one.
+
+    `otherwise`: what else can be done than to mend that.
+    """
+    missing = absence()
+    if missing is not None:
+        remedy = missing.remedy[0].upper() + missing.remedy[1:]
+        raise UnavailableError(f"{purpose}: {missing.reason}.", f"{remedy}{otherwise}.")
+    found = gpu(index)
+    if found is None:
+        raise UnavailableError(f"There is no GPU number {index} here;", "nvidia-smi lists those that there are.")
+    return found
 
 
 def capability_text(*capabilities: tuple[int, int]) -> str:

@@ -28,6 +28,7 @@ from iresnet_export.verification.outputs import OutputsReport, compare_outputs
 from iresnet_export.verification.read_back import Coverage, ReadBack, read_back
 from iresnet_export.verification.reference import MINIMUM_IMAGES, Reference, reference_of
 from iresnet_export.verification.reference_cache import cached_reference
+from iresnet_models.errors import named_line
 from iresnet_models.preprocessing import noise_pixels
 from iresnet_models.spec import ModelSpec
 
@@ -154,7 +155,7 @@ def verify_artifact(
     artifact: Artifact, runtimes: Sequence[Runtime], options: VerifyOptions, references: References, progress: Progress
 ) -> list[Candidate]:
     """The verdicts on an artifact as each runtime runs it. What it holds is read once."""
-    precision = artifact.manifest.precision if artifact.manifest else "fp32"
+    precision = artifact.precision
 
     def all_fail(error: Exception) -> list[Candidate]:
         labels = [_NO_RUNTIME] if options.quick else [runtime.label for runtime in runtimes]
@@ -200,7 +201,7 @@ def _verdict(
     progress: Progress,
 ) -> Candidate:
     """`held`: what the file holds. `criterion_of`: what outputs are held against, by the precision that is computed in."""
-    precision, wrong = artifact.manifest.precision if artifact.manifest else "fp32", held.reason
+    precision, wrong = artifact.precision, held.reason
 
     def verdict(status: Status, reason: str | None, **measured: Any) -> Candidate:
         found = {"weights": held.weights, "graph": held.graph, "coverage": held.coverage, **measured}
@@ -229,7 +230,7 @@ def _verdict(
     except MemoryError:
         raise
     except Exception as error:  # a runtime's own error types are many: whatever it raises, the artifact does not run
-        failure = f"it does not run: {error if isinstance(error, IResNetError) else _first_line(error)}"
+        failure = f"it does not run: {error if isinstance(error, IResNetError) else named_line(error)}"
         return verdict("fail", f"{wrong}; {failure}" if wrong else failure, computed_precision=computed, reference=reference.id)
     reason = "; ".join(text for text in (wrong, outputs.reason) if text) or None
     status: Status = "fail" if reason else "pass"
@@ -239,16 +240,11 @@ def _verdict(
     try:
         found = localise(artifact, runtime, deployment, reference, computed, options.device, options.trust, progress, session.batch)
     except Exception as error:  # the verdict stands, whatever looking inside takes
-        unknown = f"where it departs could not be looked for: {_first_line(error)}"
+        unknown = f"where it departs could not be looked for: {named_line(error)}"
         return verdict(status, f"{reason}; {unknown}" if reason else unknown, **measured)
     if reason and found is not None and found.first is not None:
         reason = f"{reason}; it departs in {found.first}"
     return verdict(status, reason, localisation=found, **measured)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
 def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit: float) -> None:

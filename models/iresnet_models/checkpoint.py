@@ -6,7 +6,6 @@ import io
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from iresnet_models.archives import LFS_POINTER, WEB_PAGE, what_it_is, zip_entries
-from iresnet_models.errors import CheckpointError, InputError
+from iresnet_models.archives import LFS_POINTER, WEB_PAGE, is_archive, opened, what_it_is
+from iresnet_models.errors import ArtifactError, CheckpointError, InputError, named_line
 from iresnet_models.files import replacing, require_file, sha256_of
 from iresnet_models.network import Network
 from iresnet_models.pickles import Passed, RefusedPickleError, globals_of, is_harmless, read_past
@@ -63,14 +62,14 @@ def load_checkpoint(
     damaged, foreign, ambiguous, not finite, or not what was expected.
     """
     path = require_file(Path(path), "The checkpoint")
-    content = _read(path)
+    content = read_saved(path)
     own = content.get("format") == FORMAT
     state = _state_dict(content, path)
     if own:
         try:
             spec = ModelSpec.from_json(content.get("spec"))
         except InputError as error:
-            raise CheckpointError(f"{path} carries a damaged description of its network. {error}") from error
+            raise CheckpointError(f"{path} carries a damaged description of its network. {error.reason}.", error.remedy) from error
         _require_expected(path, spec, arch, depth, num_classes)
     else:
         try:
@@ -97,15 +96,16 @@ def _skeleton(spec: ModelSpec) -> Network:
         return Network(spec)
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """What torch.save wrote, with tensors that still lie in the file. Only weights, and plain values beside them, are made."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
+def read_saved(path: Path) -> Mapping[str, Any]:
+    """What torch.save wrote, with tensors that still lie in the file. Only weights, and plain values beside them, are made.
+
+    Nothing in the file is run, and it takes no more memory than it has bytes, whatever it asks for; CheckpointError says why not.
+    """
+    zipped = is_archive(path)
     names: set[str] = set()
     try:
         if zipped:
-            names = _globals_of_archive(path, size)
+            names = _globals_of_archive(path)
         else:
             with path.open("rb") as file:
                 names = globals_of(file, pickles=_LEGACY_PICKLES)
@@ -115,6 +115,8 @@ def _read(path: Path) -> Mapping[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except CheckpointError:
         raise
+    except ArtifactError as error:
+        raise CheckpointError(f"{error.reason}.", error.remedy) from error
     except RefusedPickleError as error:
         raise CheckpointError(f"{path} was refused: {error}, and a file of weights has no need to.", f"{_SAVE_WEIGHTS}") from error
     except pickle.UnpicklingError as error:
@@ -134,41 +136,35 @@ _LEGACY_PICKLES = 5
 _SAVE_WEIGHTS = "If you trust its source, save its state_dict alone with torch.save and use that file."
 
 
-def _globals_of_archive(path: Path, size: int) -> set[str]:
-    """What the pickle in an archive of torch's asks for. Raises CheckpointError for one that is damaged, foreign, or a bomb."""
-    entries = zip_entries(path)
-    if entries is None:
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: it is truncated or damaged, as the end of an archive tells what is in it.",
-            "Copy or download it again.",
-        )
-    names = [entry.filename for entry in entries]
-    if any("/code/" in f"/{name}" for name in names):
-        raise CheckpointError(
-            f"{path} is a TorchScript archive, not a checkpoint.",
-            "Commands that take artifacts read it; exports start from the checkpoint that it was made of.",
-        )
-    content = next((entry for entry in entries if entry.filename.endswith("data.pkl")), None)
+def _globals_of_archive(path: Path) -> set[str]:
+    """What the pickle in an archive of torch's asks for. Raises ArtifactError for one that is damaged, foreign, or a bomb."""
     foreign = what_it_is(path)
-    if content is None or foreign is not None:
-        raise CheckpointError(_foreign(path, foreign or "a zip archive without weights"))
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise CheckpointError(
-            f"{path} holds compressed records, as torch never writes them: another program packed it.",
-            "Unpack it and save the state_dict with torch.save.",
-        )
-    if sum(entry.file_size for entry in entries) > size:
-        raise CheckpointError(f"{path} says that it holds more than its {size:,} bytes: it is damaged.", "Get it again.")
-    with zipfile.ZipFile(path) as archive:
-        return globals_of(io.BytesIO(archive.read(content)))
+    if foreign is not None:
+        raise _foreign(path, foreign)
+    with opened(path) as archive:
+        if any("/code/" in f"/{name}" for name in archive.names):
+            raise CheckpointError(
+                f"{path} is a TorchScript archive, not a checkpoint.",
+                "Commands that take artifacts read it; exports start from the checkpoint that it was made of.",
+            )
+        content = next((name for name in archive.names if name.endswith("data.pkl")), None)
+        if content is None:
+            raise _foreign(path, "a zip archive without weights")
+        if archive.is_compressed:
+            raise CheckpointError(
+                f"{path} holds compressed records, as torch never writes them: another program packed it.",
+                "Unpack it and save the state_dict with torch.save.",
+            )
+        pickled = archive.read(content)
+    return globals_of(io.BytesIO(pickled))
 
 
-def _foreign(path: Path, what: str) -> str:
+def _foreign(path: Path, what: str) -> CheckpointError:
     if what in (WEB_PAGE, LFS_POINTER):
-        return f"{path} is no checkpoint but {what}. Download the file itself."
-    return (
-        f"{path} is no checkpoint of PyTorch but {what}. It is whole as far as can be seen, so getting it again will not help: "
-        "name a file that torch.save wrote, such as one with model.state_dict() in it."
+        return CheckpointError(f"{path} is no checkpoint but {what}.", "Download the file itself.")
+    return CheckpointError(
+        f"{path} is no checkpoint of PyTorch but {what}. It is whole as far as can be seen, so getting it again will not help:",
+        "name a file that torch.save wrote, such as one with model.state_dict() in it.",
     )
 
 
@@ -209,9 +205,7 @@ def _strange(names: set[str]) -> list[str]:
 def _unreadable(path: Path, zipped: bool, error: Exception) -> CheckpointError:
     foreign = None if zipped else what_it_is(path) or ("a plain pickle" if "Invalid magic number" in str(error) else None)
     if foreign is not None:
-        return CheckpointError(_foreign(path, foreign))
-    said = str(error).splitlines()
-    why = f"{type(error).__name__}: {said[0] if said else 'no reason given':.200}"
+        return _foreign(path, foreign)
     with path.open("rb") as file:
         head = file.read(2)
     if not zipped and head[:1] != b"\x80":
@@ -221,7 +215,8 @@ def _unreadable(path: Path, zipped: bool, error: Exception) -> CheckpointError:
             "Name a file that torch.save wrote; if this one should be that, get it again.",
         )
     return CheckpointError(
-        f"{path} cannot be read as a checkpoint: it is truncated or damaged ({why}).", "Copy or download it again."
+        f"{path} cannot be read as a checkpoint: it is truncated or damaged ({named_line(error):.200}).",
+        "Copy or download it again.",
     )
 
 
@@ -383,7 +378,8 @@ def _network_with(spec: ModelSpec, state: dict[str, Tensor], path: Path) -> Netw
     if sum(value.numel() * value.element_size() for value in state.values()) > size:
         raise CheckpointError(
             f"{path} has {size:,} bytes, and its tensors say that they hold more: it is damaged, or they repeat few numbers "
-            "(torch.expand), and have to be saved with .contiguous()."
+            "(torch.expand).",
+            "Get it again, or save them with .contiguous().",
         )
     weights: dict[str, Tensor] = {}
     for key, value in state.items():

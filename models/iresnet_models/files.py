@@ -155,7 +155,7 @@ def require_file(path: Path, what: str) -> Path:
     if stat.S_ISDIR(found.st_mode):
         raise InputError(f"{what} {path} is a folder;", "name a file in it.")
     if not stat.S_ISREG(found.st_mode):  # opening a FIFO waits for a writer, perhaps for ever
-        raise InputError(f"{what} {path} is no regular file (a pipe, a socket or a device); save it to a file and name that.")
+        raise InputError(f"{what} {path} is no regular file (a pipe, a socket or a device);", "save it to a file and name that.")
     if found.st_size == 0:
         raise InputError(f"{what} {path} is empty: it was cut off while it was written or copied.", "Get it again.")
     if not os.access(path, os.R_OK):

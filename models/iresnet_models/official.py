@@ -21,7 +21,7 @@ from pathlib import Path
 import platformdirs
 
 from iresnet_models.checkpoint import load_checkpoint, shapes_of
-from iresnet_models.errors import CheckpointError, InputError, IResNetError, UnavailableError
+from iresnet_models.errors import CheckpointError, InputError, IResNetError, UnavailableError, first_line, named_line
 from iresnet_models.files import read_json, require_file, sha256_of, write_json
 from iresnet_models.spec import OFFICIAL_WEIGHTS, ModelSpec
 
@@ -175,8 +175,8 @@ def _accept_download(place: _Place) -> None:
     except InputError as error:
         place.unchecked.unlink()
         raise CheckpointError(
-            f"What was downloaded from {place.address} is not the official {place.spec.name}, and was removed: {error} "
-            f"Try again later, or open the address in a browser and save the file as {place.file}."
+            f"What was downloaded from {place.address} is not the official {place.spec.name}, and was removed: {error}",
+            f"Try again later, or open the address in a browser and save the file as {place.file}.",
         ) from error
     # The record goes first: the file is never there without it, which would pass for one put there by hand.
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -198,7 +198,7 @@ def _checked(spec: ModelSpec, path: Path) -> str:
         found = load_checkpoint(path, arch=spec.arch, depth=spec.depth, num_classes=spec.num_classes)
     except CheckpointError as error:
         # What to do about options does not help here: the network's name is what was asked for.
-        raise CheckpointError(str(error).partition(" Leave out --")[0]) from error
+        raise CheckpointError(f"{error.reason}.") from error
     if found.spec != spec:
         raise CheckpointError(f"{path} is a checkpoint of {spec.name} that was trained for other data.")
     return found.sha256
@@ -292,6 +292,4 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, FileURLRetrievalError) and isinstance(error.__context__, FileURLRetrievalError):
         error = error.__context__  # what the page said, which gdown wraps into several paragraphs
-    text = next((line.strip() for line in html.unescape(str(error)).splitlines() if line.strip()), "")
-    known = isinstance(error, (DownloadError, OSError)) and text
-    return (text if known else f"{type(error).__name__}: {text or 'no reason given'}").rstrip(".")
+    return html.unescape(first_line(error) if isinstance(error, (DownloadError, OSError)) else named_line(error)).rstrip(".")

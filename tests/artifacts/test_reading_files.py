@@ -21,6 +21,7 @@ import torch
 from conftest import Outcome
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from support import with_many_records
 
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.onnx_files import read_onnx
@@ -134,11 +135,7 @@ def _bomb(path: Path, records: dict[str, bytes]) -> None:
 
 
 def _many(path: Path, records: dict[str, bytes]) -> None:
-    """A list of a million records, as the end of the file tells of it."""
-    data = written(path, records).read_bytes()
-    end = data.index(b"PK\x05\x06")
-    listed = b"PK\x01\x02" + bytes(42)
-    path.write_bytes(data[:end] + listed * 200_000 + data[end : end + 12] + struct.pack("<II", 200_000 * 46, end) + b"\0\0")
+    path.write_bytes(with_many_records(written(path, records).read_bytes()))
 
 
 SPOILT: dict[str, tuple[Callable[[Path, dict[str, bytes]], object], str]] = {

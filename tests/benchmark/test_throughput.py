@@ -12,7 +12,7 @@ from iresnet_export.backends.base import Session
 from iresnet_export.benchmark import clock, throughput
 from iresnet_export.benchmark.entrants import Entrant
 from iresnet_export.benchmark.measuring import Bench
-from iresnet_export.benchmark.memory import Growth, is_out_of_memory
+from iresnet_export.benchmark.memory import Growth
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.recipe import Recipe
 from iresnet_export.benchmark.results import Result, Subject
@@ -108,18 +108,3 @@ def test_two_doublings_without_gain_saturate(rates: list[float | None], ends_aft
             assert step + 1 == ends_after
             return
     raise AssertionError("it never ended")
-
-
-@pytest.mark.parametrize(
-    ("error", "memory"),
-    [
-        (MemoryError(), True),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
-        (RuntimeError("std::bad_alloc"), True),
-        (RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 8"), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
-        (RuntimeError("shape mismatch"), False),
-    ],
-)
-def test_runtimes_say_in_many_ways_that_memory_ended(error: Exception, memory: bool) -> None:
-    assert is_out_of_memory(error) is memory

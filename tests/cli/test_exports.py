@@ -17,6 +17,7 @@ from support import whatever_is_measured_counts
 import iresnet_export
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.cli.options import source_from_options
+from iresnet_export.errors import ExportError, InputError
 from iresnet_models import ModelSpec, save_checkpoint
 from iresnet_models.errors import PreemptedError
 from iresnet_models.initialization import untrained_network
@@ -126,13 +127,25 @@ def test_an_absent_gpu_is_exit_3(run: Run, artifacts: dict[str, Artifact]) -> No
     assert "--device cpu" in outcome.err
 
 
-def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    from iresnet_export.cli.main import main
-    from iresnet_export.errors import InputError
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ZeroDivisionError("oops"), 4), (InputError("wrong"), 2), (ExportError("refused"), 1), (MemoryError("big"), 3)],
+    ids=["bug", "input", "check", "memory"],
+)
+def test_debug_adds_the_traceback_and_changes_nothing_else(
+    error: Exception, status: int, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A script that looks for a cause with it tells a failed check from a missing package, as without."""
 
-    monkeypatch.setattr(sys, "argv", ["iresnet-export", "onnx", "--depth", "51", "--debug"])
-    with pytest.raises(InputError):
-        main()
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("iresnet_export.inspection.inspect_file", fail)
+    plain, debugged = run("inspect", tmp_path / "x"), run("inspect", tmp_path / "x", "--debug")
+    assert "Traceback (most recent call last)" in debugged.err
+    assert "in fail" in debugged.err
+    assert debugged.err.endswith(plain.err)
+    assert (debugged.status, plain.status) == (status, status)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from iresnet_export.backends.registry import NAMES, format_named
 from iresnet_export.cli.options import ArchName, FloatingPrecision, OnnxPrecision, device_from_option, finite
 from iresnet_export.cli.pasting import command_line, export_of
 from iresnet_export.errors import InputError, UnavailableError
+from iresnet_export.system import nvidia
 from iresnet_models.precisions import PRECISIONS
 from iresnet_models.spec import BLOCKS, FAMILIES
 
@@ -148,8 +149,8 @@ def test_infinite_bounds_are_no_bounds() -> None:
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(nvidia, "absence", lambda: None)
+    monkeypatch.setattr(nvidia, "gpu", lambda index: nvidia.Gpu("Pretended GPU", (9, 0), 2**33) if index < 2 else None)
     assert str(device_from_option("cuda:1")) == "cuda:1"
     with pytest.raises(UnavailableError, match="no GPU number 2"):
         device_from_option("cuda:2")

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from support import with_many_records
 from torch import Tensor
 
 from iresnet_models import ModelSpec, load_checkpoint, save_checkpoint
@@ -230,15 +231,44 @@ def test_a_storage_that_lies_about_its_length_is_read_no_further_than_the_file(
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("place", [10, 22, 30, 46, 60, 100])
-def test_damaged_directories(place: int, archive: Path, tmp_path: Path) -> None:
-    data = bytearray(archive.read_bytes())
-    data[-place] ^= 0xFF
-    (tmp_path / "a.pt").write_bytes(data)
-    try:
-        load_checkpoint(tmp_path / "a.pt")
-    except CheckpointError as error:
-        assert "a.pt" in str(error)  # noqa: PT017 - some of these bytes matter to nobody
+END, END64, LOCATOR, ENTRY = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", b"PK\x01\x02"
+DIRECTORY: dict[tuple[bytes, int], str | None] = {
+    (END, 0): "without its end",
+    (END64, 0): "BadZipFile",
+    (END64, 32): "truncated or damaged",
+    (END64, 40): "BadZipFile",
+    (END64, 44): "list of records of",
+    (LOCATOR, 12): "truncated or damaged",
+    (ENTRY, 8): "encrypted",
+    (ENTRY, 10): "compressed in an unusual way",
+    (ENTRY, 20): "two sizes",
+    (ENTRY, 42): "truncated or damaged",
+    (ENTRY, 12): None,  # the time of writing, which is of no account
+    (END, 20): None,  # the length of a comment
+}
+
+
+@pytest.mark.parametrize(("signature", "offset"), DIRECTORY)
+def test_damaged_directories(signature: bytes, offset: int, state: State, archive: Path, tmp_path: Path) -> None:
+    path, data = tmp_path / "a.pt", bytearray(archive.read_bytes())
+    data[data.rindex(signature) + offset] ^= 0xFF
+    path.write_bytes(data)
+    says = DIRECTORY[signature, offset]
+    if says is None:
+        assert torch.equal(load_checkpoint(path).model.state_dict()[KEY], state[KEY])
+        return
+    with pytest.raises(CheckpointError, match=says) as caught:
+        load_checkpoint(path)
+    assert str(path) in caught.value.reason
+    assert caught.value.remedy
+
+
+def test_a_directory_beyond_all_bounds_is_not_parsed(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.pt"
+    path.write_bytes(with_many_records(archive.read_bytes()))
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", lambda *_args, **_more: pytest.fail("it was parsed"))
+    with pytest.raises(CheckpointError, match="list of records of 9,200,000 bytes"):
+        load_checkpoint(path)
 
 
 def zipped(**files: bytes) -> bytes:

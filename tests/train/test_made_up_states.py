@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+from support import with_many_records
 
 from iresnet_models.errors import InputError, PreemptedError
 from iresnet_train import Progress, TrainConfig, train
 from iresnet_train.saved import SavedState, checked
-from iresnet_train.state import StateFolder
+from iresnet_train.state import FORMAT, StateFolder
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -87,9 +88,12 @@ def require_the_one_before(folder: Path, caplog: pytest.LogCaptureFixture) -> No
     assert [path.suffix for path in sorted(folder.iterdir())] == [".pt", ".damaged"]
 
 
-class _Runs:
+class _Calls:
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("it-ran",)
+        return self.call
 
 
 def _compressed(content: bytes) -> bytes:
@@ -100,18 +104,24 @@ def _compressed(content: bytes) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["half", "empty", "noise", "pickle", "code", "list", "compressed", "cut zip"])
+KINDS = ("half", "empty", "noise", "pickle", "code", "list", "compressed", "cut zip", "bytes without bound", "many records")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_state_at_all(kind: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = max(folder.iterdir()).read_bytes()
     content = {
         "half": whole[: len(whole) // 2],
         "empty": b"",
         "noise": os.urandom(1000),
-        "pickle": pickle.dumps({"format": "iresnet-export/state/2"}),
-        "code": saved_as(_Runs()),
+        "pickle": pickle.dumps({"format": FORMAT}),
+        "code": saved_as({"format": FORMAT, "config": _Calls(os.mkdir, "it-ran")}),
         "list": saved_as([1, 2]),
-        "compressed": _compressed(saved_as({"format": "iresnet-export/state/2"})),
+        "compressed": _compressed(saved_as({"format": FORMAT})),
         "cut zip": whole[:-30],
+        # torch's own reader of weights makes it
+        "bytes without bound": saved_as({"format": FORMAT, "config": _Calls(bytearray, 2**45)}),
+        "many records": with_many_records(whole),
     }[kind]
     replace_newest(folder, content)
     require_the_one_before(folder, caplog)

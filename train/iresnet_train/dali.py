@@ -113,7 +113,7 @@ class DaliBatches:
                 except _DecodingError as error:
                     undone = [step.task for step in self._waiting] + [reading.task for reading in self._ahead]
                     if not self._waiting or undone[0].care is Care.DECODED:
-                        raise UnavailableError(f"DALI cannot go on: {error} Leave out --loader dali.") from error
+                        raise UnavailableError(f"DALI cannot go on: {error}", "Leave out --loader dali.") from error
                 # A file that only decoding shows to be damaged ends the pipeline: another one begins at its step.
                 todo = chain([_Task(undone[0].keys, Care(undone[0].care + 1))], undone[1:], todo)
 

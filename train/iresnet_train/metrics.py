@@ -92,8 +92,8 @@ def tally(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if logits.ndim != 2 or len(logits) != len(labels) or int(labels.max()) >= logits.shape[1]:
         raise InputError(
-            f"Logits of shape {tuple(logits.shape)} do not fit {len(labels)} labels up to {int(labels.max())}; "
-            "evaluate on the data that the network was trained on."
+            f"Logits of shape {tuple(logits.shape)} do not fit {len(labels)} labels up to {int(labels.max())};",
+            "evaluate on the data that the network was trained on.",
         )
     logits, labels = logits.detach().double(), labels.to(logits.device, non_blocking=True)
     return torch.stack([*correct(logits, labels), cross_entropy(logits, labels, reduction="sum")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,7 @@ class SavedState:
         return self.position.epoch + (self.position.step > 0)
 
 
-def checked(state: dict[str, Any]) -> SavedState:
+def checked(state: Mapping[str, Any]) -> SavedState:
     """The state that was saved; InputError says what is wrong with it."""
     wanted = {"config", "spec", "position", "records", "learner", "unreadable", "computation", "unsaved"}
     if state.keys() - {"format"} != wanted:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import warnings
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,9 +18,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from iresnet_models.errors import InputError, IResNetError
-from iresnet_models.files import write_bytes
-from iresnet_train.distributed import first_line
+from iresnet_models.checkpoint import read_saved
+from iresnet_models.errors import CheckpointError, InputError, IResNetError
+from iresnet_models.files import sha256_of, write_bytes
 
 FORMAT = "iresnet-export/state/2"
 _KEPT = 2
@@ -55,7 +53,7 @@ class StateFolder:
             self._pending.result()
             self._pending = None
 
-    def newest(self, check: Callable[[dict[str, Any]], T], *, tell: bool = True) -> T | None:
+    def newest(self, check: Callable[[Mapping[str, Any]], T], *, tell: bool = True) -> T | None:
         """What `check` makes of the newest state that is whole; None without any.
 
         One that is damaged, or that `check` raises InputError for, is named, and set aside by `set_aside`: reading changes nothing.
@@ -127,30 +125,18 @@ class StateFolder:
             _log.warning("An old state could not be removed (%s).", error)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The content of a state's file; InputError says why it is none. Nothing in it is run."""
+def _read(path: Path) -> Mapping[str, Any]:
+    """The content of a state's file, whose tensors still lie in it; InputError says why it is none. Nothing in it is run."""
     if not path.is_file():
         raise InputError("it is no file")
     try:
-        content = path.read_bytes()
+        if sha256_of(path)[:_DIGITS] != path.stem.split("-")[-1]:
+            raise InputError("its hash is not that in its name")
+        return read_saved(path)
     except OSError as error:
         raise InputError(f"it cannot be read ({error.strerror})") from error
-    if hashlib.sha256(content).hexdigest()[:_DIGITS] != path.stem.split("-")[-1]:
-        raise InputError("its hash is not that in its name")
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise InputError("its content is compressed, as that of a saved state never is")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (MemoryError, InputError):
-        raise
-    except Exception as error:  # whatever a damaged archive makes torch raise
-        raise InputError(f"it cannot be read ({type(error).__name__}: {first_line(error):.150})") from error
-    if not isinstance(state, dict):
-        raise InputError(f"it holds a {type(state).__name__}")
-    return state
+    except CheckpointError as error:
+        raise InputError(error.reason.replace(f"{path} ", "it ")) from error
 
 
 def _number(path: Path) -> int:

@@ -13,16 +13,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from PIL.Image import Image
 
 from iresnet_data.datasets import LabelledImages, file_content
 from iresnet_data.shards import ShardMember, is_pattern
-from iresnet_models.errors import CheckFailedError, InputError, IResNetError, PreemptedError, UnavailableError
+from iresnet_models.errors import (
+    CheckFailedError,
+    InputError,
+    IResNetError,
+    PreemptedError,
+    UnavailableError,
+    first_line,
+    is_out_of_memory,
+)
 from iresnet_models.preprocessing import load_image
 from iresnet_train.config import TrainConfig
-from iresnet_train.distributed import World, first_line, processors
+from iresnet_train.distributed import World, processors
 from iresnet_train.preemption import stopped
 from iresnet_train.run_folder import RunFolder
 from iresnet_train.telling import going_on
@@ -138,20 +145,22 @@ def diverged(what: str, lr: float, config: TrainConfig, precision: str, run: Run
         else "no epoch was finished, so that there is no checkpoint"
     )
     if precision == "fp16" and not spoiled:
-        cause = "float16 reaches only to 65,504: say --precision bf16, or leave out such steps with --on-nan skip"
+        cause, remedy = "float16 reaches only to 65,504", "say --precision bf16, or leave out such steps with --on-nan skip."
     elif config.pretrained is not None:
-        cause = "the weights that training started from may be damaged, or the learning rate too high for them: try a third of it"
+        cause = "the weights that training started from may be damaged, or the learning rate too high for them"
+        remedy = "try a third of it."
     else:
-        cause = "mostly the learning rate is too high for the network and the batch size: try a third of it, or --warmup-epochs"
-    return CheckFailedError(f"{what}, at a learning rate of {lr:.3g}. {end}, and {saved}. The cause: {cause}.")
+        cause = "mostly the learning rate is too high for the network and the batch size"
+        remedy = "try a third of it, or --warmup-epochs."
+    return CheckFailedError(f"{what}, at a learning rate of {lr:.3g}. {end}, and {saved}. The cause: {cause}:", remedy)
 
 
 def preempted(names: Sequence[str | None], where: str, config: TrainConfig, run: RunFolder) -> PreemptedError:
     """The error, which is none, of a run that was asked to stop; `names`: the signal that each process got, if it did."""
     name = next((name for name in names if name is not None), None)
     return stopped(name)(
-        f"Training was stopped by {name or 'a signal'} {where}, and its state is saved in {run.states.folder}. "
-        f"Go on with: {going_on(config)}"
+        f"Training was stopped by {name or 'a signal'} {where}, and its state is saved in {run.states.folder}.",
+        f"Go on with: {going_on(config)}",
     )
 
 
@@ -166,52 +175,41 @@ def lacks_named(config: TrainConfig, world: World, workers: int) -> Iterator[Non
         lack = _lack(error, config, world, workers)
         if lack is None:
             raise
-        raise UnavailableError(lack) from error
+        raise lack from error
 
 
-def _lack(error: Exception, config: TrainConfig, world: World, workers: int) -> str | None:
+def _lack(error: Exception, config: TrainConfig, world: World, workers: int) -> UnavailableError | None:
     text = str(error)
     number = error.errno if isinstance(error, OSError) else None
     said = first_line(error)[:300]
     if "shared memory" in text or "shm" in text or "Bus error" in text or "unable to mmap" in text:
-        return (
-            f"The {workers} processes that load images have too little shared memory in /dev/shm ({said}). Say --workers 0 (or "
-            "fewer), or give more: in a container by --shm-size 8g or --ipc host."
+        return UnavailableError(
+            f"The {workers} processes that load images have too little shared memory in /dev/shm ({said}).",
+            "Say --workers 0 (or fewer), or give more: in a container by --shm-size 8g or --ipc host.",
         )
     if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text or "ancdata" in text:
-        return f"There are too many open files ({said}). Say --workers 0 (or fewer), or allow more: ulimit -n 65536."
+        return UnavailableError(
+            f"There are too many open files ({said}).", "Say --workers 0 (or fewer), or allow more: ulimit -n 65536."
+        )
     if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
-        return (
-            f"A process that loads images was ended from outside ({said}), mostly since memory ran out. Say fewer --workers than "
-            f"{workers}, or free some memory."
+        return UnavailableError(
+            f"A process that loads images was ended from outside ({said}), mostly since memory ran out.",
+            f"Say fewer --workers than {workers}, or free some memory.",
         )
     if number == errno.EAGAIN or "can't start new thread" in text:
-        return f"No more processes or threads may be started ({said}). Say fewer --workers than {workers}, or raise ulimit -u."
-    if (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or number == errno.ENOMEM
-        or any(part in text for part in _NO_MEMORY)
-    ):
+        return UnavailableError(
+            f"No more processes or threads may be started ({said}).", f"Say fewer --workers than {workers}, or raise ulimit -u."
+        )
+    if is_out_of_memory(error):
         share = -(-config.batch_size // world.size)
-        return (
+        return UnavailableError(
             f"There is not enough memory for steps of {share} images of {config.train_crop_size} pixels on {world.device.type} "
-            f"({said}). Take each step in parts, with --accumulate {2 * config.accumulate} or more, or use a smaller --batch-size, "
-            "--activation-checkpointing or a smaller network; a run that goes on keeps its batches, and needs another machine."
+            f"({said}).",
+            f"Take each step in parts, with --accumulate {2 * config.accumulate} or more, or use a smaller --batch-size, "
+            "--activation-checkpointing or a smaller network; a run that goes on keeps its batches, and needs another machine.",
         )
     if world.size > 1 and (isinstance(error, dist.DistError) or "Connection closed by peer" in text or "Connection reset" in text):
-        return f"Another process of this run has ended, and this one cannot go on without it ({said}). See what that one said."
+        return UnavailableError(
+            f"Another process of this run has ended, and this one cannot go on without it ({said}).", "See what that one said."
+        )
     return None
-
-
-_NO_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "Cannot allocate memory",
-    "bad_alloc",
-    "could not create a memory",  # oneDNN
-    "could not create a primitive",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-"""Parts of what libraries say when memory is lacking."""

@@ -93,7 +93,7 @@ class AOTInductor(Runtime):
 def cpp_compiler() -> list[str]:
     """The command of a C++ compiler that works: `CXX`, or g++ or clang++; UnavailableError where there is none."""
     if sys.platform == "win32":
-        raise UnavailableError("AOTInductor packages are made on Linux and macOS; on Windows leave out --compile.")
+        raise UnavailableError("AOTInductor packages are made on Linux and macOS;", "on Windows leave out --compile.")
     own = shlex.split(os.environ.get("CXX", ""))
     candidates = [own] if own else [["g++"], ["clang++"]]
     reasons = []

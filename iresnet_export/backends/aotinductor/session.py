@@ -15,6 +15,7 @@ from iresnet_export.backends.base import Session
 from iresnet_export.errors import ArtifactError, UnavailableError
 from iresnet_export.system.cuda_graphs import Capturing, on_stream, readable
 from iresnet_export.system.torch_settings import torch_threads, without_tf32
+from iresnet_models.errors import first_line, is_out_of_memory
 
 
 class PackageSession(Session):
@@ -43,13 +44,12 @@ class PackageSession(Session):
         try:
             self._package = open_package(artifact.path, device)
         except RuntimeError as error:
-            first = str(error).strip().splitlines()[0]
-            if "out of memory" in first:
+            if is_out_of_memory(error):
                 raise UnavailableError(
-                    f"{artifact.path} does not fit: the GPU's memory is full ({first}); nvidia-smi says by what."
+                    f"{artifact.path} does not fit: the GPU's memory is full ({first_line(error)});", "nvidia-smi says by what."
                 ) from error
             raise ArtifactError(
-                f"torch {torch.__version__} cannot load {artifact.path} ({first}).",
+                f"torch {torch.__version__} cannot load {artifact.path} ({first_line(error)}).",
                 "Packages are tied to a version of torch and a kind of processor; export it again here.",
             ) from error
 

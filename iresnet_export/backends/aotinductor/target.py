@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from iresnet_export.artifacts.archives import opened
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.errors import UnavailableError
 from iresnet_export.system import nvidia
+from iresnet_models.archives import opened
 
 _AGAIN = "iresnet-export pt2 --compile"
 
@@ -27,13 +27,7 @@ def processor() -> dict[str, Any]:
 
 def gpu_at(device: torch.device) -> nvidia.Gpu:
     """The GPU of a CUDA device; UnavailableError, with the remedy, where there is none."""
-    missing = nvidia.absence()
-    if missing is not None:
-        raise UnavailableError(f"AOTInductor packages for GPUs need one: {missing.sentence};", "or use --device cpu.")
-    found = nvidia.gpu(device.index or 0)
-    if found is None:
-        raise UnavailableError(f"There is no GPU number {device.index} here; nvidia-smi lists those that there are.")
-    return found
+    return nvidia.require_gpu(device.index or 0, "AOTInductor packages for GPUs need one")
 
 
 def target(device: torch.device) -> dict[str, Any]:

@@ -71,7 +71,8 @@ def calibration_images(source: Source, options: ExportOptions) -> Images:
         own = "" if source.trained_on is None else f" This one was trained on {source.trained_on}, as its file says."
         raise InputError(
             f"{options.precision} needs images to measure how far activations reach, best some that the network was trained on."
-            f"{own} Name a folder that holds train/ with --calibration-data FOLDER."
+            f"{own}",
+            "Name a folder that holds train/ with --calibration-data FOLDER.",
         )
     if data is None:
         count = 64 if spec.image_size <= 64 else 32

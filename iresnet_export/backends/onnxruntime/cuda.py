@@ -91,15 +91,6 @@ def providers(ort: Any, device: torch.device, settings: CudaSettings | None = No
     return [(CUDA, (settings or CudaSettings()).options(device)), CPU]
 
 
-def require_gpu(device: torch.device) -> None:
-    """UnavailableError where torch can use no GPU: ONNX Runtime would compute on the CPU instead."""
-    missing = nvidia.absence()
-    if missing is not None:
-        raise UnavailableError(f"ONNX Runtime cannot use a GPU here: {missing.sentence};", "or use --device cpu.")
-    if nvidia.gpu(device.index or 0) is None:
-        raise UnavailableError(f"There is no GPU number {device.index} here; nvidia-smi lists those that there are.")
-
-
 def require_on_gpu(session: Any, name: str) -> list[str]:
     """What of a session's graph is computed on the CPU, in words; UnavailableError where that is the whole of it."""
     if session.get_providers()[0] != CUDA:

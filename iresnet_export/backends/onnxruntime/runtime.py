@@ -19,13 +19,14 @@ from iresnet_export.backends.onnxruntime.cuda import (
     CudaSettings,
     graph_options,
     providers,
-    require_gpu,
     require_on_gpu,
     tf32_notice,
 )
 from iresnet_export.backends.onnxruntime.optimized import keep_operations, optimised_graph, require_integers
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
 from iresnet_export.graph.precision import widest
+from iresnet_export.system import nvidia
+from iresnet_models.errors import first_line
 
 if TYPE_CHECKING:
     from iresnet_export.backends.onnx.probing import OnnxProbe
@@ -92,7 +93,8 @@ class OnnxSession(Session):
         options.log_severity_level = 3
         keep_operations(options, fuse)
         if device.type == "cuda":
-            require_gpu(device)
+            # Without one ONNX Runtime would compute on the CPU.
+            nvidia.require_gpu(device.index or 0, "ONNX Runtime cannot use a GPU here")
             options.add_session_config_entry(RECORD_ASSIGNMENT, "1")
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -164,7 +166,7 @@ def _create(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         if "NOT_IMPLEMENTED" in first:
             raise UnavailableError(f"ONNX Runtime cannot compute {path.name} here: {first}") from error
         raise ArtifactError(

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from iresnet_export.artifacts.archives import opened
+from iresnet_models.archives import opened
 
 
 def read_program(path: Path) -> dict[str, Any]:

@@ -42,9 +42,9 @@ class Compiled(ChannelsLast):
         require_trusted(artifact, trust)
         missing = nvidia.absence()
         if device.type != "cuda" or missing is not None:
-            why = f" ({missing.sentence})" if missing is not None else ""
+            why = f" ({missing.reason})" if missing is not None else ""
             raise UnavailableError(
-                f"torch.compile is used on NVIDIA GPUs{why}; for CPUs compile a package once: iresnet-export pt2 --compile"
+                f"torch.compile is used on NVIDIA GPUs{why};", "for CPUs compile a package once: iresnet-export pt2 --compile"
             )
         return CompiledSession(load_program(artifact.path), device, threads)
 

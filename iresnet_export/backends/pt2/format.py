@@ -16,6 +16,7 @@ from iresnet_export.backends.base import ExportJob, Format
 from iresnet_export.backends.pt2.reading import graph_of_program, load_program
 from iresnet_export.errors import ExportError
 from iresnet_export.graph.ir import Graph
+from iresnet_models.errors import first_line
 from iresnet_models.precisions import Precision
 
 
@@ -38,7 +39,7 @@ class Program(Format):
         try:
             program = torch.export.export(job.network.eval(), (example,), dynamic_shapes=shapes, strict=False)
         except Exception as error:
-            raise ExportError(f"torch.export refused the network: {error}") from error
+            raise ExportError(f"torch.export refused the network: {first_line(error)}") from error
         for module in program.graph_module.modules():
             for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
                 node.meta.pop("stack_trace", None)  # source lines with this machine's paths, which nothing needs

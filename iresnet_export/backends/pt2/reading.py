@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from iresnet_export.errors import ArtifactError
 from iresnet_export.graph.ir import ATEN_KINDS, Array, Graph, Node, Wiring, array_of, conv_attributes, float32, pool_attributes
 from iresnet_export.graph.precision import precision_of
+from iresnet_models.errors import first_line
 
 Read = tuple[dict[str, Any], dict[str, Array]]
 """Attributes and tensors."""
@@ -27,9 +28,9 @@ def load_program(path: Path) -> ExportedProgram:
         with quiet("torch.export"), path.open("rb") as file:
             return torch.export.load(file)
     except Exception as error:  # torch raises what comes: RuntimeError, KeyError, AssertionError, errors of JSON and of zip
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ArtifactError(
-            f"{path} is not a whole torch.export program, or of another version of torch than {torch.__version__} ({first}).",
+            f"{path} is not a whole torch.export program, or of another version of torch than {torch.__version__} "
+            f"({first_line(error)}).",
             "Export or copy it again.",
         ) from error
 

@@ -22,14 +22,9 @@ def require_runnable(artifact: Artifact, device: torch.device) -> Flavour:
     plan = read_plan(artifact)
     flavour = flavour_named(plan.flavour)
     _require_version(artifact, plan, flavour)
-    missing = nvidia.absence()
-    if missing is not None:
-        raise UnavailableError(f"A TensorRT engine runs on an NVIDIA GPU, and none can be used here: {missing.sentence}.")
-    if device.type != "cuda":
+    if device.type != "cuda" and nvidia.absence() is None:
         raise UnavailableError(f"{artifact.path} runs on an NVIDIA GPU alone;", "add --device cuda.")
-    here = nvidia.gpu(device.index or 0)
-    if here is None:
-        raise UnavailableError(f"There is no GPU number {device.index} here; nvidia-smi lists those that there are.")
+    here = nvidia.require_gpu(device.index or 0, "A TensorRT engine runs on an NVIDIA GPU, and none can be used here", "")
     _require_gpu(artifact, plan, here)
     return flavour
 

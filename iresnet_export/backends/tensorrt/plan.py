@@ -43,7 +43,8 @@ def read_plan(artifact: Artifact) -> Plan:
         raise ArtifactError(
             f"{path} is not a whole plan: it has {size:,} bytes"
             + ("" if told is None else f" of {told:,}")
-            + ". It was cut off or added to while it was written or copied; copy or build it again."
+            + ". It was cut off or added to while it was written or copied;",
+            "copy or build it again.",
         )
     details = {} if artifact.manifest is None else artifact.manifest.details
     if flavour == "tensorrt_rtx":

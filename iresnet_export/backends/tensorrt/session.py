@@ -54,7 +54,8 @@ class EngineSession(Session):
             if self._engine is None:
                 raise (ArtifactError if artifact.manifest is None else UnavailableError)(
                     f"{flavour.name} {flavour.version} cannot load {artifact.path} on {torch.cuda.get_device_name()}: "
-                    f"{flavour.errors()}. Engines are tied to a TensorRT version and a kind of GPU; build it again here."
+                    f"{flavour.errors()}.",
+                    "Engines are tied to a TensorRT version and a kind of GPU; build it again here.",
                 )
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._graphs = Capturing(artifact.path.name, self._stream, self.notices, enabled=cuda_graphs)
@@ -187,9 +188,8 @@ class EngineSession(Session):
         trt = self._flavour.module
         inspector = self._engine.create_engine_inspector()
         told = inspector.get_engine_information(trt.LayerInformationFormat.JSON) if inspector is not None else ""
-        recorded = self._artifact.manifest.precision if self._artifact.manifest else "fp32"
         found = precisions_of_layers(told or "")
-        return widest(_without_floating(found, self._artifact)) if found else recorded
+        return widest(_without_floating(found, self._artifact)) if found else self._artifact.precision
 
 
 def precisions_of_layers(told: str) -> list[str]:

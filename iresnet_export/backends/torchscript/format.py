@@ -16,6 +16,7 @@ from iresnet_export.backends.base import ExportJob, Format
 from iresnet_export.backends.torchscript.reading import deprecation_expected, graph_of_script, load_script
 from iresnet_export.errors import ExportError
 from iresnet_export.graph.ir import Graph
+from iresnet_models.errors import first_line
 from iresnet_models.precisions import Precision
 
 
@@ -37,7 +38,7 @@ class TorchScript(Format):
             try:
                 traced = torch.jit.trace(job.network.eval(), example)  # type: ignore[no-untyped-call]
             except Exception as error:
-                raise ExportError(f"torch.jit.trace refused the network: {error}") from error
+                raise ExportError(f"torch.jit.trace refused the network: {first_line(error)}") from error
             job.progress("Freezing", 0.5)
             # Only the weights become constants. Numeric rewrites would round them: they stay the checkpoint's, bit by bit.
             frozen = torch.jit.freeze(traced, optimize_numerics=False)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iresnet_export.artifacts.archives import opened
 from iresnet_export.errors import ArtifactError
+from iresnet_models.archives import opened
 
 _PICKLES = {"data.pkl": "data", "constants.pkl": "constants"}
 """The lists of tensors, and the folders that their numbers lie in."""

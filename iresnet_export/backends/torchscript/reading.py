@@ -13,6 +13,7 @@ from torch import Tensor
 
 from iresnet_export.errors import ArtifactError
 from iresnet_export.graph.ir import ATEN_KINDS, Array, Graph, Node, Wiring, array_of, conv_attributes, float32, pool_attributes
+from iresnet_models.errors import first_line
 
 Read = tuple[dict[str, Any], dict[str, Array]]
 """Attributes and tensors."""
@@ -25,10 +26,9 @@ def load_script(path: Path, device: torch.device) -> torch.jit.ScriptModule:
             module: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
             return module
     except (RuntimeError, ValueError) as error:
-        first = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ArtifactError(
-            f"torch {torch.__version__} cannot load {path} as TorchScript ({first}). It is damaged, or was made by another version "
-            "or by torch.jit.optimize_for_inference, whose weights torch does not save.",
+            f"torch {torch.__version__} cannot load {path} as TorchScript ({first_line(error)}). It is damaged, or was made by "
+            "another version or by torch.jit.optimize_for_inference, whose weights torch does not save.",
             "Export or copy it again.",
         ) from error
 

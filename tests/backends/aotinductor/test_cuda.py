@@ -24,7 +24,7 @@ from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.aotinductor import session as aotinductor_session
 from iresnet_export.backends.aotinductor.cuda import cuda_build, cuda_home, linker_options
 from iresnet_export.backends.aotinductor.package import AOTInductor, Package, PackageOptions, cpp_compiler
-from iresnet_export.backends.aotinductor.session import CudaPackageSession
+from iresnet_export.backends.aotinductor.session import CudaPackageSession, PackageSession
 from iresnet_export.backends.aotinductor.target import processor, require_same_machine, target_in_words
 from iresnet_export.errors import ArtifactError, InputError, UnavailableError
 from iresnet_export.exporting import export_artifact
@@ -89,6 +89,25 @@ def package(monkeypatch: pytest.MonkeyPatch) -> PretendedPackage:
 
 def images(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "shown"),
+    [
+        ("", ArtifactError, r"cannot load .* \(RuntimeError\)"),
+        ("\nno such symbol\nmore", ArtifactError, r"cannot load .* \(no such symbol\)"),
+        ("CUDA out of memory.", UnavailableError, "memory is full"),
+    ],
+)
+def test_packages_that_do_not_load(
+    said: str, kind: type[Exception], shown: str, described: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(aotinductor_session, "open_package", fail)
+    with pytest.raises(kind, match=shown):
+        PackageSession(described, CPU)
 
 
 @pytest.mark.parametrize("cuda_graphs", [False, True])

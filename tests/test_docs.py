@@ -1,0 +1,39 @@
+"""What the docs name is there: runtimes by their names, and fields of reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from iresnet_export.backends.registry import NAMES
+from iresnet_export.doctor import Component, Diagnosis, EngineFile, Finding
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+TABLES = {"BACKEND", "NAME"}
+"""What stands for a value in descriptions of options."""
+
+
+def backends(text: str) -> set[str]:
+    """What stands after `--backend`, and what the lists of the runtimes of `.pt2` programs hold."""
+    named = set(re.findall(r"--backend[ =]([\w-]+)", text)) - TABLES
+    for line in text.splitlines():
+        if line.startswith("| `.pt2` |") or "`.pt2` program" in line:
+            named |= set(re.findall(r"`([a-z_-]+)`", line))
+    return named
+
+
+def test_runtimes_go_by_their_names() -> None:
+    named = {page.name: backends(page.read_text(encoding="utf-8")) for page in PAGES}
+    assert {page for page, found in named.items() if found} >= {"command-line.md", "benchmarking.md", "gpu.md"}
+    assert {page: found - set(NAMES) for page, found in named.items() if found - set(NAMES)} == {}
+
+
+def test_the_doctors_report_is_described_by_its_fields() -> None:
+    text = (DOCS / "reports.md").read_text(encoding="utf-8")
+    section = text[text.index("`iresnet-export/doctor/1`") :].partition("\n## ")[0]
+    fields = {field.name for kind in (Finding, Component, EngineFile) for field in dataclasses.fields(kind)}
+    keys = set(Diagnosis((), (), ()).to_json()) - {"schema", "environment"}  # which every report has
+    values = {"iresnet-export/doctor/1", "export", "run", "train", "yes", "untried", "no"}
+    assert set(re.findall(r"`([\w/-]+)`", section)) - values == fields | keys
