@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
 import torch
 
 from iresnet_export.artifacts.artifact import Artifact, FormatName, Manifest, open_artifact
+from iresnet_export.artifacts.metadata import embedded_spec
 from iresnet_export.artifacts.source import Source, source_from_checkpoint, untrained_source
-from iresnet_export.backends.base import Session
+from iresnet_export.backends.base import MOST_THREADS, Session, running
 from iresnet_export.backends.registry import FORMATS, format_named, runtime_named, runtimes_for
 from iresnet_export.errors import InputError
+from iresnet_export.system.devices import device_named
+from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.spec import ModelSpec
+from iresnet_models.typed import shortly
 
 if TYPE_CHECKING:
     from iresnet_export.inspection import Inspection
@@ -42,7 +45,7 @@ def load(
     What is given is what is expected of it; `image_size` overrides the size that it was trained at. Raises CheckpointError for a
     file that is damaged, foreign or another network.
     """
-    return source_from_checkpoint(Path(checkpoint), arch=arch, depth=depth, num_classes=num_classes, image_size=image_size)
+    return source_from_checkpoint(_path(checkpoint), arch=arch, depth=depth, num_classes=num_classes, image_size=image_size)
 
 
 def untrained(arch: str = "iresnet", depth: int = 50, *, num_classes: int = 1000, image_size: int = 224, seed: int = 0) -> Source:
@@ -76,9 +79,9 @@ def export(
     if format not in FORMATS or format == "checkpoint":
         raise InputError(f"There is no format {format!r} to export to.", f"Choose one of {', '.join(FORMATS[1:])}.")
     kind = format_named(format).options_type
-    source = source if isinstance(source, Source) else load(source)
+    source = source if isinstance(source, Source) else load(_path(source))
     chosen = _options(kind, **options)
-    return export_artifact(format, source, chosen, output=None if output is None else Path(output), force=force)
+    return export_artifact(format, source, chosen, output=None if output is None else _path(output), force=force)
 
 
 def verify(artifacts: Files, *, device: str = "cpu", **options: Any) -> VerifyReport:
@@ -91,7 +94,7 @@ def verify(artifacts: Files, *, device: str = "cpu", **options: Any) -> VerifyRe
     from iresnet_export.verification.verify import VerifyOptions
     from iresnet_export.verification.verify import verify as verify_artifacts
 
-    chosen = _options(VerifyOptions, device=torch.device(device), **options)
+    chosen = _options(VerifyOptions, device=device_named(device), **options)
     return VerifyReport.model_validate_json(_json(verify_document(verify_artifacts(_paths(artifacts), chosen), chosen)))
 
 
@@ -106,8 +109,11 @@ def bench(artifacts: Files, *, batches: Sequence[int] = (1,), device: str = "cpu
     from iresnet_export.reporting.bench_document import bench_document
     from iresnet_export.reporting.schemas import BenchReport
 
-    given = {"recommend": options.get("verify", True) is not False, **options}
-    chosen = _options(BenchOptions, batch_sizes=tuple(batches), device=torch.device(device), **given)
+    modes = options.get("modes", ("latency",))
+    recommended = options.get("verify", True) is not False and bool({"latency", "throughput"} & set(modes))
+    given = {"recommend": recommended, **options}
+    sizes = list(batches) if isinstance(batches, Iterable) else batches
+    chosen = _options(BenchOptions, batch_sizes=sizes, device=device_named(device), **given)
     return BenchReport.model_validate_json(_json(bench_document(bench_artifacts(_paths(artifacts), chosen), chosen)))
 
 
@@ -117,7 +123,7 @@ def evaluate(files: Files, data: Pathlike | None = None, *, device: str = "cpu",
     from iresnet_export.reporting.documents import eval_document
     from iresnet_export.reporting.schemas import EvalReport
 
-    chosen = _options(EvalOptions, data=None if data is None else str(data), device=torch.device(device), **options)
+    chosen = _options(EvalOptions, data=None if data is None else str(data), device=device_named(device), **options)
     return EvalReport.model_validate_json(_json(eval_document(accuracies(_paths(files), chosen), chosen)))
 
 
@@ -126,7 +132,7 @@ def predict(artifact: Artifact | Pathlike, images: Files, *, device: str = "cpu"
     from iresnet_export.prediction import PredictOptions
     from iresnet_export.prediction import predict as predict_images
 
-    chosen = _options(PredictOptions, device=torch.device(device), **options)
+    chosen = _options(PredictOptions, device=device_named(device), **options)
     return iter(predict_images(_path(artifact), _paths(images), chosen).images)
 
 
@@ -135,6 +141,48 @@ def inspect(file: Artifact | Pathlike) -> Inspection:
     from iresnet_export.inspection import inspect_file
 
     return inspect_file(_path(file))
+
+
+class CheckedSession(Session):
+    """A session that refuses what its file does not take: InputError for a batch of another type, shape or device, or once closed.
+
+    Runtimes convert, reinterpret or read beyond such a batch, each in its own way.
+    """
+
+    def __init__(self, session: Session, artifact: Artifact) -> None:
+        self._session: Session | None = session
+        self._path = artifact.path
+        self.device, self.batch, self.with_preprocessing = session.device, session.batch, session.with_preprocessing
+        self.computed_precision, self.notices = session.computed_precision, session.notices
+        spec = _known_spec(artifact)
+        size = None if spec is None else spec.image_size
+        self._image = None if size is None else (size, size, 3) if self.with_preprocessing else (3, size, size)
+
+    def run(self, batch: torch.Tensor) -> torch.Tensor:
+        if self._session is None:
+            raise InputError(f"The session of {self._path} is closed.", "Open another one.")
+        if not isinstance(batch, torch.Tensor):
+            found = type(batch).__name__
+            raise InputError(f"A batch is a torch.Tensor, not a {found}.", "Make it by session.batch_of(pixels, spec).")
+        if not batch.dim() or not len(batch):
+            raise InputError(f"A batch has at least one image, and its shape is {tuple(batch.shape)}.")
+        self.require_fitting(batch, self._image, torch.uint8 if self.with_preprocessing else torch.float32)
+        with running(self._path):
+            return self._session.run(batch)
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+
+def _known_spec(artifact: Artifact) -> ModelSpec | None:
+    """What a file says that it is; None for one that says nothing."""
+    if artifact.manifest is not None:
+        return artifact.manifest.spec
+    if artifact.format == "checkpoint":
+        return load_checkpoint(artifact.path).spec
+    return embedded_spec(artifact)
 
 
 @dataclass(frozen=True)
@@ -157,35 +205,60 @@ class Opened:
                 f"{self.artifact.path} is a file of the format {self.artifact.format}; {chosen.name} runs {chosen.format} files.",
                 f"Name one of {', '.join(able.name for able in runtimes_for(self.artifact.format))}.",
             )
-        return chosen.load(self.artifact, torch.device(device), threads=threads, trust=trust)
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
+            raise InputError(f"threads is a number from 1 to {MOST_THREADS}, not {shortly(threads)}.")
+        return CheckedSession(chosen.load(self.artifact, device_named(device), threads=threads, trust=trust), self.artifact)
 
 
 def open(artifact: Artifact | Pathlike) -> Opened:
     """Opens an artifact or a checkpoint."""
-    return Opened(artifact if isinstance(artifact, Artifact) else open_artifact(Path(artifact)))
+    return Opened(artifact if isinstance(artifact, Artifact) else open_artifact(_path(artifact)))
 
 
 def _options(kind: type[T], **given: Any) -> T:
-    """Options of a kind; InputError for names that it has not. Lists may stand for tuples, texts for paths."""
-    names = {entry.name for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(given.keys() - names)
+    """Options of a kind; InputError for names that it has not, and for values of another type.
+
+    Lists may stand for tuples, one text for a tuple of it, and texts for paths.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    hints, strict = get_type_hints(kind), ConfigDict(strict=True, allow_inf_nan=False)
+    unknown = sorted(given.keys() - hints.keys())
     if unknown:
-        raise InputError(f"There is no option {unknown[0]!r}.", f"There are {', '.join(sorted(names))}.")
-    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    for key in ("checkpoint", "data", "calibration_data"):
-        if isinstance(plain.get(key), str | Path):
-            plain[key] = Path(plain[key]) if key == "checkpoint" else str(plain[key])
-    return kind(**plain)
+        raise InputError(f"There is no option {unknown[0]!r}.", f"There are {', '.join(sorted(hints))}.")
+    chosen: dict[str, Any] = {}
+    for name, value in given.items():
+        plain = tuple(value) if isinstance(value, list) else value
+        if get_origin(hints[name]) is tuple and isinstance(value, str):
+            plain = (value,)
+        if name in _PATHS and isinstance(value, str | Path):
+            plain = Path(value) if name == "checkpoint" else str(value)
+        if isinstance(plain, torch.device):
+            chosen[name] = plain
+            continue
+        try:
+            chosen[name] = TypeAdapter(hints[name], config=strict).validate_python(plain)
+        except ValidationError as error:
+            raise InputError(f"{name} cannot be {shortly(value)}: {error.errors()[0]['msg'].lower()}.") from error
+    return kind(**chosen)
 
 
-def _path(file: Artifact | Pathlike) -> Path:
+_PATHS = ("checkpoint", "data", "calibration_data")
+
+
+def _path(file: object) -> Path:
+    if not isinstance(file, Artifact | str | Path):
+        raise InputError(f"A file is named by its path, or is an artifact, and not {shortly(file)}.")
     return file.path if isinstance(file, Artifact) else Path(file)
 
 
 def _paths(files: Files) -> list[Path]:
     if isinstance(files, Artifact | str | Path):
         return [_path(files)]
-    return [_path(file) for file in files]
+    found = [_path(file) for file in files] if isinstance(files, Iterable) else [_path(files)]
+    if not found:
+        raise InputError("No file was named.")
+    return found
 
 
 def _json(document: dict[str, Any]) -> str:

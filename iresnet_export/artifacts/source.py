@@ -71,6 +71,8 @@ def source_from_checkpoint(
 
 def untrained_source(spec: ModelSpec, seed: int) -> Source:
     """An untrained network, filled from `seed`."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise InputError(f"A seed is a whole number from 0 to 2^64 - 1, not {shortly(seed)}.")
     network = untrained_network(spec, seed=seed)
     return Source(network, spec, Weights("untrained", state_sha256(network), seed=seed))
 

@@ -32,6 +32,8 @@ from iresnet_models.precisions import PRECISIONS, Precision
 from iresnet_models.preprocessing import normalised
 from iresnet_models.spec import ModelSpec
 
+MOST_BATCH, MOST_THREADS = 65_536, 1024
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -65,8 +67,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= self.max_batch and self.dynamic_batch:
             raise InputError(f"The batch to optimise for ({self.batch}) must lie between 1 and the largest one ({self.max_batch}).")
-        if self.batch < 1:
-            raise InputError(f"A batch has at least one image, not {self.batch}.")
+        if not 1 <= self.batch <= MOST_BATCH or not 1 <= self.max_batch <= MOST_BATCH:
+            raise InputError(f"A batch has from 1 to {MOST_BATCH:,} images, not {self.batch} or up to {self.max_batch}.")
         for option, value, known in (
             ("--precision", self.precision, PRECISIONS),
             ("--target", self.target, TARGETS),

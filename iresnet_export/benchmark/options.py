@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import torch
 
+from iresnet_export.backends.base import MOST_BATCH, MOST_THREADS
 from iresnet_export.errors import InputError
 
 Mode = Literal["latency", "throughput", "server", "cold"]
@@ -55,10 +56,11 @@ class BenchOptions:
         if unknown or not self.modes:
             found = f", not {unknown[0]!r}" if unknown else ""
             raise InputError(f"--mode takes {', '.join(MODES[:-1])} or {MODES[-1]}, or several separated by commas{found}.")
-        if not self.batch_sizes or min(self.batch_sizes) < 1:
+        if not self.batch_sizes or min(self.batch_sizes) < 1 or max(self.batch_sizes) > MOST_BATCH:
             raise InputError("--batch takes batch sizes of at least 1, such as --batch 1,8,32.")
-        if any(count < 1 for count in self.threads):
-            raise InputError(f"--threads takes numbers of at least 1, not {min(self.threads)}.")
+        wrong = [count for count in self.threads if not 1 <= count <= MOST_THREADS]
+        if wrong:
+            raise InputError(f"--threads takes numbers from 1 to {MOST_THREADS}, not {wrong[0]}.")
         _require_positive("--seconds", (self.seconds,), "a time above 0")
         _require_positive("--rate", self.rates, "requests a second, above 0")
         _require_positive("--p99-limit", () if self.p99_limit_ms is None else (self.p99_limit_ms,), "milliseconds, above 0")

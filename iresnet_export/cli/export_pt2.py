@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from iresnet_export.cli.console import say
-from iresnet_export.cli.exports import run_export
+from iresnet_export.cli.exports import require_used_batch, run_export
 from iresnet_export.cli.options import (
     OUTPUT,
     Arch,
@@ -71,6 +71,7 @@ def pt2(
 
     if device != "cpu" and not compile:
         raise InputError("--device says what --compile compiles for, and a program runs on any device;", "add --compile.")
+    require_used_batch(dynamic_batch, batch)
     options = PackageOptions(
         precision=precision,
         fold=fold,

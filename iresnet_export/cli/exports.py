@@ -31,6 +31,7 @@ from iresnet_export.cli.options import (
     offering,
     source_from_options,
 )
+from iresnet_export.errors import InputError
 
 if TYPE_CHECKING:
     from iresnet_export.artifacts.artifact import Artifact, FormatName
@@ -121,6 +122,12 @@ def onnx(
     """Export to ONNX: one node for each operation of the network, named as the network names it."""
     from iresnet_export.backends.onnx.format import OnnxOptions
 
+    require_used_batch(dynamic_batch, batch)
+    if precision not in ("int8", "fp8") and (calibrator is not None or target != "cpu" or calibration_images != 512):
+        raise InputError(
+            f"--calibrator, --calibration-images and --target are for codes, and {precision} has none;",
+            "leave them out, or add --precision int8.",
+        )
     options = OnnxOptions(
         precision=precision,
         fold=fold,
@@ -136,6 +143,12 @@ def onnx(
     )
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
     run_export("onnx", source, options, output, force)
+
+
+def require_used_batch(dynamic_batch: bool, batch: int) -> None:
+    """InputError for a batch size that would decide nothing."""
+    if dynamic_batch and batch != 1:
+        raise InputError("--batch is the size of a static batch;", "add --static-batch, or leave it out: any size is taken then.")
 
 
 def run_export(format: FormatName, source: Source, options: ExportOptions, output: Path | None, force: bool) -> Artifact:

@@ -270,18 +270,9 @@ def source_from_options(
 
 def device_from_option(name: str) -> torch.device:
     """The device asked for; UnavailableError if it is not here."""
-    import torch
+    from iresnet_export.system.devices import device_named
 
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, colon, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and not (index.isascii() and index.isdigit() and len(index) < 4)):
-        raise InputError(f"--device takes cpu, cuda (or cuda:1 for the second GPU) or auto, not {name!r}.")
-    if kind == "cuda":
-        from iresnet_export.system import nvidia
-
-        nvidia.require_gpu(int(index or 0), "No NVIDIA GPU can be used here")
-    return torch.device(name)
+    return device_named(name)
 
 
 def runtimes_from_options(backends: list[str] | None, ort_cuda: str | None) -> tuple[str, ...]:

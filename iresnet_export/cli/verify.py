@@ -22,7 +22,6 @@ from iresnet_export.cli.options import (
     integers,
     runtimes_from_options,
 )
-from iresnet_export.errors import InputError
 
 
 def verify(
@@ -77,8 +76,6 @@ def verify(
     in units of the network's own float32 rounding error. Exit status: 0 if at least one passes and none fails, 1 if one fails,
     3 if nothing could be verified.
     """
-    if images < 1:
-        raise InputError(f"--images takes a number of images, not {images}.")
     from iresnet_export.reporting.documents import verify_document
     from iresnet_export.reporting.markdown import verify_markdown
     from iresnet_export.reporting.tables import decision_lines, localisation_table, verify_table

@@ -16,7 +16,7 @@ from iresnet_data.named_data import remark
 from iresnet_export.artifacts.artifact import Artifact, Weights, open_artifact
 from iresnet_export.artifacts.data_choice import chosen_data, is_named
 from iresnet_export.artifacts.source import Source, source_of_artifact, subject_of
-from iresnet_export.backends.base import Runtime, require_trusted
+from iresnet_export.backends.base import MOST_BATCH, Runtime, require_trusted
 from iresnet_export.backends.registry import format_named, require_settings_used, runtimes_for
 from iresnet_export.errors import ArtifactError, ExportError, InputError, IResNetError, StaleManifestError, UnavailableError
 from iresnet_export.graph.compare import GraphReport, WeightsReport
@@ -59,6 +59,12 @@ class VerifyOptions:
     """Whether to compare files alone, and no outputs: what cannot be rebuilt here is skipped then."""
     cache: bool = True
     """Whether references are kept from one run to the next."""
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise InputError(f"--images takes a number of images, not {self.images}.")
+        if not self.batch_sizes or min(self.batch_sizes) < 1 or max(self.batch_sizes) > MOST_BATCH:
+            raise InputError(f"--batch takes batch sizes from 1 to {MOST_BATCH:,}, such as --batch 1,7,32.")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from iresnet_export.errors import InputError
 from iresnet_export.graph.ir import Graph
 
 DEFAULT_OPSET = 20
+OPSETS = range(18, 26)
 _LEAST_OPSET = {"bf16": (22, "bfloat16 convolutions"), "fp8": (19, "Quantization to fp8")}
 """The operator set with which what a precision needs came to ONNX."""
 
@@ -23,6 +24,8 @@ class OnnxOptions(ExportOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.opset is not None and self.opset not in OPSETS:
+            raise InputError(f"ONNX opset {self.opset} is not supported;", f"choose one from {OPSETS.start} to {OPSETS.stop - 1}.")
         least, what = _LEAST_OPSET.get(self.precision, (0, ""))
         if self.opset is not None and self.opset < least:
             raise InputError(f"{what} came with ONNX opset {least}; {self.opset} was asked for.")

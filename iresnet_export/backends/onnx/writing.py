@@ -25,7 +25,6 @@ from iresnet_export.graph.network import plain_name, traced
 from iresnet_models.deployed import Deployable, DeployedNetwork
 
 INPUT, OUTPUT, PROBABILITIES = "input", "logits", "probabilities"
-OPSETS = range(18, 26)
 
 
 class _Graph:
@@ -65,8 +64,6 @@ def onnx_from_network(
     unless `static_batch` is given. Initialisers have the names of the state dict; a node and its output have the name of the
     module, or of the block and operation. `identity` goes into the model's metadata.
     """
-    if opset not in OPSETS:
-        raise ExportError(f"ONNX opset {opset} is not supported;", f"choose one from {OPSETS.start} to {OPSETS.stop - 1}.")
     module = traced(network.eval())
     graph, values, names = _Graph(), {}, Counter[str]()
     for node in module.graph.nodes:

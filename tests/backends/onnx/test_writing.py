@@ -15,9 +15,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from iresnet_export.backends.onnx.format import OPSETS, OnnxOptions
 from iresnet_export.backends.onnx.reading import graph_of_onnx
-from iresnet_export.backends.onnx.writing import METADATA_KEY, OPSETS, onnx_from_network
-from iresnet_export.errors import ExportError
+from iresnet_export.backends.onnx.writing import METADATA_KEY, onnx_from_network
+from iresnet_export.errors import ExportError, InputError
 from iresnet_export.graph.compare import compare
 from iresnet_export.graph.network import graph_of_network
 from iresnet_models import ModelSpec, Network
@@ -104,8 +105,8 @@ def test_every_opset(opset: int) -> None:
 
 def test_opsets_that_are_not_supported() -> None:
     for opset in (OPSETS.start - 1, OPSETS.stop):
-        with pytest.raises(ExportError, match="choose one from 18 to"):
-            onnx_from_network(network(), opset=opset)
+        with pytest.raises(InputError, match="choose one from 18 to"):
+            OnnxOptions(opset=opset)
 
 
 def test_batch_is_symbolic_or_static() -> None:
