@@ -109,15 +109,14 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> 
 
 
 @pytest.fixture
-def package(compiled: Artifact, tmp_path: Path) -> Artifact:
+def package(compiled: Artifact, small_checkpoint: Path, tmp_path: Path) -> Artifact:
     """A copy of it, with what it was made from, that a test may spoil."""
     for path in compiled.path.parent.iterdir():
         shutil.copy(path, tmp_path)
-    checkpoint = compiled.path.parent / str(compiled.require_intact().weights.checkpoint)
-    shutil.copy(checkpoint, tmp_path)
+    shutil.copy(small_checkpoint, tmp_path)
     for path in tmp_path.glob("*.pt2"):
         manifest = open_artifact(path).require_intact()
-        record(path, dataclasses.replace(manifest, weights=dataclasses.replace(manifest.weights, checkpoint=checkpoint.name)))
+        record(path, dataclasses.replace(manifest, weights=dataclasses.replace(manifest.weights, checkpoint=small_checkpoint.name)))
     return open_artifact(tmp_path / compiled.path.name)
 
 
