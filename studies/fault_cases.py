@@ -575,7 +575,7 @@ def foreign_checkpoints() -> Iterator[Case]:
     for name in ("dynamo.onnx", "legacy.onnx"):
         for command, words in artifact_commands(name).items():
             yield Case(
-                f"{command} of {name}, honestly exported by torch",
+                f"{command} of {name}, exported by torch",
                 "foreign",
                 words,
                 take(name, "best.pt", "photos"),

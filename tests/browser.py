@@ -25,12 +25,12 @@ def chromium() -> str | None:
 
 
 class Page:
-    """The browser's one tab. `complaints`: what its console was told, exceptions included; `requests`: what it asked for."""
+    """The browser's one tab. `console`: what its console was told, exceptions included; `requests`: what it asked for."""
 
     def __init__(self, address: str) -> None:
         self._socket = websocket.create_connection(address, timeout=_ANSWER_SECONDS, suppress_origin=True)
         self._number = 0
-        self.complaints: list[str] = []
+        self.console: list[str] = []
         self.requests: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
@@ -49,7 +49,7 @@ class Page:
 
     def open(self, file: Path, width: int, *, dark: bool = False, height: int = 900) -> None:
         """Opens a file in a window of this width, on a phone where that is narrow."""
-        self.complaints.clear()
+        self.console.clear()
         self.requests.clear()
         narrow = width < 600
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=narrow)
@@ -78,9 +78,9 @@ class Page:
     def _take_down(self, message: dict[str, Any]) -> None:
         method, found = message.get("method"), message.get("params", {})
         if method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
-            self.complaints.append(json.dumps(found))
+            self.console.append(json.dumps(found))
         elif method == "Log.entryAdded":
-            self.complaints.append(found["entry"]["text"])
+            self.console.append(found["entry"]["text"])
         elif method == "Network.requestWillBeSent":
             self.requests.append(found["request"]["url"])
 

@@ -21,7 +21,7 @@ from iresnet_export.verification.tf32 import with_tf32
 from iresnet_models.preprocessing import normalised
 
 NOISE_LIMIT = 2.5
-"""Honest backends stay within 1 noise floor at depths 18 to 1001, Winograd within 1.24; TF32 begins at 158 (docs/parity.md)."""
+"""Float32 backends stay within 1 noise floor at depths 18 to 1001, Winograd within 1.24; TF32 begins at 158 (docs/parity.md)."""
 
 SQNR_MARGIN_DB = 3.0
 """Held-out images may cost codes this much more than those they were calibrated with."""

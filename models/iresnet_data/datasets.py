@@ -180,10 +180,10 @@ def all_read(read: Callable[[int], T], indices: Iterable[int], others: Iterable[
         try:
             yield read(index)
         except InputError as error:
-            raise unreadable([str(error), *_complaints(read, left), *_complaints(read, others)]) from error
+            raise unreadable([str(error), *_reasons(read, left), *_reasons(read, others)]) from error
 
 
-def _complaints(read: Callable[[int], object], indices: Iterable[int]) -> Iterator[str]:
+def _reasons(read: Callable[[int], object], indices: Iterable[int]) -> Iterator[str]:
     for index in indices:
         try:
             read(index)

@@ -1,7 +1,7 @@
 """Whether a backend measured in turn with another is as fast as alone, for every pair of backends.
 
-    python benchmarks/alone_and_in_turn.py --json benchmarks/results/alone_and_in_turn.json \
-        --markdown benchmarks/results/alone_and_in_turn.md
+    python studies/alone_and_in_turn.py --json studies/results/alone_and_in_turn.json \
+        --markdown studies/results/alone_and_in_turn.md
 
 "Alone" is a process that has loaded nothing else; "in turn" one that has loaded both, and measures as `bench` does. Each backend is
 measured alone before and after the pairs, so that a machine that drifts does not look like a backend that disturbs. The ratio is
