@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -34,7 +35,7 @@ from iresnet_export.backends.torchscript.reading import graph_of_script, load_sc
 from iresnet_export.backends.torchscript.runtime import TorchScriptRuntime
 from iresnet_export.errors import ArtifactError, IResNetError
 from iresnet_export.exporting import export_artifact
-from iresnet_export.inspection import inspect_file, printable
+from iresnet_export.inspection import inspect_file
 from iresnet_export.verification.verify import VerifyOptions, verify
 
 Run = Callable[..., Outcome]
@@ -210,9 +211,11 @@ def test_what_a_file_says_of_itself_is_typed(script: Path, tmp_path: Path, run: 
         assert (outcome.status, "says of itself is damaged" in outcome.err) == (2, True), outcome.err
 
 
-def test_texts_for_terminals() -> None:
-    assert printable("a\x1b[31mb\ud800\n") == "a\\x1b[31mb\\ud800\\n"
-    assert len(printable("a" * 10**6)) == 4001
+def test_texts_for_terminals(artifacts: dict[str, Artifact]) -> None:
+    notes = {"hostile": "a\x1b[31mb\ud800\n", "long": "a" * 10**6}
+    rows = dict(dataclasses.replace(inspect_file(artifacts["onnx"].path), notes=notes).rows())
+    assert rows["hostile"] == "a\\x1b[31mb\\ud800\\n"
+    assert len(rows["long"]) == 4001
 
 
 # -- ONNX ----------------------------------------------------------------------------------------------------------------------
