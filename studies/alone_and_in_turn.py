@@ -23,6 +23,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from thread_watch import ThreadWatch
 
 from iresnet_export.artifacts.artifact import open_artifact
 from iresnet_export.artifacts.source import untrained_source
@@ -30,7 +31,6 @@ from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.eager import Eager
 from iresnet_export.backends.registry import runtime_named
 from iresnet_export.benchmark.clock import CLOCK, Timed, measure
-from iresnet_export.benchmark.isolation import ThreadWatch
 from iresnet_export.benchmark.recipe import host_to_host
 from iresnet_export.errors import UnavailableError
 from iresnet_export.exporting import export_artifact
