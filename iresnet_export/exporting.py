@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iresnet_data.named_data import is_embedded
 from iresnet_export.artifacts.artifact import (
     ENDINGS,
     Artifact,
@@ -109,7 +110,7 @@ def _with_images(source: Source, options: ExportOptions) -> ExportOptions:
 def _inputs(source: Source, options: ExportOptions) -> list[Path]:
     """The files and folders that an export reads."""
     data = options.calibration_data
-    named = [] if data in (None, "digits") else [Path(data)]
+    named = [] if data is None or is_embedded(data) else [Path(data)]
     return [*named, *([] if source.checkpoint is None else [source.checkpoint])]
 
 

@@ -13,6 +13,7 @@ from iresnet_export.artifacts.artifact import Artifact, FormatName, open_artifac
 from iresnet_export.artifacts.metadata import identity_of
 from iresnet_export.graph.precision import in_words
 from iresnet_models.files import sha256_of
+from iresnet_models.image_files import printable
 
 _SHOWN, _LONGEST = 40, 4000
 """How much of what a file says is shown; the report in JSON holds all of it."""
@@ -65,7 +66,7 @@ class Inspection:
         rows += [("inputs", _listed(self.inputs)), ("outputs", _listed(self.outputs))]
         rows += [("operators", _listed([f"{count} {name}" for name, count in self.operators.items()]))]
         rows += [("stored weights", _listed([f"{count:,} {name}" for name, count in self.weights.items()]))]
-        return [(key, printable(value)) for key, value in [*rows, *self.notes.items()] if value]
+        return [(key, _shown(value)) for key, value in [*rows, *self.notes.items()] if value]
 
     def to_json(self) -> dict[str, Any]:
         manifest = self.artifact.manifest
@@ -84,10 +85,9 @@ class Inspection:
         }
 
 
-def printable(text: str) -> str:
-    """A text out of a file with escapes for whatever is no letter or sign: it may hold commands for a terminal."""
-    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text[:_LONGEST])
-    return shown + ("…" if len(text) > _LONGEST else "")
+def _shown(text: str) -> str:
+    """A text out of a file in one line of bounded length, with escapes: it may hold commands for a terminal."""
+    return printable(text[:_LONGEST]) + ("…" if len(text) > _LONGEST else "")
 
 
 def _listed(names: list[str]) -> str:

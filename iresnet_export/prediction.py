@@ -24,13 +24,14 @@ from iresnet_export.system.environment import environment
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import in_batches
+from iresnet_models.cores import usable_cores
 from iresnet_models.image_files import image_files, image_suffixes, left_out, printable
 from iresnet_models.preprocessing import load_image, to_pixels
 from iresnet_models.spec import ModelSpec
 
 SCHEMA = "iresnet-export/predict/1"
 
-_DECODERS = min(4, os.cpu_count() or 1)
+_DECODERS = min(4, usable_cores())
 
 
 @dataclass(frozen=True)

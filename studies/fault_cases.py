@@ -523,7 +523,7 @@ def damaged_checkpoints() -> Iterator[Case]:
     for name, entry in (("best.pt", "archive/data.pkl"), ("m.ts", "m/code/x.py"), ("m.pt2", "m/models/model.json")):
         bomb = lambda scene, name=name, entry=entry: scene.write(  # noqa: E731
             name,
-            files.rezipped(files.zip_bomb(entry, 2 << 30), lambda _, content: content) if False else files.zip_bomb(entry, 3 << 30),
+            files.zip_bomb(entry, 3 << 30),
         )
         yield Case(f"inspect of a zip bomb {name}", "bombs", ("inspect", name), bomb, frozenset({0, 2, 3}))
     small = (b"", b"\0", b"PK\x03\x04", b"\x80\x02.", b"<html></html>", bytes(10_000), os.urandom(0) + bytes(range(256)) * 20)
@@ -575,7 +575,7 @@ def foreign_checkpoints() -> Iterator[Case]:
     for name in ("dynamo.onnx", "legacy.onnx"):
         for command, words in artifact_commands(name).items():
             yield Case(
-                f"{command} of {name}, honestly exported by torch",
+                f"{command} of {name}, exported by torch",
                 "foreign",
                 words,
                 take(name, "best.pt", "photos"),
@@ -1505,7 +1505,6 @@ TEXTS = (
     "pipe:{trap}x",
     ",",
 )
-HARMLESS_TEXTS = frozenset({"title", "markdown", "json", "output", "result_path"})
 
 
 NEEDED: dict[str, tuple[str, ...]] = {

@@ -28,6 +28,8 @@ from fault_cases import all_cases  # noqa: E402
 from fault_runner import Case, Outcome, run_cases  # noqa: E402
 from fault_shop import Shop  # noqa: E402
 
+from iresnet_models.cores import usable_cores  # noqa: E402
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -36,7 +38,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth case of them alone")
     parser.add_argument("--quick", action="store_true", help="the part that the tests run, on an untrained network")
     parser.add_argument("--seconds", type=float, help="stop after so many")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=usable_cores())
     parser.add_argument("--json", type=Path, help="write the result here, and beside it a table (.md)")
     parser.add_argument("--folder", type=Path, help="work here, and keep the shop for the next time")
     parser.add_argument("--list", action="store_true", help="print the names alone")

@@ -527,7 +527,7 @@ def refusal(reader: Callable[[Path], object], path: Path) -> str | None:
     return None
 
 
-def complaint(reader: Callable[[Path], object], path: Path) -> str | None:
+def finding(reader: Callable[[Path], object], path: Path) -> str | None:
     """What is wrong with how a reader takes a file; None where it reads it, or says in a typed error why not."""
     import warnings
 
@@ -564,7 +564,7 @@ def worker(folder: Path, seed: int, first: int, content: dict[str, bytes], names
         for index, reader in enumerate(readers):
             out.write(f"begin {number} {index}\n")
             signal.alarm(SECONDS)
-            wrong = complaint(reader, path)
+            wrong = finding(reader, path)
             signal.alarm(0)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             if peak > MEMORY_MB and wrong is None:
@@ -605,7 +605,7 @@ def main() -> int:
             path.write_bytes(content[name])
             for reader in READERS[name]:
                 path.write_bytes(content[name])
-                if (wrong := complaint(reader, path) or refusal(reader, path)) is not None:
+                if (wrong := finding(reader, path) or refusal(reader, path)) is not None:
                     print(f"The whole file {name}: {reader.__name__}: {wrong[:200]}")
     names = [name for name in content if not options.only or name in options.only]
     names = names if options.only else [*(name for name in names if name != "whole.pt")] * 8 + ["whole.pt"]  # which takes its time

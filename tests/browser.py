@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import subprocess
@@ -25,12 +24,12 @@ def chromium() -> str | None:
 
 
 class Page:
-    """The browser's one tab. `complaints`: what its console was told, exceptions included; `requests`: what it asked for."""
+    """The browser's one tab. `console`: what its console was told, exceptions included; `requests`: what it asked for."""
 
     def __init__(self, address: str) -> None:
         self._socket = websocket.create_connection(address, timeout=_ANSWER_SECONDS, suppress_origin=True)
         self._number = 0
-        self.complaints: list[str] = []
+        self.console: list[str] = []
         self.requests: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
@@ -49,7 +48,7 @@ class Page:
 
     def open(self, file: Path, width: int, *, dark: bool = False, height: int = 900) -> None:
         """Opens a file in a window of this width, on a phone where that is narrow."""
-        self.complaints.clear()
+        self.console.clear()
         self.requests.clear()
         narrow = width < 600
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=narrow)
@@ -67,20 +66,15 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def screenshot(self, file: Path) -> None:
-        """The whole page, however long."""
-        answer = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        file.write_bytes(base64.b64decode(answer["data"]))
-
     def close(self) -> None:
         self._socket.close()
 
     def _take_down(self, message: dict[str, Any]) -> None:
         method, found = message.get("method"), message.get("params", {})
         if method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
-            self.complaints.append(json.dumps(found))
+            self.console.append(json.dumps(found))
         elif method == "Log.entryAdded":
-            self.complaints.append(found["entry"]["text"])
+            self.console.append(found["entry"]["text"])
         elif method == "Network.requestWillBeSent":
             self.requests.append(found["request"]["url"])
 

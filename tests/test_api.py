@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from support import whatever_is_measured_counts
 
 import iresnet_export as ie
+from iresnet_export.verification.criteria import NOISE_LIMIT
 from iresnet_models import ModelSpec
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt_rtx", "torchvision", "numpy", "pydantic", "typer", "rich")
@@ -39,7 +41,7 @@ def test_the_way_from_a_checkpoint_to_an_answer(small_checkpoint: Path, tmp_path
     report = ie.verify(artifact, images=32, batch_sizes=[7], backends=["onnxruntime"])
     assert report.passed
     assert report.candidates[0].noise_ratio is not None
-    assert report.candidates[0].noise_ratio < 2.5
+    assert report.candidates[0].noise_ratio <= NOISE_LIMIT
     with ie.open(artifact).session("onnxruntime") as session:
         pixels = ie_noise(source.spec)
         logits = session.run(session.batch_of(pixels, source.spec))
@@ -50,7 +52,8 @@ def test_the_way_from_a_checkpoint_to_an_answer(small_checkpoint: Path, tmp_path
     assert ie.inspect(artifact).artifact.format == "onnx"
 
 
-def test_bench_recommends(small_checkpoint: Path, tmp_path: Path) -> None:
+def test_bench_recommends(small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whatever_is_measured_counts(monkeypatch)
     artifact = ie.export(str(small_checkpoint), "onnx", output=str(tmp_path / "small.onnx"))
     options = {"seconds": 0.02, "threads": [1], "memory": False, "limits": False, "backends": ["onnxruntime"]}
     report = ie.bench([artifact], batches=[1, 2], **options)
@@ -58,6 +61,13 @@ def test_bench_recommends(small_checkpoint: Path, tmp_path: Path) -> None:
         (backend, batch) for backend in ("eager", "onnxruntime") for batch in (1, 2)
     }
     assert report.settings["batch_sizes"] == [1, 2]
+    recommended = report.recommendation
+    assert recommended is not None
+    assert (recommended.artifact, recommended.backend, recommended.batch) == ("small.onnx", "onnxruntime", 1)
+    (measured,) = (result for result in report.results if (result.backend, result.batch) == ("onnxruntime", 1))
+    assert measured.latency_ms is not None
+    assert f"{measured.latency_ms.p50:.2f} ms an image" in recommended.sentence
+    assert ie.bench([artifact], batches=[1], recommend=False, verify=False, **options).recommendation is None
 
 
 def test_wrong_use_is_said(small_checkpoint: Path) -> None:

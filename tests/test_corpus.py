@@ -33,7 +33,7 @@ def test_a_damaged_file_is_read_or_refused(fuzz: ModuleType, tmp_path: Path, nam
     content = (CORPUS / name).read_bytes()
     for reader in fuzz.readers_of(name):
         path.write_bytes(content)
-        assert fuzz.complaint(reader, path) is None
+        assert fuzz.finding(reader, path) is None
     assert not (tmp_path / "owned").exists()
 
 
@@ -45,9 +45,9 @@ def test_the_fuzz_makes_the_same_files_again_and_sees_what_is_wrong(fuzz: Module
         first = path.read_bytes()
         assert fuzz.one_file(tmp_path, 7, number, content, names)[0].read_bytes() == first
         for reader in readers:
-            assert fuzz.complaint(reader, path) is None
+            assert fuzz.finding(reader, path) is None
 
     def stumbles(path: Path) -> object:
         return {}[path]
 
-    assert "KeyError at test_corpus.py" in (fuzz.complaint(stumbles, tmp_path) or "")
+    assert "KeyError at test_corpus.py" in (fuzz.finding(stumbles, tmp_path) or "")

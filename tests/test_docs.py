@@ -37,3 +37,12 @@ def test_the_doctors_report_is_described_by_its_fields() -> None:
     keys = set(Diagnosis((), (), ()).to_json()) - {"schema", "environment"}  # which every report has
     values = {"iresnet-export/doctor/1", "export", "run", "train", "yes", "untried", "no"}
     assert set(re.findall(r"`([\w/-]+)`", section)) - values == fields | keys
+
+
+def test_files_that_the_docs_name_are_there() -> None:
+    made = {"studies/results/gpu.json", "studies/results/gpu.md"}  # by whoever has a GPU
+    for page in sorted(DOCS.glob("*.md")):
+        named = set(
+            re.findall(r"\b(?:studies|benchmarks|tests|iresnet_export|models|train)/[\w/.]+\.\w+", page.read_text(encoding="utf-8"))
+        )
+        assert {name for name in named - made if not (DOCS.parent / name).exists()} == set(), page.name

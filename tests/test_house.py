@@ -104,10 +104,37 @@ def test_the_front_hall_is_small() -> None:
     }  # fmt: skip
 
 
-def test_backends_neither_time_nor_print() -> None:
-    for path in (ROOT / "iresnet_export" / "backends").rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-        assert "print" not in names
-        assert not modules & {"time", "timeit"}
+def clocks_and_prints(source: str) -> set[str]:
+    """What of a module's text reads a clock or prints, however it is imported."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] in ("time", "timeit")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("time", "timeit"):
+            found.add(str(node.module))
+        elif isinstance(node, ast.Name) and node.id in ("print", "pprint"):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and node.attr in ("stdout", "stderr", "perf_counter", "elapsed_time"):
+            found.add(node.attr)
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time",
+        "import timeit as t",
+        "from time import perf_counter",
+        "def f():\n    import time",
+        "print(1)",
+        "sys.stdout.write('')",
+    ],
+)
+def test_clocks_and_prints_are_seen(source: str) -> None:
+    assert clocks_and_prints(source)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "iresnet_export" / "backends").rglob("*.py")), ids=lambda path: path.stem)
+def test_backends_neither_time_nor_print(path: Path) -> None:
+    allowed = {"stdout", "stderr"} if path.stem == "package" else set[str]()  # what a compiler said, as subprocess gives it
+    assert clocks_and_prints(path.read_text(encoding="utf-8")) <= allowed

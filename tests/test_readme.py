@@ -27,7 +27,7 @@ def figures(entry: dict[str, float]) -> list[str]:
 
 
 def test_the_promises_table_says_what_was_measured() -> None:
-    results = json.loads((ROOT / "benchmarks/results/cpu_inference.json").read_text())
+    results = json.loads((ROOT / "studies/results/cpu_inference.json").read_text())
     measured = {entry["claim"]: entry for entry in results["claims"]}
     readme = (ROOT / "README.md").read_text()
     table = readme[readme.index("| what was promised") :]

@@ -150,8 +150,6 @@ def subject_of(artifact: Artifact, checkpoint: Path | None) -> Subject:
     if artifact.manifest is not None:
         return Subject(artifact.manifest.spec, artifact.manifest.weights)
     if artifact.format == "checkpoint":
-        from iresnet_models.checkpoint import load_checkpoint
-
         own = load_checkpoint(artifact.path)
         return Subject(own.spec, Weights("checkpoint", own.sha256), trained_on(own.details))
     embedded = embedded_spec(artifact) if checkpoint is None else None

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from iresnet_data.named_data import short_name
 from iresnet_export.artifacts.artifact import Artifact, FormatName, Manifest
 from iresnet_export.errors import ArtifactError, InputError, IResNetError
 from iresnet_export.graph.ir import Graph
@@ -109,7 +110,7 @@ class ExportOptions:
     @property
     def calibration_name(self) -> str | None:
         """Of the data set that says how far activations reach, without the folders that it lies in."""
-        return self.calibration_data if self.calibration_data in (None, "digits") else Path(self.calibration_data).name
+        return None if self.calibration_data is None else short_name(self.calibration_data)
 
 
 @dataclass(frozen=True)

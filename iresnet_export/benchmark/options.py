@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from iresnet_export.backends.base import MOST_BATCH, MOST_THREADS
 from iresnet_export.errors import InputError
+from iresnet_models.cores import usable_cores
 
 Mode = Literal["latency", "throughput", "server", "cold"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -87,11 +87,6 @@ class BenchOptions:
     @property
     def parity_images(self) -> int:
         return self.images or (32 if self.max_accuracy_drop is None else 500)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _require_positive(option: str, values: Iterable[float], what: str) -> None:

@@ -21,6 +21,7 @@ from iresnet_export.cli.options import (
     BackendNames,
     Device,
     JsonFile,
+    NetworkFile,
     OrtCuda,
     Trust,
     device_from_option,
@@ -149,9 +150,7 @@ def bench(
             "--seed", metavar="SEED", help="Of the order of turns, of arrivals and of the images.", min=0, max=MOST_SEED
         ),
     ] = 0,
-    checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="The network of artifacts that have no manifest.", show_default=False)
-    ] = None,
+    checkpoint: NetworkFile = None,
     device: Device = "auto",
     backend: BackendNames = None,
     ort_cuda: OrtCuda = None,

@@ -9,11 +9,12 @@ import typer
 
 from iresnet_export.cli.console import progress_bar, say, show, write_report
 from iresnet_export.cli.options import (
-    MOST_BATCH,
     MOST_THREADS,
+    AtATime,
     BackendNames,
     Device,
     JsonFile,
+    NetworkFile,
     Trust,
     device_from_option,
     digits_or_folder,
@@ -33,11 +34,9 @@ def evaluate(
             autocompletion=digits_or_folder,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images run at a time.", min=1, max=MOST_BATCH)] = 32,
+    batch_size: AtATime = 32,
     workers: Annotated[int, typer.Option("--workers", help="Processes that load images.", min=0, max=MOST_THREADS)] = 0,
-    checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="The network of artifacts that have no manifest.", show_default=False)
-    ] = None,
+    checkpoint: NetworkFile = None,
     device: Device = "auto",
     backend: BackendNames = None,
     trust: Trust = False,

@@ -213,6 +213,10 @@ Device = Annotated[
         "--device", help="`cpu`, `cuda`, or `auto` for a GPU where there is one.", autocompletion=offering("auto", "cpu", "cuda")
     ),
 ]
+NetworkFile = Annotated[
+    Path | None, typer.Option("--checkpoint", help="The network of artifacts that have no manifest.", show_default=False)
+]
+AtATime = Annotated[int, typer.Option("--batch-size", help="Images run at a time.", min=1, max=MOST_BATCH)]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the full report to this file.", show_default=False)]
 BackendNames = Annotated[
     list[str] | None,

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from pathlib import Path
 
 from iresnet_export.reporting.words import one_line
-
-_EMBEDDED = re.compile(r"digits|synthetic(:.*)?")
 
 
 def command_line(*words: object) -> str:
@@ -22,8 +19,10 @@ def export_of(checkpoint: Path, data: str | None, *options: str) -> str:
 
     Ranges of int8 and the fold's bounds are measured over training images. Embedded data sets travel with the program.
     """
+    from iresnet_data.named_data import is_embedded
+
     images: tuple[object, ...] = ()
-    if data is not None and _EMBEDDED.fullmatch(data) is None and Path(data).is_dir():
+    if data is not None and not is_embedded(data) and Path(data).is_dir():
         images = ("--calibration-data", Path(data))
     return command_line("onnx", "--checkpoint", checkpoint, *options, *images)
 

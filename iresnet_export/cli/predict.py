@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iresnet_export.cli.console import notice, progress_bar, show, write_report
-from iresnet_export.cli.options import MOST_BATCH, MOST_CLASSES, Device, JsonFile, Trust, backends, device_from_option
+from iresnet_export.cli.options import MOST_CLASSES, AtATime, Device, JsonFile, NetworkFile, Trust, backends, device_from_option
 
 if TYPE_CHECKING:
     from iresnet_export.prediction import Predictions
@@ -22,10 +22,8 @@ def predict(
         typer.Argument(metavar="IMAGE_OR_FOLDER", help="Image files, and folders with images at any depth.", show_default=False),
     ],
     top_k: Annotated[int, typer.Option("--top-k", help="How many classes to show, at most all.", min=1, max=MOST_CLASSES)] = 5,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images run at a time.", min=1, max=MOST_BATCH)] = 32,
-    checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="The network of an artifact that has no manifest.", show_default=False)
-    ] = None,
+    batch_size: AtATime = 32,
+    checkpoint: NetworkFile = None,
     device: Device = "auto",
     backend: Annotated[
         str | None,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from iresnet_export.cli.options import digits_or_folder, offering
 from iresnet_models.spec import BLOCKS, FAMILIES
+from iresnet_train import config
+from iresnet_train.presets import PRESETS
 
 NETWORK, DATA, PLACE = "Network", "Data", "Where it goes, and going on"
 RECIPE, COMPUTING = "Recipe (each replaces the preset's value)", "How it is computed"
@@ -43,7 +45,7 @@ LoaderOption = Annotated[
         help="`torch`, or `dali`: JPEGs decoded and cropped on the GPU (extra `dali`). Default: torch.",
         rich_help_panel=DATA,
         show_default=False,
-        autocompletion=offering("torch", "dali"),
+        autocompletion=offering(*get_args(config.LoaderName)),
     ),
 ]
 MaxCorrupt = Annotated[
@@ -114,7 +116,7 @@ Preset = Annotated[
         help="`official`, `modern` or `digits`. Default: what suits the data.",
         rich_help_panel=RECIPE,
         show_default=False,
-        autocompletion=offering("official", "modern", "digits"),
+        autocompletion=offering(*PRESETS),
     ),
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", rich_help_panel=RECIPE, show_default=False)]
@@ -141,7 +143,7 @@ LrSchedule = Annotated[
         help="`steps` or `cosine`.",
         rich_help_panel=RECIPE,
         show_default=False,
-        autocompletion=offering("steps", "cosine"),
+        autocompletion=offering(*get_args(config.Schedule)),
     ),
 ]
 LrSteps = Annotated[
@@ -173,7 +175,7 @@ AugmentationName = Annotated[
         help="`crop-flip`, `trivial` (and TrivialAugment) or `affine`.",
         rich_help_panel=RECIPE,
         show_default=False,
-        autocompletion=offering("crop-flip", "trivial", "affine"),
+        autocompletion=offering(*get_args(config.Augmentation)),
     ),
 ]
 RandomErasing = Annotated[
@@ -206,7 +208,7 @@ Precision = Annotated[
         help="`fp32`, `bf16`, `fp16`, or `auto` for bf16 on GPUs that have it.",
         rich_help_panel=COMPUTING,
         show_default=False,
-        autocompletion=offering("fp32", "bf16", "fp16", "auto"),
+        autocompletion=offering(*get_args(config.TrainingPrecision)),
     ),
 ]
 ChannelsLast = Annotated[
@@ -233,6 +235,6 @@ OnNan = Annotated[
         help="`stop`, or `skip` to leave out steps whose loss is not finite (fp16).",
         rich_help_panel=COMPUTING,
         show_default=False,
-        autocompletion=offering("stop", "skip"),
+        autocompletion=offering(*get_args(config.OnNan)),
     ),
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shlex
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iresnet_export import __version__
+from iresnet_models.cores import usable_cores
 
 _PACKAGES = (
     "torch",
@@ -43,10 +43,9 @@ def hardware() -> dict[str, Any]:
     """CPU, cores that this process may use, memory in bytes, and the GPUs that torch, if it is imported, sees."""
     import psutil
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found: dict[str, Any] = {
         "cpu": cpu_model(),
-        "cores": cores,
+        "cores": usable_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "gpus": [],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from iresnet_export.system.environment import cpu_model
+from iresnet_models.cores import usable_cores
 
 BUSY_CORES = 0.25
 """From so many cores' worth of other work on, a machine counts as loaded."""
@@ -42,7 +42,7 @@ def cpu_state() -> dict[str, Any]:
         "model": cpu_model(),
         "features": _features(),
         "physical_cores": psutil.cpu_count(logical=False),
-        "usable_cores": len(affinity) if affinity else os.cpu_count(),
+        "usable_cores": usable_cores(),
         "affinity": affinity,
         "governor": _governor(affinity[0] if affinity else 0),
     }

@@ -24,7 +24,7 @@ from iresnet_export.verification.tf32 import with_tf32
 from iresnet_models.preprocessing import normalised
 
 NOISE_LIMIT = 2.5
-"""Unaltered runtimes stay within 1 noise floor at depths 18 to 1001, Winograd within 1.24; TF32 begins at 158 (docs/parity.md)."""
+"""Float32 backends stay within 1 noise floor at depths 18 to 1001, Winograd within 1.24; TF32 begins at 158 (docs/parity.md)."""
 
 SQNR_MARGIN_DB = 3.0
 """Codes may cost this much more than expected: on images that they were not calibrated with, or by ties between codes."""

@@ -6,14 +6,13 @@ import copy
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from iresnet_data.datasets import training_pixels
-from iresnet_data.named_data import remark
+from iresnet_data.named_data import remark, short_name
 from iresnet_export.artifacts.data_choice import chosen_data, is_named
 from iresnet_export.artifacts.source import Source
 from iresnet_export.errors import ExportError, InputError
@@ -78,7 +77,7 @@ def fold_sample(source: Source, data: str | None, seed: int = 0) -> FoldSample:
     if data is not None:
         try:
             pixels, _ = training_pixels(data, spec, 32 if spec.image_size > 64 else 64, seed)
-            where = f"{len(pixels)} training images of {data if data == 'digits' else Path(data).name}"
+            where = f"{len(pixels)} training images of {short_name(data)}"
         except InputError as error:
             if named:
                 raise

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from iresnet_data.named_data import remark
+from iresnet_data.named_data import remark, short_name
 from iresnet_export.artifacts.artifact import Artifact, Weights, open_artifact
 from iresnet_export.artifacts.data_choice import chosen_data, is_named
 from iresnet_export.artifacts.source import Source, source_of_artifact, subject_of
@@ -294,5 +294,4 @@ def pixels_for(spec: ModelSpec, options: VerifyOptions, weights: Weights | None 
         # Nobody named these images in this command: what became of them is no reason to fail.
         remark(f"Seeded noise is taken in place of these images: {error}")
         return noise_pixels(spec, options.images, options.seed), None, f"{options.images} images of seeded noise"
-    name = data if data == "digits" else Path(data).name
-    return pixels, labels, f"{len(pixels)} held-out images of {name}"
+    return pixels, labels, f"{len(pixels)} held-out images of {short_name(data)}"

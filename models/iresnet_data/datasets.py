@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from iresnet_data.digits import DIGITS_DATA, digits_of, digits_spec, permutation
+from iresnet_data.digits import digits_of, digits_spec, permutation
 from iresnet_data.folders import (
     class_folders,
     class_names,
@@ -22,8 +22,9 @@ from iresnet_data.folders import (
     labelled_images,
     training_folder,
 )
+from iresnet_data.named_data import DIGITS_DATA, is_embedded, is_synthetic
 from iresnet_data.shards import ShardMember, Shards, has_shards
-from iresnet_data.synthetic import CLASSES, Prepared, is_synthetic, synthetic_images
+from iresnet_data.synthetic import CLASSES, Prepared, synthetic_images
 from iresnet_models.errors import InputError
 from iresnet_models.image_files import printable, require_regular, subfolders
 from iresnet_models.preprocessing import UNREADABLE, load_image, preprocessing, to_pixels, unreadable
@@ -180,10 +181,10 @@ def all_read(read: Callable[[int], T], indices: Iterable[int], others: Iterable[
         try:
             yield read(index)
         except InputError as error:
-            raise unreadable([str(error), *_complaints(read, left), *_complaints(read, others)]) from error
+            raise unreadable([str(error), *_reasons(read, left), *_reasons(read, others)]) from error
 
 
-def _complaints(read: Callable[[int], object], indices: Iterable[int]) -> Iterator[str]:
+def _reasons(read: Callable[[int], object], indices: Iterable[int]) -> Iterator[str]:
     for index in indices:
         try:
             read(index)
@@ -219,7 +220,7 @@ def _opened(image: Source) -> Image.Image:
 
 def _images_without_classes(data: str) -> list[str]:
     """The images that lie in the folder itself, where it has no folders of classes."""
-    if data == DIGITS_DATA or is_synthetic(data) or has_shards(data):
+    if is_embedded(data) or has_shards(data):
         return []
     folder = held_out_folder(data)
     return [] if subfolders(folder) else images_in(folder)

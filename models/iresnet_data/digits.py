@@ -8,12 +8,10 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
+from iresnet_data.named_data import DIGITS_DATA
 from iresnet_models.errors import InputError
 from iresnet_models.image_files import printable
 from iresnet_models.spec import ModelSpec
-
-DIGITS_DATA = "digits"
-"""The name of the embedded data set, wherever data are named."""
 
 _DIGITS_LABELS = tuple("0123456789")
 _HELD_OUT_PER_DIGIT = 50

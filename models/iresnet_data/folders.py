@@ -6,8 +6,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from iresnet_data.digits import DIGITS_DATA, some_of
-from iresnet_data.named_data import remark, require_name
+from iresnet_data.digits import some_of
+from iresnet_data.named_data import DIGITS_DATA, remark, require_name
 from iresnet_models.errors import InputError
 from iresnet_models.image_files import image_files, image_suffixes, left_out, printable, subfolders
 from iresnet_models.spec import ModelSpec

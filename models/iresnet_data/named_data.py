@@ -1,19 +1,40 @@
-"""What data may be called, and by whom: a file names less than a user does."""
+"""What data may be called, and by whom: a file names less than a user does. Needs neither torch nor the data."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import os
+import re
+from pathlib import Path
 
-from iresnet_data.digits import DIGITS_DATA
-from iresnet_data.synthetic import is_synthetic, synthetic_count
 from iresnet_models.errors import InputError
+from iresnet_models.spec import MOST_SYNTHETIC
+
+DIGITS_DATA = "digits"
+"""The name of the embedded data set, wherever data are named."""
+_IMAGENET = 1_281_167
 
 _LONGEST_NAME = 4096
 """Characters of a name of data: as many as a path may have."""
 
 _log = logging.getLogger("iresnet_train")
+
+
+def is_synthetic(data: str) -> bool:
+    return data.partition(":")[0] == "synthetic"
+
+
+def synthetic_count(data: str) -> int:
+    """How many training images `synthetic[:N]` stands for: 1 to 20 million, without N as many as ImageNet has."""
+    match = re.fullmatch(r"synthetic(?::([0-9]{1,12}))?", data)
+    count = 0 if match is None else int(match[1] or _IMAGENET)
+    if not 1 <= count <= MOST_SYNTHETIC:
+        raise InputError(
+            f"{data[:80]!r} is no synthetic data set;",
+            f"write `synthetic`, or a number of images up to {MOST_SYNTHETIC:,}, as in synthetic:5000.",
+        )
+    return count
 
 
 def require_name(data: str) -> None:
@@ -43,9 +64,21 @@ def embedded(name: str) -> str:
     )
 
 
+def is_embedded(data: str) -> bool:
+    """Whether a name is that of data that need no file, whatever number of images it asks for."""
+    return data.partition(":")[0] == DIGITS_DATA or is_synthetic(data)
+
+
+def short_name(data: str) -> str:
+    """What reports and checkpoints call data: an embedded set's name, else the last part of a path, without where it lies."""
+    if is_embedded(data):
+        return data
+    return re.split(r"[/\\]", data.rstrip("/\\"))[-1] if data.strip("./\\") else Path(data).resolve().name
+
+
 def place_of(data: str) -> str | None:
     """The absolute path of a folder, or pattern of local shards; None for what is no place here: embedded data, commands, URLs."""
-    if data == DIGITS_DATA or is_synthetic(data) or data.startswith("pipe:") or "://" in data:
+    if is_embedded(data) or data.startswith("pipe:") or "://" in data:
         return None
     require_name(data)
     return os.path.abspath(data)

@@ -230,6 +230,8 @@ def _fetch(address: str, path: Path) -> None:
                 if length is not None and length.strip() != str(file.tell()):  # a connection that breaks off looks like the end
                     raise ConnectionError(f"{file.tell()} of {length} bytes came")
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            raise UnavailableError(f"The shard {address} cannot be fetched ({error}).", "Check address and network.") from error
+            if "unknown url type" not in str(error):
+                raise UnavailableError(f"The shard {address} cannot be fetched ({error}).", "Check address and network.") from error
+            raise InputError(f"The shard {printable(address)} is no address (its scheme is not known);", "check it.") from error
         except ValueError as error:
             raise InputError(f"The shard {printable(address)} is no address ({error});", "check the pattern.") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TypeVar, overload
@@ -11,32 +10,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from iresnet_models.errors import InputError
+from iresnet_data.named_data import synthetic_count
 
 CLASSES = 1000
-_IMAGENET = 1_281_167
 _HELD_OUT_SHARE = 25
 _POOL, _SIZE = 64, 256
-MOST = 20_000_000
-"""Images of a synthetic data set: more than ImageNet-21k has, and an epoch's order of them still fits into memory."""
 
 T = TypeVar("T")
-
-
-def is_synthetic(data: str) -> bool:
-    return data.partition(":")[0] == "synthetic"
-
-
-def synthetic_count(data: str) -> int:
-    """How many training images `synthetic[:N]` stands for: 1 to 20 million, without N as many as ImageNet has."""
-    match = re.fullmatch(r"synthetic(?::([0-9]{1,12}))?", data)
-    count = 0 if match is None else int(match[1] or _IMAGENET)
-    if not 1 <= count <= MOST:
-        raise InputError(
-            f"{data[:80]!r} is no synthetic data set;",
-            f"write `synthetic`, or a number of images up to {MOST:,}, as in synthetic:5000.",
-        )
-    return count
 
 
 def synthetic_images(data: str, *, held_out: bool) -> tuple[Sequence[Image.Image], Sequence[int]]:

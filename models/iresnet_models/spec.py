@@ -23,7 +23,8 @@ LARGEST_IMAGE = 2048
 
 _LARGEST_RESIZE = 4096
 _LONGEST_LABEL = 1000
-_MOST_SYNTHETIC = 10_000_000
+MOST_SYNTHETIC = 20_000_000
+"""Images: more than ImageNet-21k has, and an epoch's order of them still fits into memory."""
 _FURTHEST_MEAN, _STD_LIMITS = 1e6, (1e-6, 1e6)
 
 
@@ -189,9 +190,9 @@ class ModelSpec:
             raise InputError(f"interpolation is one of {', '.join(get_args(Interpolation))}, not {shortly(self.interpolation)}.")
         if self.labels is not None:
             self._require_labels(self.labels)
-        if self.data is not None and not is_embedded(self.data):
+        if self.data is not None and not _may_be_named(self.data):
             raise InputError(
-                f"data names an embedded data set (digits, synthetic, or synthetic:N up to {_MOST_SYNTHETIC:,}), not "
+                f"data names an embedded data set (digits, synthetic, or synthetic:N up to {MOST_SYNTHETIC:,}), not "
                 f"{shortly(self.data)}: folders, URLs and commands are taken from the command line alone, never from a file.",
                 "Name data with --data.",
             )
@@ -253,7 +254,7 @@ class ModelSpec:
         return typed(cls, data, "The description of the network")
 
 
-def is_embedded(data: str) -> bool:
-    """Whether these data need no files: `digits`, `synthetic`, or `synthetic:` and a number within bounds."""
+def _may_be_named(data: str) -> bool:
+    """Whether a file may name these data, which need none: `digits`, `synthetic`, or `synthetic:` and a number within bounds."""
     match = re.fullmatch(r"digits|synthetic(?::([0-9]{1,8}))?", data)
-    return match is not None and (match[1] is None or 1 <= int(match[1]) <= _MOST_SYNTHETIC)
+    return match is not None and (match[1] is None or 1 <= int(match[1]) <= MOST_SYNTHETIC)

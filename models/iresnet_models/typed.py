@@ -39,7 +39,7 @@ def typed(kind: type[Kind], data: Any, what: str) -> Kind:
     try:
         return TypeAdapter(kind).validate_json(json.dumps(data))
     except ValidationError as error:
-        raise InputError(f"{what} is damaged: {_first(error)}.") from error
+        raise InputError(f"{what} is damaged: {first_fault(error)}.") from error
 
 
 def require_plain(data: Any, what: str) -> None:
@@ -125,8 +125,8 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _first(error: Any) -> str:
-    """The first thing that is wrong, by its place."""
+def first_fault(error: Any) -> str:
+    """The first thing that pydantic's ValidationError found wrong, by its place."""
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])[:200]
     if first["type"] == "missing":

@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -17,22 +19,22 @@ from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.backends.registry import runtime_named
 from iresnet_export.benchmark import clock
 from iresnet_export.benchmark.clock import Clock, Timed, measure
-from iresnet_export.benchmark.isolation import ThreadWatch, thread_seconds
 from iresnet_export.system.progress import no_progress
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux tells what each thread does")
 
+STUDIES = Path(__file__).parents[2] / "studies"
 NAMES = ("torchscript", "onnxruntime", "openvino")
 
 PROGRAM = """
 import json, sys
 from pathlib import Path
 import torch
+from thread_watch import ThreadWatch
 from iresnet_export.artifacts.artifact import open_artifact
 from iresnet_export.backends.registry import runtime_named
 from iresnet_export.benchmark import clock
 from iresnet_export.benchmark.clock import Timed, measure
-from iresnet_export.benchmark.isolation import ThreadWatch
 from iresnet_export.system.progress import no_progress
 
 clock.RUNS_PER_TURN_SECONDS, clock.PATIENCE = 0.02, 1  # short turns spoil each other most
@@ -50,6 +52,15 @@ print(json.dumps({entry.name: watch.others_share(entry.name) for entry in timed}
 """
 
 
+@pytest.fixture
+def thread_watch(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The studies' module, as their scripts find it."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    import thread_watch
+
+    return thread_watch
+
+
 def test_threads_of_other_backends_use_no_time_worth_mentioning(benched: dict[str, Artifact]) -> None:
     """In a process whose OpenMP waits as it does for users; two threads each, however many cores there are."""
     if not runtime_named("openvino").is_installed():
@@ -57,7 +68,7 @@ def test_threads_of_other_backends_use_no_time_worth_mentioning(benched: dict[st
     files = {name: benched["torchscript" if name == "torchscript" else "onnx"].path for name in NAMES}
     hidden = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT")
     environment = {key: value for key, value in os.environ.items() if key not in hidden}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    environment["PYTHONPATH"] = os.pathsep.join([str(STUDIES), *filter(None, sys.path)])
     arguments = [f"{name}={path}" for name, path in files.items()]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -94,9 +105,8 @@ class Spinning:
         self._thread.join()
 
 
-def others_share(how: Clock) -> float:
+def others_share(how: Clock, watch: Any) -> float:
     """What a spinning thread takes from a quiet candidate that is measured in turn with it."""
-    watch = ThreadWatch()
     made: list[Spinning] = []
     watch.claim("spinning", lambda: made.append(Spinning()))
     timed = [
@@ -113,17 +123,19 @@ class Hasty(Clock):
         """Does not wait."""
 
 
-def test_the_clock_waits_until_spinning_threads_rest_and_the_watch_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_waits_until_spinning_threads_rest_and_the_watch_sees_it(
+    thread_watch: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(clock, "RUNS_PER_TURN_SECONDS", 0.01)
     monkeypatch.setattr(clock, "PATIENCE", 1)
-    assert others_share(Hasty()) > 0.05, "the watch is blind"
-    assert others_share(Clock()) < 0.05
+    assert others_share(Hasty(), thread_watch.ThreadWatch()) > 0.05, "the watch is blind"
+    assert others_share(Clock(), thread_watch.ThreadWatch()) < 0.05
 
 
-def test_threads_are_counted() -> None:
-    before = thread_seconds()
+def test_threads_are_counted(thread_watch: ModuleType) -> None:
+    before = thread_watch.thread_seconds()
     end = time.thread_time() + 0.02
     while time.thread_time() < end:
         pass
-    spent = thread_seconds()[threading.get_native_id()] - before[threading.get_native_id()]
+    spent = thread_watch.thread_seconds()[threading.get_native_id()] - before[threading.get_native_id()]
     assert 0.01 <= spent <= 0.2

@@ -11,6 +11,7 @@ import pytest
 from conftest import Outcome
 
 from iresnet_export.backends.registry import NAMES, format_named
+from iresnet_export.benchmark.options import MODES
 from iresnet_export.cli.options import ArchName, FloatingPrecision, OnnxPrecision, device_from_option, finite
 from iresnet_export.cli.pasting import command_line, export_of
 from iresnet_export.errors import InputError, UnavailableError
@@ -26,6 +27,11 @@ def test_what_is_written_out_is_what_there_is() -> None:
     assert get_args(OnnxPrecision) == PRECISIONS
     for name in ("torchscript", "pt2", "aotinductor"):
         assert get_args(FloatingPrecision) == format_named(name).precisions
+
+
+def test_modes_are_offered_as_they_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written out in the command line's module, which imports nothing heavy."""
+    assert completed(run, monkeypatch, "bench --mode ") == set(MODES)
 
 
 def completed(run: Run, monkeypatch: pytest.MonkeyPatch, words: str) -> set[str]:

@@ -231,7 +231,7 @@ def test_greys_in_floating_point(most: float, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "complaint"),
+    ("values", "reason"),
     [
         (np.array([[-0.5, 1.0]], dtype=np.float32), r"reach from -0\.5 to 1, and only those from 0 to 1 or 0 to 255"),
         (np.array([[0.0, 256.0]], dtype=np.float32), "from 0 to 256"),
@@ -241,9 +241,9 @@ def test_greys_in_floating_point(most: float, tmp_path: Path) -> None:
     ],
     ids=["negative", "large", "nan", "int32", "negative-int"],
 )
-def test_greys_of_no_known_meaning_are_refused(values: np.ndarray[Any, Any], complaint: str, tmp_path: Path) -> None:
+def test_greys_of_no_known_meaning_are_refused(values: np.ndarray[Any, Any], reason: str, tmp_path: Path) -> None:
     Image.fromarray(values).save(tmp_path / "image.tif")
-    with pytest.raises(InputError, match=rf"image\.tif cannot be read \(its greys .*{complaint}"):
+    with pytest.raises(InputError, match=rf"image\.tif cannot be read \(its greys .*{reason}"):
         load_image(tmp_path / "image.tif")
 
 

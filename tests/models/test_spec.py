@@ -8,7 +8,7 @@ import pytest
 
 from iresnet_models import ModelSpec, list_models
 from iresnet_models.errors import InputError
-from iresnet_models.spec import IMAGENET_TOP1, OFFICIAL_WEIGHTS
+from iresnet_models.spec import IMAGENET_TOP1, MOST_SYNTHETIC, OFFICIAL_WEIGHTS
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from iresnet_models.spec import IMAGENET_TOP1, OFFICIAL_WEIGHTS
     [
         ModelSpec("iresnet", 50),
         ModelSpec("iresgroupfix", 101, num_classes=3, labels=("a", "b", "c"), dropout=0.2, interpolation="bicubic"),
+        ModelSpec("iresnet", 18, data=f"synthetic:{MOST_SYNTHETIC}"),
         ModelSpec("resnet", 18, image_size=32, resize=32, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0), data="digits"),
     ],
 )

@@ -339,7 +339,7 @@ def folds_of(source: Source, images: Images) -> dict[bool, FoldedNetwork]:
     return {False: plain, True: fold_by_plan(source.network, plan)}
 
 
-def test_equalising_makes_the_streams_channels_alike() -> None:
+def test_cross_layer_equalization_makes_the_residual_streams_channels_alike() -> None:
     source = untrained_source(ModelSpec("iresnet", 50, num_classes=10, image_size=32, resize=32), seed=0)
     uneven(source.network)
     images = calibration_images(source, ExportOptions(precision="int8"))

@@ -79,7 +79,7 @@ FOCUSED = "(e => e.getAttribute('href') || e.getAttribute('aria-labelledby') || 
 @pytest.mark.parametrize("width", [360, 1400])
 def test_a_real_runs_page_opens_without_complaint_and_fits(real_page: Shown, page: Page, width: int) -> None:
     page.open(real_page.page, width)
-    assert page.complaints == []
+    assert page.console == []
     assert len(page.requests) == 1, "it loads nothing but itself"
     assert page.evaluate("document.querySelectorAll('h2').length") >= 7
     found = page.evaluate(OVERFLOWING)
@@ -130,7 +130,7 @@ def test_the_themes_differ(real_page: Shown, page: Page) -> None:
 @pytest.mark.parametrize("width", [360, 1400])
 def test_nothing_in_a_report_runs(hostile: Shown, page: Page, width: int) -> None:
     page.open(hostile.page, width)
-    assert page.complaints == []
+    assert page.console == []
     assert len(page.requests) == 1
     assert page.evaluate("window.hacked === undefined")
     found = page.evaluate(OVERFLOWING)

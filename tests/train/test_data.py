@@ -17,11 +17,11 @@ from torchvision.datasets import ImageFolder
 from iresnet_data import digits_spec, evaluation_pixels, evaluation_set, spec_for, training_pixels, training_set
 from iresnet_data.datasets import file_content
 from iresnet_data.named_data import embedded, place_of
-from iresnet_data.synthetic import MOST
 from iresnet_export.prediction import find_images
 from iresnet_models import ModelSpec
 from iresnet_models.errors import InputError
 from iresnet_models.preprocessing import normalised
+from iresnet_models.spec import MOST_SYNTHETIC
 from iresnet_train import Loader
 
 SMALL = {"image_size": 32, "resize": 32}
@@ -269,7 +269,7 @@ def test_an_unreadable_image_is_named(digit_folder: Path, tmp_path: Path) -> Non
 
 
 def test_files_may_name_embedded_data_alone(tmp_path: Path) -> None:
-    for name in ("digits", "synthetic", "synthetic:5000", f"synthetic:{MOST}"):
+    for name in ("digits", "synthetic", "synthetic:5000", f"synthetic:{MOST_SYNTHETIC}"):
         assert embedded(name) == name
     made = tmp_path / "made"
     for name in (str(tmp_path), f"pipe:touch {made}; false", "http://127.0.0.1:9/a.tar", "x-{0..3}.tar", "", "digits/", "Digits"):
@@ -290,12 +290,12 @@ def test_synthetic_data_are_bounded(name: str) -> None:
 
 
 def test_synthetic_images_take_no_memory() -> None:
-    found = training_set(f"synthetic:{MOST}", ModelSpec("iresnet", 18))
-    assert len(found) == len(found.labels) == MOST
-    assert found.labels[MOST - 1] == (MOST - 1) % 1000
-    assert found.images[MOST - 1] is found.images[(MOST - 1) % 64]
+    found = training_set(f"synthetic:{MOST_SYNTHETIC}", ModelSpec("iresnet", 18))
+    assert len(found) == len(found.labels) == MOST_SYNTHETIC
+    assert found.labels[MOST_SYNTHETIC - 1] == (MOST_SYNTHETIC - 1) % 1000
+    assert found.images[MOST_SYNTHETIC - 1] is found.images[(MOST_SYNTHETIC - 1) % 64]
     with pytest.raises(IndexError):
-        found.labels[MOST]
+        found.labels[MOST_SYNTHETIC]
 
 
 def test_places_are_folders_and_local_shards_alone(tmp_path: Path) -> None:

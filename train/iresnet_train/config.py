@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from iresnet_data.named_data import is_embedded, short_name
 from iresnet_models.errors import InputError
 from iresnet_models.spec import ModelSpec
+from iresnet_models.typed import first_fault
 
 Schedule = Literal["steps", "cosine"]
 Augmentation = Literal["crop-flip", "trivial", "affine"]
@@ -19,9 +21,6 @@ TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Resume = Literal["no", "yes", "auto"]
 OnNan = Literal["stop", "skip"]
 LoaderName = Literal["torch", "dali"]
-
-EMBEDDED = ("digits", "synthetic")
-"""Data that need no files: `synthetic` may be followed by a number of images, as in `synthetic:5000`."""
 
 _MAY_DIFFER = {
     "epochs",  # asked apart: more of them go on with the same run
@@ -194,8 +193,8 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain values, for checkpoints and reports; of paths only the last part."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
-        values["data"] = _last_part(self.data)
-        values["val_data"] = None if self.val_data is None else _last_part(self.val_data)
+        values["data"] = short_name(self.data)
+        values["val_data"] = None if self.val_data is None else short_name(self.val_data)
         values["result_path"] = self.folder.name
         values["pretrained"] = None if self.pretrained is None else self.pretrained.name
         return values
@@ -220,8 +219,10 @@ class TrainConfig:
         read |= said
         try:
             return cls(**{name: TypeAdapter(kinds[name]).validate_python(value, strict=True) for name, value in read.items()})
-        except (ValidationError, TypeError) as error:
-            raise InputError(f"These settings are damaged ({explained(error)}).") from error
+        except ValidationError as error:
+            raise InputError(f"These settings are damaged ({first_fault(error)}).") from error
+        except TypeError as error:  # one is missing
+            raise InputError(f"These settings are damaged ({error}).") from error
 
     def differences(self, earlier: dict[str, Any]) -> list[str]:
         """What makes this another run than the one whose `to_json` was `earlier`, such as "lr 0.2 (was 0.1)"."""
@@ -252,15 +253,6 @@ _LARGEST = 1e38
 _MOST_LR_STEPS = 1000
 
 
-def explained(error: Exception) -> str:
-    """The first thing that a reader of types found wrong."""
-    errors = getattr(error, "errors", None)
-    if errors is None:
-        return str(error)[:200]
-    first = errors(include_url=False, include_context=False)[0]
-    return f"{first['msg']}, not {first['input']!r:.100}"
-
-
 def _require(holds: bool, name: str, wanted: str, found: object) -> None:
     if not holds:
         raise InputError(f"{name} has to be {wanted}, not {found}.")
@@ -271,13 +263,3 @@ def _interval(text: str) -> tuple[int | None, float | None]:
     if match is None or float(match[1]) <= 0 or (not match[2] and "." in match[1]):
         raise InputError(f"checkpoint_every takes steps, such as 500, or minutes, such as 10m; not {text!r:.50}.")
     return (None, 60 * float(match[1])) if match[2] else (int(match[1]), None)
-
-
-def is_embedded(data: str) -> bool:
-    return data.partition(":")[0] in EMBEDDED
-
-
-def _last_part(data: str) -> str:
-    if is_embedded(data):
-        return data
-    return re.split(r"[/\\]", data.rstrip("/\\"))[-1] if data.strip("./\\") else Path(data).resolve().name

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from iresnet_models.cores import usable_cores
 from iresnet_models.errors import InputError, UnavailableError, first_line
 from iresnet_train.config import Device
 
@@ -68,8 +69,7 @@ class World:
 
 def processors() -> int:
     """Processors for this process alone: those it may use, divided among torchrun's processes of this machine; at least 1."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // _count("LOCAL_WORLD_SIZE", 1, 1))
+    return max(1, usable_cores() // _count("LOCAL_WORLD_SIZE", 1, 1))
 
 
 def _count(name: str, default: int, least: int) -> int:

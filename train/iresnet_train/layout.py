@@ -7,9 +7,9 @@ import shlex
 from itertools import islice
 from pathlib import Path
 
+from iresnet_data.named_data import is_embedded
 from iresnet_data.shards import has_shards
 from iresnet_models.errors import InputError
-from iresnet_train.config import is_embedded
 
 _TRAINING = ("training", "trn")
 _HELD_OUT = ("valid", "validation", "test", "testing", "dev", "eval", "holdout")

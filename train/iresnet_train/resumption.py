@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from iresnet_data.named_data import is_embedded
 from iresnet_models.errors import InputError
 from iresnet_models.remembered import recall, remember
 from iresnet_models.spec import ModelSpec
-from iresnet_train.config import TrainConfig, is_embedded
+from iresnet_train.config import TrainConfig
 from iresnet_train.saved import SavedState, checked
 from iresnet_train.state import StateFolder
 

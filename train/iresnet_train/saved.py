@@ -13,7 +13,8 @@ from torch import Tensor
 from iresnet_models.errors import InputError
 from iresnet_models.network import Network
 from iresnet_models.spec import ModelSpec
-from iresnet_train.config import TrainConfig, explained
+from iresnet_models.typed import typed
+from iresnet_train.config import TrainConfig
 from iresnet_train.records import EpochRecord, Position
 
 FILES = ("best.pt", "last.pt", "log.csv", "train.json")
@@ -71,40 +72,29 @@ def checked(state: Mapping[str, Any]) -> SavedState:
         records=records,
         learner=_learner(state["learner"], shapes, config),
         unreadable=_texts(state["unreadable"], config.max_corrupt, "unreadable"),
-        computation=_typed(dict[str, str | int], state["computation"], "computation"),
+        computation=typed(dict[str, str | int], state["computation"], "its computation"),
         unsaved=_unsaved(state["unsaved"]),
     )
 
 
-def _typed(kind: Any, value: Any, name: str) -> Any:
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(kind).validate_python(value, strict=True)
-    except ValidationError as error:
-        raise InputError(f"its {name} is no {getattr(kind, '__name__', kind)} ({explained(error)})") from error
-
-
 def _plain(values: Any, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = _typed(dict[str, str | int | float | bool | list[int] | None], values, name)
+    found: dict[str, Any] = typed(dict[str, str | int | float | bool | list[int] | None], values, f"its {name}")
     if any(isinstance(value, str) and len(value) > _LONGEST for value in found.values()):
         raise InputError(f"its {name} holds a text of more than {_LONGEST} characters")
     return found
 
 
 def _position(values: Any, config: TrainConfig) -> Position:
-    from pydantic import TypeAdapter, ValidationError
-
     from iresnet_train.metrics import Evaluation
 
-    values = _typed(dict[str, Any], values, "position")
+    values = typed(dict[str, Any], values, "its position")
     try:
-        counted = Evaluation(**_typed(dict[str, int | float], values.get("counted"), "position"))
+        counted = Evaluation(**typed(dict[str, Any], values.get("counted"), "its position"))
         made = Position(**(values | {"counted": counted}))
         for name in ("epoch", "step", "skipped"):
-            TypeAdapter(int).validate_python(getattr(made, name), strict=True)
-    except (TypeError, ValidationError) as error:
-        raise InputError(f"its position is damaged ({explained(error)})") from error
+            typed(int, getattr(made, name), f"its {name}")
+    except TypeError as error:
+        raise InputError(f"its position is damaged ({error})") from error
     numbers = [made.seconds, made.data_seconds, counted.loss_sum, counted.images, counted.top1_correct, counted.top5_correct]
     if not all(_is_number(number) and number >= 0 for number in numbers):
         raise InputError("its position holds counts that are no finite numbers")
@@ -117,7 +107,7 @@ def _position(values: Any, config: TrainConfig) -> Position:
 
 def _records(rows: Any, position: Position) -> list[EpochRecord]:
     records = []
-    for number, row in enumerate(_typed(list[dict[str, Any]], rows, "records"), 1):
+    for number, row in enumerate(typed(list[dict[str, Any]], rows, "its records"), 1):
         try:
             record = EpochRecord(**row)
         except TypeError as error:
@@ -136,14 +126,14 @@ def _is_number(value: Any) -> bool:
 
 
 def _texts(values: Any, most: int, name: str) -> list[str]:
-    texts: list[str] = _typed(list[str], values, name)
+    texts: list[str] = typed(list[str], values, f"its {name}")
     if any(len(text) > _LONGEST for text in texts):
         raise InputError(f"its {name} holds a text of more than {_LONGEST} characters")
     return texts[:most] if len(texts) > most else texts
 
 
 def _unsaved(values: Any) -> dict[str, str]:
-    found: dict[str, str] = _typed(dict[str, str], values, "unsaved")
+    found: dict[str, str] = typed(dict[str, str], values, "its unsaved")
     if not set(found) <= set(FILES) or any(len(text) > _LONGEST for text in found.values()):
         raise InputError("it tells of files that no run leaves")
     return found
@@ -203,7 +193,7 @@ def _scaler(values: Any) -> dict[str, float]:
     """The scale of fp16, and the steps since it was changed; empty in other precisions."""
     if values == {}:
         return {}
-    values = _typed(dict[str, int | float], values, "scaler")
+    values = typed(dict[str, int | float], values, "its scaler")
     found = {name: values.get(name) for name in ("scale", "_growth_tracker")}
     if not all(_is_number(value) and 0 <= value < 1e38 for value in found.values()) or not found["scale"]:
         raise InputError("its scaler is damaged")

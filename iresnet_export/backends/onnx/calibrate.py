@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,10 +77,10 @@ def calibration_images(source: Source, options: ExportOptions) -> Images:
         count = 64 if spec.image_size <= 64 else 32
         return Images(list(noise_pixels(spec, count, seed=0)), count, f"{count} images of seeded noise", spec)
     from iresnet_data.datasets import calibration_set
+    from iresnet_data.named_data import short_name
 
     found: Any = calibration_set(data, spec, options.calibration_images)
-    name = data if data == "digits" else Path(data).name
-    return Images(found, len(found), f"{len(found)} training images of {name}", spec)
+    return Images(found, len(found), f"{len(found)} training images of {short_name(data)}", spec)
 
 
 def equalization_scales(folded: FoldedNetwork, images: Images) -> list[Tensor | None]:

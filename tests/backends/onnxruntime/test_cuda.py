@@ -122,7 +122,7 @@ def test_a_session_in_tf32_does_not_call_itself_float32(artifacts: dict[str, Art
 
     monkeypatch.setattr("iresnet_export.backends.onnxruntime.runtime.providers", here)
     monkeypatch.setattr("iresnet_export.backends.onnxruntime.probing.providers", here)
-    monkeypatch.setattr("iresnet_export.backends.onnxruntime.runtime.require_gpu", lambda _device: None)
+    monkeypatch.setattr(nvidia, "absence", lambda: None)
     for module in ("runtime", "probing"):
         monkeypatch.setattr(f"iresnet_export.backends.onnxruntime.{module}.require_on_gpu", lambda _session, _name: [])
     monkeypatch.setattr(nvidia, "gpu", lambda index=0: nvidia.Gpu("Pretended GPU", (9, 0), 2**33))

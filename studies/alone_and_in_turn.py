@@ -1,7 +1,7 @@
 """Whether a backend measured in turn with another is as fast as alone, for every pair of backends.
 
-    python benchmarks/alone_and_in_turn.py --json benchmarks/results/alone_and_in_turn.json \
-        --markdown benchmarks/results/alone_and_in_turn.md
+    python studies/alone_and_in_turn.py --json studies/results/alone_and_in_turn.json \
+        --markdown studies/results/alone_and_in_turn.md
 
 "Alone" is a process that has loaded nothing else; "in turn" one that has loaded both, and measures as `bench` does. Each backend is
 measured alone before and after the pairs, so that a machine that drifts does not look like a backend that disturbs. The ratio is
@@ -23,6 +23,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from thread_watch import ThreadWatch
 
 from iresnet_export.artifacts.artifact import open_artifact
 from iresnet_export.artifacts.source import untrained_source
@@ -30,7 +31,6 @@ from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.eager import Eager
 from iresnet_export.backends.registry import runtime_named
 from iresnet_export.benchmark.clock import CLOCK, Timed, measure
-from iresnet_export.benchmark.isolation import ThreadWatch
 from iresnet_export.benchmark.recipe import host_to_host
 from iresnet_export.errors import UnavailableError
 from iresnet_export.exporting import export_artifact

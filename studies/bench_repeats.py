@@ -1,6 +1,6 @@
 """Whether `bench` agrees with itself: twenty runs, each a process of its own.
 
-    python benchmarks/bench_repeats.py --json benchmarks/results/bench_repeats.json --markdown benchmarks/results/bench_repeats.md
+    python studies/bench_repeats.py --json studies/results/bench_repeats.json --markdown studies/results/bench_repeats.md
 
 For each candidate: how many of the runs have an interval of the speed-up that overlaps that of the middle run (19 of 20 are
 promised), and how far a run's median is from the median of all of them (3 % on a quiet machine are promised). A run in which

@@ -1,7 +1,7 @@
 """The paper's claim, reproduced small: does iResNet train better than ResNet as the networks get deeper?
 
-Run: python benchmarks/depth_study.py --json benchmarks/results/depth_study.json --plot docs/depth_study.svg   (an hour, two cores)
-     python benchmarks/depth_study.py --smoke                                                                    (a minute)
+Run: python studies/depth_study.py --json studies/results/depth_study.json --plot docs/depth_study.svg   (an hour, two cores)
+     python studies/depth_study.py --smoke                                                                    (a minute)
 
 Both families are trained on the embedded digits by one recipe (the digits preset with an epoch of warm-up, not tuned for either),
 at each depth from the same seeds; training loss and held-out accuracy are kept for every epoch. Runs go seed by seed;

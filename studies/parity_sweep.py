@@ -1,18 +1,18 @@
-"""No false alarm, no miss: where honest float32 backends lie, where reduced precision begins, and the limit between them.
+"""No false alarm, no miss: where float32 backends lie, where reduced precision begins, and the limit between them.
 
 Run, one after the other, all into one file:
 
-    python benchmarks/parity_sweep.py --json benchmarks/results/parity_sweep.json
-    python benchmarks/parity_sweep.py --json ... --seeds 1 --depths 18,34,50,101 --exports aotinductor --trained ""
-    python benchmarks/parity_sweep.py --json ... --seeds 1 --depths 18,34,50 --trained "" \
+    python studies/parity_sweep.py --json studies/results/parity_sweep.json
+    python studies/parity_sweep.py --json ... --seeds 1 --depths 18,34,50,101 --exports aotinductor --trained ""
+    python studies/parity_sweep.py --json ... --seeds 1 --depths 18,34,50 --trained "" \
         --exports torchscript:bf16,onnxruntime:bf16,onnxruntime:int8
-    python benchmarks/parity_sweep.py --json ... --seeds 1 --depths 18,50 --archs resnet,iresnet --image-size 224 --trained "" \
+    python studies/parity_sweep.py --json ... --seeds 1 --depths 18,50 --archs resnet,iresnet --image-size 224 --trained "" \
         --plot docs/parity.svg
 
 Every official network, untrained, over seeded noise at 32 pixels (three seeds up to depth 101, one beyond), and two networks
 trained on the embedded digits. Three kinds of candidates, all in units of the same noise floor:
 
-- honest: artifacts of every format as every backend here runs them, and eager PyTorch in other orders of addition (batch sizes that
+- unaltered: artifacts of every format as every backend here runs them, and eager PyTorch in other orders of addition (batch sizes that
   the floor was not measured with, one thread and two, channels last, without oneDNN);
 - Winograd: eager PyTorch whose 3x3 convolutions are computed by Winograd's F(4x4, 3x3) in float32, as GPU libraries may: the least
   exact algorithm that is still float32;
@@ -68,7 +68,9 @@ def main() -> None:
     parser.add_argument("--archs", default=",".join(FAMILIES))
     parser.add_argument("--depths", default="18,34,50,101,152,200,302,404,1001")
     parser.add_argument("--seeds", type=int, default=3, help="Up to depth 101; one beyond.")
-    parser.add_argument("--exports", default="torchscript,onnxruntime,exported", help="Such as torchscript or onnxruntime:int8.")
+    parser.add_argument(
+        "--exports", default="torchscript,onnxruntime,torch_export", help="Such as torchscript or onnxruntime:int8."
+    )
     parser.add_argument("--trained", default="18,50", help="Depths of iResNets to be trained on the digits first; or nothing.")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--json", type=Path, help="Written anew after every network; what it has already is left out.")
@@ -94,10 +96,10 @@ def main() -> None:
             write(options.json, rows, smallest)
         if not found:
             continue
-        honest = [row for row in found if row["kind"] == "honest"]
-        verdicts = ", ".join(sorted({row["status"] for row in honest}))
-        worst = max((row["noise_ratio"] or 0.0 for row in honest), default=0.0)
-        others = ", ".join(f"{row['kind']} {row['noise_ratio']:.3g}" for row in found if row["kind"] != "honest")
+        unaltered = [row for row in found if row["kind"] == "unaltered"]
+        verdicts = ", ".join(sorted({row["status"] for row in unaltered}))
+        worst = max((row["noise_ratio"] or 0.0 for row in unaltered), default=0.0)
+        others = ", ".join(f"{row['kind']} {row['noise_ratio']:.3g}" for row in found if row["kind"] != "unaltered")
         took = f"{time.monotonic() - started:.0f} s"
         print(f"{spec.name}, {source.weights.kind}, seed {seed}: {verdicts}; worst {worst:.2f}; {others}; {took}", flush=True)
     summary(rows, smallest)
@@ -137,7 +139,7 @@ def artifacts(source: Source, exports: list[tuple[str, str]]) -> Iterator[dict[s
             for found in verify([made], settings).candidates:
                 ratio = found.outputs.noise_ratio if found.outputs else None
                 about = {"exported_by": name, "precision": precision}
-                yield _row("honest", found.backend, found.status, found.reason, ratio) | about
+                yield _row("unaltered", found.backend, found.status, found.reason, ratio) | about
 
 
 def _exported(name: str, precision: str, source: Source, folder: Path) -> Artifact:
@@ -164,9 +166,9 @@ def reorderings(source: Source) -> Iterator[dict[str, Any]]:
     for threads in (1, 2):
         for name, layout in (("NCHW", torch.contiguous_format), ("channels last", torch.channels_last)):
             network = _InLayout(copy.deepcopy(source.network).to(memory_format=layout), layout)
-            yield _held("honest", f"eager, {name}, threads: {threads}", network, reference, OTHER_BATCHES, threads)
+            yield _held("unaltered", f"eager, {name}, threads: {threads}", network, reference, OTHER_BATCHES, threads)
     with onednn_off():
-        yield _held("honest", "eager, oneDNN off", source.network, reference, OTHER_BATCHES)
+        yield _held("unaltered", "eager, oneDNN off", source.network, reference, OTHER_BATCHES)
 
 
 class _InLayout(nn.Module):

@@ -1,6 +1,6 @@
 """How exact the fold is: a Markdown table for networks of several families, with and without negative BatchNorm scales.
 
-Run: python benchmarks/fold_exactness.py
+Run: python studies/fold_exactness.py
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from types import ModuleType
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "studies"
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, as `python benchmarks/gpu.py` finds it."""
+    """The script, as `python studies/gpu.py` finds it."""
     monkeypatch.syspath_prepend(str(FOLDER))
     for name in ("gpu", "gpu_candidates"):
         monkeypatch.delitem(sys.modules, name, raising=False)

@@ -13,12 +13,12 @@ from torch import nn
 
 from iresnet_export.verification.criteria import NOISE_LIMIT
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+STUDIES = Path(__file__).parents[2] / "studies"
 
 
 @pytest.fixture(autouse=True)
 def scripts_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(STUDIES))
 
 
 @pytest.mark.parametrize("groups", [1, 4])
@@ -34,14 +34,14 @@ def test_winograd_is_the_convolution(groups: int, size: tuple[int, int]) -> None
 
 @pytest.mark.slow
 def test_the_sweep_over_one_network(tmp_path: Path) -> None:
-    """Honest float32 passes, Winograd too, TF32 does not; what a file of results has is not measured again."""
+    """Float32 as it is passes, Winograd too, TF32 does not; what a file of results has is not measured again."""
     results = tmp_path / "sweep.json"
-    command = [sys.executable, str(BENCHMARKS / "parity_sweep.py"), "--json", str(results), "--archs", "iresnet", "--depths", "18"]
+    command = [sys.executable, str(STUDIES / "parity_sweep.py"), "--json", str(results), "--archs", "iresnet", "--depths", "18"]
     command += ["--seeds", "1", "--exports", "torchscript,onnxruntime,onnxruntime:int8", "--trained", ""]
     subprocess.run([*command, "--plot", str(tmp_path / "sweep.svg")], check=True, capture_output=True)
     written = json.loads(results.read_text())
     rows = written["results"]
-    assert {row["status"] for row in rows if row["kind"] == "honest"} == {"pass"}
+    assert {row["status"] for row in rows if row["kind"] == "unaltered"} == {"pass"}
     assert {(row["backend"], row["precision"]) for row in rows} >= {("torchscript", "fp32"), ("onnxruntime", "int8")}
     (winograd,) = (row["noise_ratio"] for row in rows if row["kind"] == "Winograd")
     (tf32,) = (row["noise_ratio"] for row in rows if row["kind"] == "TF32")

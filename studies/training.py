@@ -1,7 +1,7 @@
 """How fast a network trains, and where a step's time goes: data, forward, backward, optimizer.
 
-Run: python benchmarks/training.py --json benchmarks/results/training.json        (on a GPU: --batch-size 256 --compile)
-     python benchmarks/training.py --smoke                                           (seconds: does it run?)
+Run: python studies/training.py --json studies/results/training.json        (on a GPU: --batch-size 256 --compile)
+     python studies/training.py --smoke                                           (seconds: does it run?)
 
 Three candidates take turns, step by step, in random order, in each precision: this project's Learner; the same with --compile; and
 "reference", torchvision's reference training loop written plainly (SGD, autocast where the precision asks for it, zero_grad,

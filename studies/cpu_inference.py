@@ -1,6 +1,6 @@
 """The figures that this project promises for CPUs, measured in one interleaved run: batch 1, 224 pixels, untrained weights.
 
-Run: python benchmarks/cpu_inference.py --json benchmarks/results/cpu_inference.json
+Run: python studies/cpu_inference.py --json studies/results/cpu_inference.json
 
 Candidates take turns in random order (iresnet_export.benchmark.clock), speed-ups are paired, with 95 % intervals. `plain` is what a
 user gets without this project: torch.onnx.export of the network as it is, and for int8 onnxruntime.quantization (U8S8, QDQ, per

@@ -9,9 +9,9 @@ from typing import Any
 from iresnet_export.reporting.words import backend_name
 from iresnet_export.verification.criteria import NOISE_LIMIT
 
-_COLOURS = {"honest": "#0072b2", "Winograd": "#e69f00", "TF32": "#d55e00"}  # Okabe and Ito's, safe for the colour-blind
-_MARKERS = {"honest": "o", "Winograd": "s", "TF32": "^"}
-_LABELS = {"honest": "honest backends", "Winograd": "Winograd F(4x4, 3x3), simulated", "TF32": "TF32, simulated"}
+_COLOURS = {"unaltered": "#0072b2", "Winograd": "#e69f00", "TF32": "#d55e00"}  # Okabe and Ito's, safe for the colour-blind
+_MARKERS = {"unaltered": "o", "Winograd": "s", "TF32": "^"}
+_LABELS = {"unaltered": "backends as they are", "Winograd": "Winograd F(4x4, 3x3), simulated", "TF32": "TF32, simulated"}
 
 
 def summary(rows: list[dict[str, Any]], smallest: list[dict[str, Any]]) -> None:
@@ -48,7 +48,7 @@ _ORDER = (
 
 def _candidate(row: dict[str, Any]) -> tuple[str, str]:
     """One of _ORDER, and what else is said of it."""
-    if row["kind"] != "honest":
+    if row["kind"] != "unaltered":
         return next(name for name in _ORDER if name.startswith(row["kind"])), ""
     if row["backend"].startswith("eager"):
         return _ORDER[6] if "oneDNN off" in row["backend"] else _ORDER[5], ""

@@ -1,6 +1,6 @@
 """What the README should say of this project on an NVIDIA GPU: one command, under eight minutes on a data-centre GPU.
 
-Run: python benchmarks/gpu.py --json benchmarks/results/gpu.json --markdown benchmarks/results/gpu.md
+Run: python studies/gpu.py --json studies/results/gpu.json --markdown studies/results/gpu.md
 
 Training throughput of ResNet-50, iResNet-50 and iResNet-101; then iResNet-50 in every backend and precision: parity with the
 float64 network, throughput at the batch size where it is best, share of the speed that matrix products reach on this GPU, and
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> Results:
     options = parser.parse_args(arguments)
     missing = None if options.smoke else nvidia.absence()
     if missing is not None:
-        parser.exit(3, f"gpu.py: {missing.sentence}; or try the script itself with --smoke.\n")
+        parser.exit(3, f"gpu.py: {missing.reason}; {missing.remedy}; or try the script itself with --smoke.\n")
     results = Results(Plan.smoke() if options.smoke else Plan(torch.device("cuda")), options.json)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         find_limits(results)
