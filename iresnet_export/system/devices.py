@@ -15,7 +15,7 @@ def device_named(name: str | torch.device) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, colon, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (colon and not (index.isascii() and index.isdigit() and len(index) < 4)):
-        raise InputError(f"A device is cpu, cuda (or cuda:1 for the second GPU) or auto, not {name[:80]!r}.")
+        raise InputError(f"--device takes cpu, cuda (or cuda:1 for the second GPU) or auto, not {name[:80]!r}.")
     if kind == "cuda":
         nvidia.require_gpu(int(index or 0), "No NVIDIA GPU can be used here")
     return torch.device(name)

@@ -87,7 +87,7 @@ def test_version(run: Run) -> None:
         (["onnx", "--weights", "best"], 2, "takes `official`"),
         (["onnx", "--weights", "official", "--depth", "18"], 2, "50, 101"),
         (["onnx", "--weights", "official", "--checkpoint", "a.pt"], 2, "give one of them"),
-        (["onnx", "--opset", "7", "--depth", "18"], 1, "choose one from 18"),
+        (["onnx", "--opset", "7", "--depth", "18"], 2, "choose one from 18"),
         (["trt", "--flavour", "tf"], 2, "'tf' is not one of 'tensorrt'"),
         (["trt", "--batch", "64"], 2, "between 1 and the largest one"),
         (["verify", "none.onnx"], 2, "none.onnx does not exist"),
