@@ -306,7 +306,7 @@ def test_quickstart(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whatever_is_measured_counts(monkeypatch)  # its page shows speeds then
     outcome = run("quickstart", "--epochs", "2", "--seconds", "0.05")
     assert outcome.status == 0, outcome.err + outcome.out
-    for text in ("best.pt", "iresnet18.onnx", "iresnet18.ts", "reference", "pass", "baseline", "Fastest on this machine", "int8"):
+    for text in ("best.pt", "iresnet18.onnx", "iresnet18.ts", "reference", "pass", "baseline", "Fastest ", "int8"):
         assert text in outcome.out
     exports = [f"artifacts/iresnet18{rest}" for rest in (".onnx", ".ts", "-bf16.onnx", "-int8-cpu.onnx")]
     for file in ("run/best.pt", *exports, "verify.json", "eval.json", "bench.json", "report.html"):
