@@ -185,9 +185,10 @@ class Nursery:
         return found
 
     def close(self) -> None:
-        assert self._process.stdin is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(30)
+        self._process.stdout.close()
 
 
 class Scene:
@@ -405,8 +406,8 @@ def judged(case: Case, scene: Scene, outcome: Outcome, before: dict[str, tuple[A
         wrong.append(f"it took {outcome.peak_mb} MB of memory, more than {case.peak_mb}")
     after = scene.snapshot()
     for name in sorted(before.keys() | after.keys()):
-        inside = name.removeprefix("work/")
-        allowed = name.startswith("work/") and any(fnmatch.fnmatch(inside, pattern) for pattern in case.outputs)
+        top, _, inside = name.partition("/")
+        allowed = top == scene.work.name and any(fnmatch.fnmatch(inside, pattern) for pattern in case.outputs)
         if before.get(name) != after.get(name) and not allowed:
             what = "removed" if name not in after else "made" if name not in before else "changed"
             wrong.append(f"{name} was {what}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +26,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
         import fault_shop
 
         folder = tmp_path_factory.mktemp("faults")
-        for place in (folder, folder.parent, folder.parent.parent):  # other users' runs have to reach it
-            place.chmod(place.stat().st_mode | 0o055)
+        for place in (folder, *folder.parents):  # other users' runs have to reach it
+            if place.stat().st_uid == os.geteuid() and place.name.startswith(("faults", "popen-", "pytest-")):
+                place.chmod(place.stat().st_mode | 0o055)
         shop = fault_shop.Shop(folder, trained=False)
         yield SimpleNamespace(cases=fault_cases.all_cases(), runner=fault_runner, shop=shop, folder=folder)
         shop.close()
