@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
 import torch
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName, Manifest, open_artifact
+from iresnet_export.artifacts.artifact import Artifact, open_artifact
+from iresnet_export.artifacts.manifest import FormatName, Manifest
 from iresnet_export.artifacts.metadata import embedded_spec
 from iresnet_export.artifacts.source import Source, source_from_checkpoint, untrained_source
 from iresnet_export.backends.base import MOST_THREADS, Session, running

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import torch
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName, open_artifact
+from iresnet_export.artifacts.artifact import Artifact, open_artifact
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import ExportOptions, Runtime
 from iresnet_export.backends.registry import NAMES, format_named, runtime_named

@@ -10,18 +10,10 @@ import torch
 from torch import Tensor
 
 from iresnet_data.named_data import is_embedded
-from iresnet_export.artifacts.artifact import (
-    ENDINGS,
-    Artifact,
-    FormatName,
-    Manifest,
-    Parent,
-    embedded_identity,
-    open_artifact,
-    record,
-    require_replaceable,
-)
+from iresnet_export.artifacts.artifact import ENDINGS, Artifact, open_artifact, record, require_replaceable
 from iresnet_export.artifacts.data_choice import chosen_data, is_named
+from iresnet_export.artifacts.manifest import DETAILS, UNWRITTEN, Details, Fold, FormatName, Manifest, Parent
+from iresnet_export.artifacts.metadata import embedded_identity
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportJob, ExportOptions, Format
 from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_quantization, equalization_scales
@@ -74,10 +66,10 @@ def export_artifact(
     require_replaceable(output, planned, _inputs(source, options), force=force)
     parent = _parent(format, source, options, output, force, progress)
     identity = embedded_identity(source.spec, source.weights, options.precision, options.fold, options.with_preprocessing)
-    network, quantization, about = _deployable(source, options, parent, progress)
+    network, fold, quantization = _deployable(source, options, parent, progress)
     with replacing(output) as temporary:
         job = ExportJob(network, temporary, options, identity, quantization, parent, progress)
-        details = format.write(job) | about
+        details = format.write(job)
         for runtime in runtimes_for(format.name):
             details |= runtime.prove(job)
         details["multiply_accumulates"] = _shares_read_back(format, network, quantization, temporary, planned, details)
@@ -86,7 +78,7 @@ def export_artifact(
             sha256=sha256_of(temporary),
             size_bytes=temporary.stat().st_size,
             parent=None if parent is None else Parent(parent.path.name, sha256_of(parent.path)),
-            details=planned.details | details,
+            details=dataclasses.replace(planned.details, fold=fold, quantization=quantization, **details),
         )
     source.remember_for(output.parent)
     return record(output, written)
@@ -117,12 +109,12 @@ def _inputs(source: Source, options: ExportOptions) -> list[Path]:
 def _planned(format: Format, source: Source, options: ExportOptions, output: Path) -> Manifest:
     """The manifest as far as it is known before the export."""
     settings = format.settings(options)
-    if options.fold and options.calibration_name is not None:
-        settings |= {"calibration_data": options.calibration_name}  # the fold's bounds come from it, in every precision
+    if options.fold:
+        settings = dataclasses.replace(settings, calibration_data=options.calibration_name)  # the fold's bounds come from it
     return Manifest(
         file=output.name,
         format=format.name,
-        sha256="",
+        sha256=UNWRITTEN,
         size_bytes=0,
         spec=source.spec,
         weights=source.weights_seen_from(output.parent),
@@ -130,7 +122,7 @@ def _planned(format: Format, source: Source, options: ExportOptions, output: Pat
         fold=options.fold,
         batch=format.batch_range(options),
         with_preprocessing=options.with_preprocessing,
-        details={"settings": settings},
+        details=DETAILS.get(format.name, Details)(settings=settings),
     )
 
 
@@ -156,29 +148,29 @@ def _parent(
 
 def _deployable(
     source: Source, options: ExportOptions, parent: Artifact | None, progress: Progress
-) -> tuple[Deployable, Quantization | None, dict[str, Any]]:
-    """What is exported, and what the manifest says of its fold and quantization. What is built from a parent has its."""
+) -> tuple[Deployable, Fold | None, Quantization | None]:
+    """What is exported, its fold and its quantization. What is built from a parent has the parent's."""
     dtype = DTYPES.get(options.precision, torch.float32)
     if parent is not None:
-        made = {} if parent.manifest is None else parent.manifest.details
-        return source.network, None, {key: made[key] for key in ("fold", "quantization") if key in made}
+        made = parent.require_intact().details
+        return source.network, made.fold, made.quantization
     if not options.fold:
-        return deployed(source.network, None, dtype, with_preprocessing=options.with_preprocessing), None, {}
+        return deployed(source.network, None, dtype, with_preprocessing=options.with_preprocessing), None, None
     sample = fold_sample(source, options.calibration_data)
     if options.scheme is not None:
         return _quantized(sample, options, progress)
     folded, proof = proved_fold(sample, progress, precision=options.precision)
-    about = {"fold": fold_details(folded, proof)}
-    if dtype is torch.float32 and not options.with_preprocessing:
-        return folded, None, about
-    return deployed(source.network, folded.plan, dtype, with_preprocessing=options.with_preprocessing), None, about
+    network: Deployable = folded
+    if dtype is not torch.float32 or options.with_preprocessing:
+        network = deployed(source.network, folded.plan, dtype, with_preprocessing=options.with_preprocessing)
+    return network, fold_details(folded, proof), None
 
 
-def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -> tuple[Deployable, Quantization, dict[str, Any]]:
+def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -> tuple[Deployable, Fold, Quantization]:
     """The fold and the quantization of it that measure best, with or without the stream's channels equalized."""
     source = sample.source
     images = calibration_images(source, options)
-    tried: dict[bool, tuple[Deployable, dict[str, Any]]] = {}
+    tried: dict[bool, tuple[Deployable, Fold]] = {}
 
     def fold_with(scales: list[Tensor | None] | None) -> FoldedNetwork:
         folded, proof = proved_fold(sample, progress, scales=scales)
@@ -191,8 +183,7 @@ def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -
         fold_with(scales)
     networks = {equalized: network for equalized, (network, _) in tried.items()}
     quantization = chosen_quantization(source, networks, images, options, progress)
-    network, about_fold = tried[quantization.equalized]
-    return network, quantization, {"fold": about_fold, "quantization": quantization.to_json()}
+    return *tried[quantization.equalized], quantization
 
 
 def _shares_read_back(

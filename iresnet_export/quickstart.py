@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from iresnet_export.artifacts.artifact import FormatName
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.source import source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.registry import format_named

@@ -20,7 +20,8 @@ from conftest import Outcome
 from PIL import Image
 
 from iresnet_export import prediction
-from iresnet_export.artifacts.artifact import Artifact, manifest_path
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import manifest_path
 from iresnet_export.artifacts.source import Source, source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleManifestError, UnavailableError

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from iresnet_export.artifacts.artifact import Weights
+from iresnet_export.artifacts.manifest import Weights
 from iresnet_models.errors import InputError
 from iresnet_models.image_files import printable
 from iresnet_models.remembered import recall

@@ -8,8 +8,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from iresnet_export.artifacts.artifact import Artifact, Manifest, Weights, inside, recorded_path
+from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.data_choice import trained_on
+from iresnet_export.artifacts.manifest import Manifest, Weights, inside, recorded_path
 from iresnet_export.artifacts.metadata import embedded_spec
 from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
 from iresnet_models.checkpoint import load_checkpoint

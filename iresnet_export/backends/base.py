@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from iresnet_data.named_data import short_name
-from iresnet_export.artifacts.artifact import Artifact, FormatName, Manifest
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName, Manifest, OnnxSettings, Settings
 from iresnet_export.errors import ArtifactError, InputError, IResNetError
 from iresnet_export.graph.ir import Graph
 from iresnet_export.graph.probe import Probe
@@ -194,9 +195,9 @@ class Format(ABC):
     precisions: ClassVar[tuple[Precision, ...]] = PRECISIONS
     options_type: ClassVar[type[ExportOptions]] = ExportOptions
 
-    def settings(self, options: ExportOptions) -> dict[str, Any]:
+    def settings(self, options: ExportOptions) -> Settings:
         """Those of the options that change what is written, for the manifest. Says what is missing before any work is done."""
-        return {}
+        return Settings()
 
     def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
         """The batch sizes that an export with these options takes; None for any."""
@@ -208,12 +209,11 @@ class Format(ABC):
 
     def options_of(self, manifest: Manifest) -> ExportOptions:
         """Those of the export that a manifest tells of, as far as they decide what the file holds; InputError if they cannot be."""
-        settings = manifest.details.get("settings", {})
         told: dict[str, Any] = {name: getattr(manifest, name) for name in ("precision", "fold", "with_preprocessing")}
         if manifest.batch is not None:
             told |= {"dynamic_batch": False, "batch": manifest.batch[0]}
-        known = {entry.name for entry in dataclasses.fields(self.options_type)}
-        told |= {name: settings[name] for name in ("opset", "target") if name in settings and name in known}
+        if isinstance(settings := manifest.details.settings, OnnxSettings):
+            told |= {"opset": settings.opset, "target": settings.target or self.options_type.target}
         return self.options_type(**told)
 
     def content(self, job: ExportJob) -> bytes | None:

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.onnx_files import read_onnx, require_sound
 from iresnet_export.backends.base import Runtime, Session
 from iresnet_export.backends.onnx.probing import OnnxProbe, with_outputs

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = npt.NDArray[Any]
 Value = TypeVar("Value")
@@ -139,6 +140,8 @@ def pair(value: Any) -> tuple[Any, ...]:
 
 def array_of(tensor: Tensor) -> Array:
     """A tensor's values as an array, bfloat16 too."""
+    import torch
+
     tensor = tensor.detach().cpu()
     if tensor.dtype is torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
@@ -147,6 +150,8 @@ def array_of(tensor: Tensor) -> Array:
 
 def tensor_of(values: Array) -> Tensor:
     """An array's values as a tensor of its own, float8 too."""
+    import torch
+
     if values.dtype == ml_dtypes.float8_e4m3fn:
         return torch.from_numpy(values.view(np.uint8).copy()).view(torch.float8_e4m3fn)
     return torch.from_numpy(values.copy())

@@ -8,7 +8,7 @@ from functools import cached_property
 import onnx
 import torch
 
-from iresnet_export.artifacts.artifact import Manifest
+from iresnet_export.artifacts.manifest import Manifest
 from iresnet_export.artifacts.source import Source
 from iresnet_export.errors import ArtifactError
 from iresnet_export.graph.ir import Graph
@@ -16,7 +16,6 @@ from iresnet_export.graph.network import NetworkProbe
 from iresnet_export.quantization.codes import Quantization, quantized_graph
 from iresnet_export.quantization.schemes import QUANTIZED
 from iresnet_models.deployed import DTYPES, Deployable, deployed
-from iresnet_models.folding_plan import FoldPlan
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,9 @@ class Deployment:
             return self.source.network
         plan = None
         if manifest.fold:
-            details = manifest.details.get("fold")
-            if not isinstance(details, dict) or "plan" not in details:
+            if manifest.details.fold is None:
                 raise ArtifactError(f"The manifest of {manifest.file} tells of a fold but holds no plan of it.", "Export it again.")
-            plan = FoldPlan.from_json(details["plan"])
+            plan = manifest.details.fold.plan
         dtype = DTYPES.get(manifest.precision, torch.float32)
         return deployed(self.source.network, plan, dtype, with_preprocessing=manifest.with_preprocessing)
 
@@ -49,7 +47,9 @@ class Deployment:
         manifest = self.manifest
         if manifest is None or manifest.precision not in QUANTIZED:
             return None
-        found = Quantization.from_json(manifest.details.get("quantization"))
+        found = manifest.details.quantization
+        if found is None:
+            raise ArtifactError(f"The manifest says that the artifact is in {manifest.precision}, and not how.", "Export it again.")
         if found.precision != manifest.precision:
             raise ArtifactError(
                 f"The manifest says that the artifact is in {manifest.precision}, and that it is quantized to {found.precision}.",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +12,7 @@ from torch import Tensor
 from iresnet_data.datasets import training_pixels
 from iresnet_data.named_data import remark, short_name
 from iresnet_export.artifacts.data_choice import chosen_data, is_named
+from iresnet_export.artifacts.manifest import Fold, FoldProof
 from iresnet_export.artifacts.source import Source
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.graph.align import place_in_words
@@ -34,19 +33,6 @@ FOLD_LIMIT = 2.0
 """A fold that is exact errs about as much as the unfolded network does; twice as much is another network."""
 
 _BATCH = 8
-
-
-@dataclass(frozen=True)
-class FoldProof:
-    """The folded network's error over the unfolded one's, both against float64, over all logits.
-
-    `error_ratio`: in float32. `own_precision`: in the half precision that is exported, of both; None for others.
-    """
-
-    images: int
-    image_source: str
-    error_ratio: float
-    own_precision: float | None = None
 
 
 @dataclass(frozen=True)
@@ -132,14 +118,8 @@ def _ratio_in(dtype: torch.dtype, source: Source, plan: FoldPlan, images: Tensor
     return _error_ratio(outputs[0], outputs[1], exact)
 
 
-def fold_details(folded: FoldedNetwork, proof: FoldProof) -> dict[str, Any]:
-    """What the manifest says of a fold: everything that is needed to compute it again, and its proof."""
-    return {
-        "plan": folded.plan.to_json(),
-        "exact_everywhere": folded.report.is_exact_everywhere,
-        "exactness": folded.report.exactness,
-        "proof": dataclasses.asdict(proof),
-    }
+def fold_details(folded: FoldedNetwork, proof: FoldProof) -> Fold:
+    return Fold(folded.plan, folded.report.is_exact_everywhere, folded.report.exactness, proof)
 
 
 def _error_ratio(found: Array, own: Array, exact: Array) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from iresnet_export.artifacts.artifact import Artifact, Manifest, embedded_identity
-from iresnet_export.artifacts.metadata import contradiction
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import Manifest
+from iresnet_export.artifacts.metadata import contradiction, embedded_identity
 from iresnet_export.backends.base import ExportJob, Format
 from iresnet_export.backends.registry import format_named
 from iresnet_export.errors import ArtifactError, InputError

@@ -17,7 +17,8 @@ import torch
 from conftest import Outcome
 from onnx import numpy_helper
 
-from iresnet_export.artifacts.artifact import Artifact, manifest_path, open_artifact, record
+from iresnet_export.artifacts.artifact import Artifact, open_artifact, record
+from iresnet_export.artifacts.manifest import OnnxDetails, manifest_path
 from iresnet_export.artifacts.source import Source, source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.registry import format_named
@@ -27,6 +28,7 @@ from iresnet_export.verification import fold as fold_module
 from iresnet_export.verification.fold import FOLD_LIMIT
 from iresnet_export.verification.verify import Candidate, VerifyOptions, verify
 from iresnet_models import ModelSpec, Network, save_checkpoint
+from iresnet_models.files import write_json
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.initialization import untrained_network
 
@@ -77,12 +79,14 @@ def test_folded_artifacts_verify(name: str, folded: dict[str, Artifact]) -> None
 
 def test_the_manifest_holds_plan_and_proof_and_nothing_large(folded: dict[str, Artifact]) -> None:
     manifest = folded["onnx"].require_intact()
-    details = manifest.details["fold"]
+    fold = manifest.details.fold
+    assert fold is not None
     assert manifest.fold
-    assert 0.3 < details["proof"]["error_ratio"] <= FOLD_LIMIT
-    assert details["plan"]["format"] == "iresnet-export/fold/1"
-    assert details["exactness"]
-    assert len(json.dumps(details)) < 50_000
+    assert 0.3 < fold.proof.error_ratio <= FOLD_LIMIT
+    assert fold.exactness
+    told = manifest.to_json()["details"]["fold"]
+    assert told["plan"]["format"] == "iresnet-export/fold/1"
+    assert len(json.dumps(told)) < 50_000
 
 
 def test_positive_scales_leave_one_addition_per_block_and_nothing_else(tmp_path: Path) -> None:
@@ -116,8 +120,9 @@ def test_kept_affines_are_exported_and_read_back(name: str, tmp_path: Path) -> N
     source = source_with(channels_that_never_switch, tmp_path / "c.pt", depth=34)
     output = tmp_path / ("x.onnx" if name == "onnx" else "x.ts")
     artifact = export_artifact(name, source, ExportOptions(), output=output)
-    kept = artifact.require_intact().details["fold"]["plan"]["norms"]["layer3.3.bn0"]["kept"]
-    assert kept == [1, 9]
+    fold = artifact.require_intact().details.fold
+    assert fold is not None
+    assert fold.plan.norms["layer3.3.bn0"].kept == (1, 9)
     assert verdict(output).status == "pass"
     if name == "onnx":
         found = operators(output)
@@ -159,13 +164,13 @@ def test_a_manifest_without_its_plan_is_no_proof(small_source: Source, tmp_path:
     output = tmp_path / "x.onnx"
     artifact = export_artifact("onnx", small_source, ExportOptions(), output=output)
     manifest = artifact.require_intact()
-    about = manifest.details["fold"]
-    other = about | {"plan": {"format": "other"}}
+    told = manifest.to_json()
+    other = told["details"]["fold"] | {"plan": {"format": "other"}}
     for plan, message in (({}, r"details\.fold\.plan is missing"), (other, r"details\.fold\.plan: This is not the plan of a fold")):
-        record(output, dataclasses.replace(manifest, details={**manifest.details, "fold": plan}))
+        write_json(manifest_path(output), told | {"details": told["details"] | {"fold": plan}})
         with pytest.raises(ArtifactError, match=message):
             verdict(output)
-    record(output, dataclasses.replace(manifest, details={}))
+    record(output, dataclasses.replace(manifest, details=OnnxDetails()))
     found = verdict(output)
     assert found.status == "fail"
     assert "no plan of it" in str(found.reason)
@@ -222,7 +227,7 @@ def test_a_parent_folded_by_other_images_is_not_the_same(name: str, small_source
     )
     assert noise.same_recipe(noise)
     assert not noise.same_recipe(digits)
-    assert "calibration_data" not in unfolded.details["settings"]
+    assert unfolded.details.settings.calibration_data is None
 
 
 def test_the_source_is_left_as_it_was(small_source: Source, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from verification.test_sabotage import attribute, before, node, one_bit, removed, replaced, rewired, tensor, told
 
-from iresnet_export.artifacts.artifact import Artifact, manifest_path, record
+from iresnet_export.artifacts.artifact import Artifact, record
+from iresnet_export.artifacts.manifest import manifest_path
 from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.exporting import export_artifact

@@ -387,7 +387,7 @@ def test_foreign_artifacts_that_match_layer_by_layer_have_their_weights_compared
 
 def test_a_stale_parent_is_no_parent(copied: Copy, tmp_path: Path) -> None:
 
-    from iresnet_export.artifacts.artifact import Parent
+    from iresnet_export.artifacts.manifest import Parent
 
     artifact = copied("onnx")
     manifest = artifact.require_intact()

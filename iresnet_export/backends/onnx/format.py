@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName, OnnxSettings
 from iresnet_export.backends.base import ExportJob, ExportOptions, Format
 from iresnet_export.errors import InputError
 from iresnet_export.graph.ir import Graph
@@ -40,8 +41,8 @@ class Onnx(Format):
     suffix: ClassVar[str] = ".onnx"
     options_type: ClassVar[type[ExportOptions]] = OnnxOptions
 
-    def settings(self, options: ExportOptions) -> dict[str, Any]:
-        return {"opset": OnnxOptions.of(options).chosen_opset} | options.quantization_settings
+    def settings(self, options: ExportOptions) -> OnnxSettings:
+        return OnnxSettings(opset=OnnxOptions.of(options).chosen_opset, **options.quantization_settings)
 
     def content(self, job: ExportJob) -> bytes:
         from iresnet_export.backends.onnx.writing import onnx_from_network

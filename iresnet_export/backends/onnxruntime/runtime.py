@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.metadata import stored_precision
 from iresnet_export.artifacts.onnx_files import read_onnx, require_sound
 from iresnet_export.backends.base import ExportJob, Runtime, Session

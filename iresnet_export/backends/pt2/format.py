@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.differences import record_difference
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.metadata import METADATA_FILE
 from iresnet_export.backends.base import ExportJob, Format
 from iresnet_export.backends.pt2.reading import graph_of_program, load_program

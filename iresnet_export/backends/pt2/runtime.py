@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.backends.base import Runtime, Session, require_trusted
 from iresnet_export.backends.pt2.reading import graph_of_program, layer_precisions, load_program
 from iresnet_export.graph.network import values_of_calls

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.metadata import normalises
 from iresnet_export.backends.base import Runtime, Session, require_trusted
 from iresnet_export.backends.torchscript.reading import frozen, graph_of_script, load_script, operations_of
