@@ -7,13 +7,14 @@ settings, dates and numbers that training scripts save beside the weights.
 
 from __future__ import annotations
 
+import io
 import pickletools
 import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -83,6 +84,19 @@ class _Depths:
         self._stack += [depth] * len(opcode.stack_after)
 
 
+class _Bounded:
+    """Reads of a file no more than is in it: a buffered file takes the memory for all that it is asked for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, start = file, file.tell()
+        self._size = file.seek(0, io.SEEK_END)
+        file.seek(start)
+        self.tell, self.readline = file.tell, file.readline
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(min(count, max(0, self._size - self._file.tell())))
+
+
 class Passed:
     """Stands for a harmless object that is read past: whatever it is made with, it does and holds nothing."""
 
@@ -127,7 +141,7 @@ def globals_of(file: IO[bytes], pickles: int = 1) -> set[str]:
             break
         file.seek(start)
         depths = _Depths()
-        for opcode, argument, _ in pickletools.genops(file):
+        for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", _Bounded(file))):
             depths.follow(opcode, argument)
             if opcode.name in _PUTS:
                 memo[len(memo) if argument is None else int(str(argument))] = top, text

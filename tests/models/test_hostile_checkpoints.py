@@ -10,6 +10,7 @@ import os
 import pathlib
 import pickle
 import struct
+import tracemalloc
 import types
 import zipfile
 from collections.abc import Callable
@@ -352,3 +353,18 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
         require_file(Path("a\0b"), "The file")
     with pytest.raises(InputError, match="cannot be opened"):
         require_file(Path("a" * 5000), "The file")
+
+
+@pytest.mark.parametrize(
+    "opcode", [b"\x80\x04\x8d" + (2**40).to_bytes(8, "little"), b"\x80\x02X" + (2**31 - 1).to_bytes(4, "little")]
+)
+def test_a_text_longer_than_its_file_takes_no_memory(opcode: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    path.write_bytes(opcode + b"abc.")
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="but only 4 remain"):
+            load_checkpoint(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
