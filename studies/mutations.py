@@ -231,7 +231,9 @@ def edited_manifest(document: dict[str, Any], rng: random.Random) -> tuple[str, 
         by_kind[re.sub(r"\.\d+", ".N", re.sub(r"(ranges|inputs)\..*?(?=\.\d+$|$)", r"\1.*", place))].append((place, holder, key))
     place, holder, key = rng.choice(by_kind[rng.choice(sorted(by_kind))])
     old = holder[key]
-    new = _other_value(place, key, old, rng)
+    new = old
+    while new == old:
+        new = _other_value(place, key, old, rng)
     holder[key] = new
     return place, f"{old!r:.60} -> {new!r:.60}"
 
@@ -245,7 +247,7 @@ def _other_value(place: str, key: Any, old: Any, rng: random.Random) -> Any:
     if isinstance(old, int):
         return rng.choice([old + 1, max(0, old - 1), 2 * old + 1])
     if isinstance(old, float):
-        return rng.choice([old * 1.1 + 0.01, old / 2, -old, old * 40])
+        return rng.choice([old * 1.1 + 0.01, old / 2, -old, old * 40 + 1])
     if isinstance(old, str):
         if re.fullmatch(r"[0-9a-f]{64}", old):
             return old[1:] + old[0] if old[1:] + old[0] != old else "0" * 64
