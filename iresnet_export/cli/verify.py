@@ -48,6 +48,12 @@ def verify(
     quick: Annotated[
         bool, typer.Option("--quick", help="Rebuild the files and compare them, and no outputs: some seconds each.")
     ] = False,
+    from_scratch: Annotated[
+        bool,
+        typer.Option(
+            "--from-scratch", help="Measure again, from its data, what an export measured: calibration, and the fold's proof."
+        ),
+    ] = False,
     max_accuracy_drop: Annotated[
         float | None,
         typer.Option(
@@ -94,6 +100,7 @@ def verify(
         localise=localise,
         max_accuracy_drop=max_accuracy_drop,
         quick=quick,
+        from_scratch=from_scratch,
         cache=not no_cache,
     )
     with progress_bar() as progress:

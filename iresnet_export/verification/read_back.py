@@ -8,14 +8,16 @@ from typing import Literal
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.manifest import Manifest
 from iresnet_export.artifacts.metadata import contradiction, embedded_identity
-from iresnet_export.backends.base import ExportJob, Format
+from iresnet_export.backends.base import ExportJob, ExportOptions, Format
 from iresnet_export.backends.registry import format_named
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_export.graph.compare import Comparison, GraphReport, WeightsReport, compare, same_as
-from iresnet_export.graph.ir import KINDS
+from iresnet_export.graph.ir import KINDS, Graph
 from iresnet_export.system.environment import versions
 from iresnet_export.system.progress import Progress
+from iresnet_export.verification.claims import false_claim, false_lineage
 from iresnet_export.verification.deployment import Deployment
+from iresnet_models.archives import is_archive, require_whole
 
 Coverage = Literal["whole file", "parent", "graph", "outputs"]
 
@@ -26,7 +28,8 @@ class ReadBack:
 
     `coverage`: how much of the artifact was compared. The whole file, with the one that its checkpoint and manifest give; the same
     of the parent that it was compiled from; its graph with all weights; or nothing but outputs. `is_comparable`: whether it takes
-    the images that it should, so that its outputs can be compared at all.
+    the images that it should, so that its outputs can be compared at all. `is_repeated`: whether what its export measured was
+    measured again.
     """
 
     weights: WeightsReport | None
@@ -34,6 +37,7 @@ class ReadBack:
     reason: str | None
     coverage: Coverage = "outputs"
     is_comparable: bool = True
+    is_repeated: bool = False
 
     @property
     def limit(self) -> str | None:
@@ -58,7 +62,7 @@ def read_back(artifact: Artifact, deployment: Deployment, progress: Progress) ->
     contradicted = contradiction(artifact, deployment.source.trained_spec or deployment.source.spec)
     if contradicted is not None:
         return ReadBack(None, None, contradicted, is_comparable=False)
-    format = format_named(artifact.format)
+    format, given = format_named(artifact.format), artifact
     is_compiled = format.parent is not None
     if is_compiled:
         if artifact.manifest is None or artifact.manifest.parent is None:
@@ -66,31 +70,48 @@ def read_back(artifact: Artifact, deployment: Deployment, progress: Progress) ->
         artifact = artifact.parent()
         format, deployment = format_named(artifact.format), Deployment(deployment.source, artifact.manifest)
     manifest = artifact.manifest
-    difference = None if manifest is None else _difference(artifact, format, manifest, deployment, progress)
-    if manifest is not None and difference is None:
+    if manifest is None:
+        return _read_back_foreign(artifact, format, deployment, progress)
+    options = _options_of(artifact, format, manifest)
+    claims = [false_claim(artifact, manifest, options, deployment)]
+    if given.manifest is not None and is_compiled:
+        claims.append(false_lineage(given, given.manifest, manifest))
+    reasons = [claim for claim in claims if claim is not None]
+    difference = _difference(artifact, format, options, manifest, deployment, progress)
+    if difference is None:
         progress("Weights and graph", 1.0)
         same = same_as(deployment.graph)
-        return ReadBack(same.weights, same.graph, None, "parent" if is_compiled else "whole file")
-    found = format.read(artifact)
-    if found is None:
-        raise ArtifactError(f"The weights of {artifact.path} cannot be read back.")
-    comparison = compare(deployment.graph, found)
+        return ReadBack(same.weights, same.graph, "; ".join(reasons) or None, "parent" if is_compiled else "whole file")
+    comparison = compare(deployment.graph, _graph_of(artifact, format))
     progress("Weights and graph", 1.0)
-    if manifest is None:
-        coverage: Coverage = "graph" if comparison.weights.matched and comparison.graph.first_difference is None else "outputs"
-        return ReadBack(comparison.weights, comparison.graph, _foreign_reason(comparison, found.kinds), coverage)
-    reasons = [
+    found = [
         f"{what}: {report.first_difference}"
         for what, report in (("weights", comparison.weights), ("graph", comparison.graph))
         if report.first_difference is not None
     ]
-    if not reasons and not _made_by_others(manifest):
-        reasons = [f"whole file: rebuilt from its checkpoint and manifest it is another one: {difference}"]
-    return ReadBack(comparison.weights, comparison.graph, "; ".join(reasons) or None, "outputs" if is_compiled else "graph")
+    if not found and not _made_by_others(manifest):
+        found = [f"whole file: rebuilt from its checkpoint and manifest it is another one: {difference}"]
+    reason = "; ".join(found + reasons) or None
+    return ReadBack(comparison.weights, comparison.graph, reason, "outputs" if is_compiled else "graph")
 
 
-def _difference(artifact: Artifact, format: Format, manifest: Manifest, deployment: Deployment, progress: Progress) -> str | None:
-    """The first thing in which the file is not the one that its checkpoint and manifest give; None where it is, bit by bit."""
+def _read_back_foreign(artifact: Artifact, format: Format, deployment: Deployment, progress: Progress) -> ReadBack:
+    found = _graph_of(artifact, format)
+    comparison = compare(deployment.graph, found)
+    progress("Weights and graph", 1.0)
+    coverage: Coverage = "graph" if comparison.weights.matched and comparison.graph.first_difference is None else "outputs"
+    return ReadBack(comparison.weights, comparison.graph, _foreign_reason(comparison, found.kinds), coverage)
+
+
+def _graph_of(artifact: Artifact, format: Format) -> Graph:
+    found = format.read(artifact)
+    if found is None:
+        raise ArtifactError(f"The weights of {artifact.path} cannot be read back.")
+    return found
+
+
+def _options_of(artifact: Artifact, format: Format, manifest: Manifest) -> ExportOptions:
+    """Those of the export that a manifest tells of; ArtifactError where there can be no such one."""
     try:
         options = format.options_of(manifest)
         batch = format.batch_range(options)
@@ -101,6 +122,13 @@ def _difference(artifact: Artifact, format: Format, manifest: Manifest, deployme
             f"The manifest of {artifact.path} says that it takes batches of {manifest.batch}, which no export of this format does.",
             "Export it again.",
         )
+    return options
+
+
+def _difference(
+    artifact: Artifact, format: Format, options: ExportOptions, manifest: Manifest, deployment: Deployment, progress: Progress
+) -> str | None:
+    """The first thing in which the file is not the one that its checkpoint and manifest give; None where it is, bit by bit."""
     identity = embedded_identity(manifest.spec, manifest.weights, manifest.precision, manifest.fold, manifest.with_preprocessing)
     job = ExportJob(deployment.network, artifact.path, options, identity, deployment.quantization)
     expected = format.content(job)
@@ -108,6 +136,8 @@ def _difference(artifact: Artifact, format: Format, manifest: Manifest, deployme
         raise AssertionError(f"{format.name} is built from no other format, and cannot be rebuilt")
     progress("Weights and graph", 0.6)
     found = artifact.path.read_bytes()
+    if expected != found and is_archive(artifact.path):
+        require_whole(artifact.path)  # torch does not look at checksums, and may crash
     return None if expected == found else format.difference(expected, found)
 
 

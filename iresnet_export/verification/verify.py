@@ -19,11 +19,20 @@ from iresnet_export.artifacts.manifest import Weights
 from iresnet_export.artifacts.source import Source, source_of_artifact, subject_of
 from iresnet_export.backends.base import MOST_BATCH, Runtime, require_trusted
 from iresnet_export.backends.registry import format_named, require_settings_used, runtimes_for
-from iresnet_export.errors import ArtifactError, ExportError, InputError, IResNetError, StaleManifestError, UnavailableError
+from iresnet_export.errors import (
+    ArtifactError,
+    CheckFailedError,
+    ExportError,
+    InputError,
+    IResNetError,
+    StaleManifestError,
+    UnavailableError,
+)
 from iresnet_export.graph.compare import GraphReport, WeightsReport
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.criteria import Criterion, criterion_for
 from iresnet_export.verification.deployment import Deployment
+from iresnet_export.verification.from_scratch import REPEATED, data_of, not_repeated, was_measured
 from iresnet_export.verification.localisation import Localisation, localise
 from iresnet_export.verification.outputs import OutputsReport, compare_outputs
 from iresnet_export.verification.read_back import Coverage, ReadBack, read_back
@@ -58,6 +67,8 @@ class VerifyOptions:
     """In percentage points: a candidate fails unless its accuracy is shown to drop by no more; needs labels."""
     quick: bool = False
     """Whether to compare files alone, and no outputs: what cannot be rebuilt here is skipped then."""
+    from_scratch: bool = False
+    """Whether to measure again, from its data, what an export measured: calibration and the fold's proof."""
     cache: bool = True
     """Whether references are kept from one run to the next."""
 
@@ -144,12 +155,15 @@ class References:
 
 def verify(paths: Sequence[Path], options: VerifyOptions, progress: Progress = no_progress) -> Verification:
     """Verifies every artifact; raises InputError for wrong use, and records everything that is wrong with an artifact."""
-    if options.quick and (options.localise or options.max_accuracy_drop is not None or options.backends or options.data):
+    images_given = options.data is not None and not options.from_scratch
+    if options.quick and (options.localise or options.max_accuracy_drop is not None or options.backends or images_given):
         raise InputError("--quick compares files alone: no --data, --backend, --localise or --max-accuracy-drop goes with it.")
     artifacts = [open_artifact(path) for path in paths]
     require_settings_used(options.backends, options.device, [artifact.format for artifact in artifacts])
     if options.max_accuracy_drop is not None:
         _require_labels(artifacts, options, options.max_accuracy_drop)
+    if options.from_scratch:
+        _require_measured(artifacts, options)
     references = References(options, progress)
     candidates = []
     for artifact in artifacts:
@@ -169,6 +183,23 @@ def verify_artifact(
         return [Candidate(artifact.path, label, precision, "fail", str(error)) for label in labels]
 
     try:
+        return _verdicts(artifact, runtimes, options, references, progress, all_fail)
+    except (IResNetError, MemoryError):
+        raise
+    except Exception as error:
+        return all_fail(CheckFailedError(f"a check itself ended in an error: {named_line(error)}"))
+
+
+def _verdicts(
+    artifact: Artifact,
+    runtimes: Sequence[Runtime],
+    options: VerifyOptions,
+    references: References,
+    progress: Progress,
+    all_fail: Callable[[Exception], list[Candidate]],
+) -> list[Candidate]:
+    precision = artifact.precision
+    try:
         if artifact.manifest is not None:
             artifact.require_intact()
         source = source_of_artifact(artifact, options.checkpoint)
@@ -179,6 +210,8 @@ def verify_artifact(
     try:
         deployment = Deployment(source, artifact.manifest)
         found = read_back(artifact, deployment, progress)
+        if options.from_scratch and was_measured(artifact) and found.reason is None:
+            found = dataclasses.replace(found, reason=not_repeated(artifact, source, options.data, progress), is_repeated=True)
     except (InputError, ExportError, StaleManifestError) as error:  # a damaged file, parent or manifest
         return all_fail(error)
 
@@ -187,6 +220,7 @@ def verify_artifact(
         unseen = None if limit is None else f"without --quick it is {limit}"
         status: Status = "fail" if found.reason else "skipped" if limit else "pass"
         read: dict[str, Any] = {"weights": found.weights, "graph": found.graph, "coverage": found.coverage}
+        read["notices"] = (REPEATED,) if found.is_repeated and not found.reason else ()
         return [Candidate(artifact.path, _NO_RUNTIME, precision, status, found.reason or unseen, **read)]
 
     @functools.cache
@@ -231,7 +265,11 @@ def _verdict(
     try:
         with session:
             outputs = compare_outputs(session, reference, criterion, options.batch_sizes, progress)
-            notices = (*session.notices, *([held.limit] if held.limit else []))
+            notices = (
+                *session.notices,
+                *([held.limit] if held.limit else []),
+                *([REPEATED] if held.is_repeated and not held.reason else []),
+            )
     except UnavailableError as error:
         return verdict("fail" if wrong else "skipped", wrong or str(error), computed_precision=computed, reference=reference.id)
     except MemoryError:
@@ -252,6 +290,19 @@ def _verdict(
     if reason and found is not None and found.first is not None:
         reason = f"{reason}; it departs in {found.first}"
     return verdict(status, reason, localisation=found, **measured)
+
+
+def _require_measured(artifacts: Sequence[Artifact], options: VerifyOptions) -> None:
+    """InputError where there is nothing to measure again, or its data are not here."""
+    measured = [artifact for artifact in artifacts if was_measured(artifact)]
+    if not measured:
+        raise InputError(
+            f"--from-scratch measures again what an export measured, and that of {artifacts[0].path} measured nothing: it has no "
+            "manifest, or neither a fold nor codes;",
+            "leave it out.",
+        )
+    for artifact in measured:
+        data_of(artifact, subject_of(artifact, options.checkpoint), options.data)
 
 
 def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit: float) -> None:

@@ -1,0 +1,397 @@
+"""Edits artifacts at random, one thing at a time, and verifies them: does any edit stay hidden?
+
+    python studies/mutations.py --edits 2000 --seed 1 --json studies/results/mutations.json
+
+An edit changes one field of an ONNX file (any field of any message: a bit of a tensor, a name, a number, a shape; or an entry of a list
+is dropped, doubled or swapped with another), one record of a TorchScript or torch.export archive, or one leaf of a manifest. Hash
+and size in the manifest are made to fit the file. `verify --quick` has to fail, by a verdict or an error; where a manifest passes,
+`verify --quick --from-scratch` has to. What passes both is hidden, unless it is in ALLOWED, which says why it may be.
+
+With --as-others the manifests name another version of torch, so that graphs are compared in place of whole files. There an edit is hidden
+only if the file then computes otherwise: every output for seeded noise, white and black images is compared with the original's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import binascii
+import copy
+import io
+import json
+import os
+import random
+import re
+import shutil
+import struct
+import tempfile
+import warnings
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import onnx
+import torch
+
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import manifest_path
+from iresnet_export.artifacts.source import source_from_checkpoint
+from iresnet_export.backends.base import ExportOptions
+from iresnet_export.exporting import export_artifact
+from iresnet_export.system.environment import environment
+from iresnet_export.verification.verify import VerifyOptions, verify
+from iresnet_models import ModelSpec, save_checkpoint
+from iresnet_models.errors import IResNetError
+from iresnet_models.files import read_json, sha256_of, write_json
+from iresnet_models.initialization import untrained_network
+
+EXPORTS: dict[str, tuple[Any, ExportOptions]] = {
+    "fp32.onnx": ("onnx", ExportOptions()),
+    "unfolded.onnx": ("onnx", ExportOptions(fold=False)),
+    "pixels.onnx": ("onnx", ExportOptions(with_preprocessing=True)),
+    "int8.onnx": ("onnx", ExportOptions(precision="int8", calibration_data="digits", calibration_images=64)),
+    "fp32.ts": ("torchscript", ExportOptions()),
+    "pixels.ts": ("torchscript", ExportOptions(with_preprocessing=True, precision="bf16")),
+    "fp32.pt2": ("pt2", ExportOptions()),
+    "pixels.pt2": ("pt2", ExportOptions(with_preprocessing=True, precision="fp16")),
+}
+
+ALLOWED = {
+    r"file": "a file may be renamed: its manifest is found by the name that the file has",
+    r"weights\.checkpoint": "where the checkpoint was seen: a hint, and the hash decides which it is",
+    r"(versions|hardware)\..*|commit|command|created": "where, when and by what it was made: nothing in the file tells",
+    r"details\.fold\.proof\.(error_ratio|own_precision)": "a ratio of two rounding errors: held to the limit, and repeated within a factor of 2",
+    r"details\.quantization\.predicted_(sqnr_db|agreement)": "depends on how ties between codes round: repeated within 1.5 dB and 1/16",
+    r"details\.fold\.plan\.norms\..*": "a bound of a channel that is cut out: within 0.1 % of the one that is measured again",
+    r"details\.settings\.calibration_images": "how many images were asked for, where there were fewer, or noise",
+}
+
+# Edits of ONNX files ----------------------------------------------------------------------------------------------------------
+
+
+def slots(message: Any) -> Iterator[tuple[str, Callable[[random.Random], None]]]:
+    """Every single edit of a message and of all within it, by the kind of field that it is an edit of."""
+    for field in message.DESCRIPTOR.fields:
+        kind = f"{message.DESCRIPTOR.name}.{field.name}"
+        values = getattr(message, field.name)
+        if field.is_repeated:
+            if len(values):
+                yield f"{kind}: an entry dropped", lambda rng, values=values: values.pop(rng.randrange(len(values)))
+                yield f"{kind}: an entry doubled", lambda rng, values=values: values.append(_one(values, rng))
+            if len(values) > 1:
+                yield f"{kind}: two swapped", lambda rng, values=values: _swap(values, rng)
+            if field.message_type is not None:
+                for value in values:
+                    yield from slots(value)
+            elif len(values):
+                yield kind, lambda rng, values=values, field=field: _change_entry(values, field, rng)
+        elif field.message_type is not None:
+            if message.HasField(field.name):
+                yield f"{kind}: cleared", lambda _rng, message=message, name=field.name: message.ClearField(name)
+                yield from slots(values)
+        else:
+            yield (
+                kind,
+                lambda rng, message=message, field=field: setattr(
+                    message, field.name, _other(getattr(message, field.name), field, rng)
+                ),
+            )
+
+
+def _one(values: Any, rng: random.Random) -> Any:
+    return copy.deepcopy(values[rng.randrange(len(values))])
+
+
+def _swap(values: Any, rng: random.Random) -> None:
+    first, second = rng.sample(range(len(values)), 2)
+    entries = [copy.deepcopy(value) for value in values]
+    entries[first], entries[second] = entries[second], entries[first]
+    del values[:]
+    values.extend(entries)
+
+
+def _change_entry(values: Any, field: Any, rng: random.Random) -> None:
+    index = rng.randrange(len(values))
+    values[index] = _other(values[index], field, rng)
+
+
+def _other(value: Any, field: Any, rng: random.Random) -> Any:
+    if field.type == field.TYPE_BYTES:
+        return _bit_flipped(value, rng) if value else b"x"
+    if field.type == field.TYPE_STRING:
+        return rng.choice([f"{value}x", value[:-1], value.swapcase()] if value else ["x", "ai.onnx.ml"])
+    if field.type in (field.TYPE_FLOAT, field.TYPE_DOUBLE):
+        return rng.choice([value * 1.01 + 1e-6, -value, float(np.nextafter(np.float32(value), np.float32(9)))])
+    if field.type == field.TYPE_ENUM:
+        return rng.choice([entry.number for entry in field.enum_type.values if entry.number != value])
+    return rng.choice([value + 1, max(0, value - 1), 2 * value + 2])
+
+
+def _bit_flipped(data: bytes, rng: random.Random) -> bytes:
+    index = rng.randrange(len(data))
+    return data[:index] + bytes([data[index] ^ 1 << rng.randrange(8)]) + data[index + 1 :]
+
+
+def edited_onnx(model: onnx.ModelProto, rng: random.Random) -> tuple[str, bytes]:
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    by_kind = defaultdict(list)
+    for kind, edit in slots(made):
+        by_kind[kind].append(edit)
+    kind = rng.choice(sorted(by_kind))
+    rng.choice(by_kind[kind])(rng)
+    return kind, made.SerializeToString(deterministic=True)
+
+
+# Edits of archives ------------------------------------------------------------------------------------------------------------
+
+
+def edited_archive(content: bytes, rng: random.Random) -> tuple[str, bytes]:
+    """One record changed. Where no byte is added or lost, in its place, with its checksum; else the archive is written anew."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        by_kind = defaultdict(list)
+        for entry in archive.infolist():
+            by_kind[re.sub(r"\d+", "N", entry.filename.partition("/")[2])].append(entry)
+        kind = rng.choice(sorted(by_kind))
+        entry = rng.choice(by_kind[kind])
+        data = archive.read(entry)
+        how = rng.choice(["a bit", "a bit", "a byte less", "a byte more", "dropped", "doubled"])
+        if how == "a bit" and entry.compress_type == zipfile.ZIP_STORED and data:
+            return f"{kind}: {how}", _in_place(content, entry, _bit_flipped(data, rng))
+        other = {"a bit": lambda: _bit_flipped(data, rng), "a byte less": lambda: data[:-1]}.get(how, lambda: data + b"\n")()
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w") as new:
+            for each in archive.infolist():
+                if each.filename != entry.filename or how != "dropped":
+                    changed = each.filename == entry.filename and how not in ("dropped", "doubled")
+                    new.writestr(each, other if changed else archive.read(each))
+            if how == "doubled":
+                new.writestr(f"{entry.filename}x", data)
+    return f"{kind}: {how}", made.getvalue()
+
+
+def _in_place(content: bytes, entry: zipfile.ZipInfo, data: bytes) -> bytes:
+    made, checksum = bytearray(content), struct.pack("<L", binascii.crc32(data))
+    name, extra = struct.unpack_from("<HH", content, entry.header_offset + 26)
+    start = entry.header_offset + 30 + name + extra
+    made[start : start + len(data)] = data
+    old = struct.pack("<L", entry.CRC)
+    for place in (entry.header_offset + 14, start + len(data) + 4):  # the header, and the descriptor behind the data
+        if made[place : place + 4] == old:
+            made[place : place + 4] = checksum
+    central = content.index(b"PK\x01\x02")
+    while content[central + 46 : central + 46 + len(entry.filename)] != entry.filename.encode() or (
+        struct.unpack_from("<H", content, central + 28)[0] != len(entry.filename)
+    ):
+        central = content.index(b"PK\x01\x02", central + 1)
+    made[central + 16 : central + 20] = checksum
+    return bytes(made)
+
+
+# Edits of manifests -----------------------------------------------------------------------------------------------------------
+
+_CHOICES = {
+    "format": ["onnx", "torchscript", "pt2"],
+    "kind": ["checkpoint", "untrained"],
+    "precision": ["fp32", "fp16", "bf16", "int8", "fp8"],
+    "interpolation": ["bilinear", "bicubic", "nearest"],
+    "arch": ["iresnet", "resnet", "resstage"],
+    "calibrator": ["minmax", "percentile", "entropy"],
+    "target": ["cpu", "tensorrt"],
+    "calibration_data": ["digits", "synthetic:64", "photos"],
+    "data": ["digits", "synthetic"],
+    "groups": [2, 32],
+    "seed": [0, 1],
+    "batch": [[1, 1], [1, 32]],
+    "labels": [list("abcdefghij")],
+    "parent": [{"file": "small.pt", "sha256": "0" * 64}],
+    "commit": ["0" * 40],
+    "own_precision": [0.9],
+}
+
+
+def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The leaves of a JSON document: place, what holds it, and its key there."""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        inside = f"{place}.{key}".removeprefix(".")
+        if isinstance(item, dict | list) and item:
+            yield from leaves(item, inside)
+        else:
+            yield inside, value, key
+
+
+def edited_manifest(document: dict[str, Any], rng: random.Random) -> tuple[str, str]:
+    """Changes one leaf; returns its place, and what it was and is."""
+    by_kind = defaultdict(list)
+    for place, holder, key in leaves(document):
+        by_kind[re.sub(r"\.\d+", ".N", re.sub(r"(ranges|inputs)\..*?(?=\.\d+$|$)", r"\1.*", place))].append((place, holder, key))
+    place, holder, key = rng.choice(by_kind[rng.choice(sorted(by_kind))])
+    old = holder[key]
+    new = old
+    while new == old:
+        new = _other_value(place, key, old, rng)
+    holder[key] = new
+    return place, f"{old!r:.60} -> {new!r:.60}"
+
+
+def _other_value(place: str, key: Any, old: Any, rng: random.Random) -> Any:
+    others = [choice for choice in _CHOICES.get(str(key), []) if choice != old]
+    if others:
+        return rng.choice(others)
+    if isinstance(old, bool):
+        return not old
+    if isinstance(old, int):
+        return rng.choice([old + 1, max(0, old - 1), 2 * old + 1])
+    if isinstance(old, float):
+        return rng.choice([old * 1.1 + 0.01, old / 2, -old, old * 40 + 1])
+    if isinstance(old, str):
+        if re.fullmatch(r"[0-9a-f]{64}", old):
+            return old[1:] + old[0] if old[1:] + old[0] != old else "0" * 64
+        numbers = re.findall(r"\d+", old)
+        return old.replace(numbers[-1], str(int(numbers[-1]) + 1)) if numbers else rng.choice([f"{old}x", f"other {old}"])
+    return rng.choice(["x", 1])
+
+
+# Verification -----------------------------------------------------------------------------------------------------------------
+
+
+def check_of(path: Path, **options: Any) -> str | None:
+    """By which check an artifact fails; None where it passes."""
+    try:
+        (found,) = verify([path], VerifyOptions(quick=True, **options)).candidates
+    except IResNetError as error:
+        return f"error: {type(error).__name__}"
+    if found.status != "fail":
+        return None
+    if "check itself" in str(found.reason):
+        print(f"CRASH {found.reason}", flush=True)
+    return str(found.reason).partition(":")[0] if re.match(r"[\w ]{1,30}:", str(found.reason)) else "refused"
+
+
+def check_of_manifest(path: Path) -> str | None:
+    quick = check_of(path)
+    if quick is not None or not read_json(manifest_path(path), "The manifest").get("fold"):
+        return quick
+    again = check_of(path, from_scratch=True)
+    return None if again is None else f"--from-scratch {again}"
+
+
+def outputs_of(path: Path) -> list[np.ndarray] | str:
+    """Every output for images of all kinds, at two batch sizes; why not, where it does not run."""
+    rng = np.random.default_rng(0)
+    pixels = np.concatenate([rng.integers(0, 256, (30, 32, 32, 3)), np.full((2, 32, 32, 3), 255), np.zeros((2, 32, 32, 3))])
+    batch = pixels.astype(np.uint8)
+    if "pixels" not in path.name:
+        batch = ((pixels / 255 - 0.45) / 0.225).transpose(0, 3, 1, 2).astype(np.float32)
+    try:
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if path.suffix == ".onnx":
+                import onnxruntime as ort
+
+                ort.set_default_logger_severity(4)
+                session = ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+                name = session.get_inputs()[0].name
+                return [value for part in (batch, batch[:1]) for value in session.run(None, {name: part})]
+            module: Any = torch.jit.load(path) if path.suffix == ".ts" else torch.export.load(path).module()
+            found = [module(torch.from_numpy(part)) for part in (batch, batch[:1])]
+            return [value.numpy() for each in found for value in (each if isinstance(each, tuple) else (each,))]
+    except Exception as error:
+        return type(error).__name__
+
+
+def computes_otherwise(path: Path, original: list[np.ndarray]) -> bool:
+    """Whether outputs differ at all from the original's; a file that does not run deceives nobody."""
+    found = outputs_of(path)
+    if isinstance(found, str):
+        return False
+    return len(found) != len(original) or not all(
+        one.shape == other.shape and np.array_equal(one, other, equal_nan=True) for one, other in zip(original, found, strict=True)
+    )
+
+
+def with_silent_channels(network: Any) -> None:
+    """Some channels of the stream never switch, so that the fold's plan has bounds."""
+    with torch.no_grad():
+        for norm in (network.layer1[1].bn2, network.layer2[1].bn2):
+            norm.bias[:3] = torch.tensor([-90.0, 80.0, -70.0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--edits", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--as-others", action="store_true", help="as if another version of torch had made them: files alone")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rng, counts, passed, hidden = random.Random(options.seed), defaultdict[str, Counter[str]](Counter), Counter[str](), list[Any]()
+    with tempfile.TemporaryDirectory() as folder:
+        originals, work = Path(folder, "originals"), Path(folder, "work")
+        originals.mkdir()
+        work.mkdir()
+        artifacts = exported(originals)
+        shutil.copy(originals / "small.pt", work)
+        outputs = {name: outputs_of(artifact.path) for name, artifact in artifacts.items()} if options.as_others else {}
+        models = {name: onnx.load(artifact.path) for name, artifact in artifacts.items() if name.endswith(".onnx")}
+        for number in range(options.edits):
+            name = list(artifacts)[number % len(artifacts)]
+            original = artifacts[name].path.read_bytes()
+            document, path = read_json(manifest_path(artifacts[name].path), "The manifest"), work / name
+            what, content, edit = "manifest", original, ""
+            if options.as_others or rng.random() < 0.6:
+                what = "file"
+                while content == original:
+                    edit, content = edited_onnx(models[name], rng) if name in models else edited_archive(original, rng)
+            path.write_bytes(content)
+            document |= {"sha256": sha256_of(path), "size_bytes": len(content)}
+            if options.as_others:
+                document["versions"]["torch"] = "2.0.0"
+            if what == "manifest":
+                edit, change = edited_manifest(document, rng)
+            write_json(manifest_path(path), document)
+            check = check_of(path) if what == "file" else check_of_manifest(path)
+            if check is None:
+                reason = next((reason for place, reason in ALLOWED.items() if re.fullmatch(place, edit)), None)
+                if what == "file" and options.as_others and not computes_otherwise(path, outputs[name]):  # type: ignore[arg-type]
+                    reason = "the file computes the same, or does not run"
+                if reason is None:
+                    hidden.append(
+                        {"number": number, "artifact": name, "edit": edit} | ({"change": change} if what == "manifest" else {})
+                    )
+                    print(f"HIDDEN {hidden[-1]}", flush=True)
+                else:
+                    passed[reason] += 1
+            counts[f"{name}, {what}"]["passed" if check is None else check] += 1
+            if number % 100 == 99:
+                print(f"{number + 1} edits, {len(hidden)} hidden, {sum(passed.values())} allowed", flush=True)
+    result = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "environment": environment(),
+        "seed": options.seed,
+        "edits": options.edits,
+        "as_others": options.as_others,
+        "caught_by": {kind: dict(found.most_common()) for kind, found in sorted(counts.items())},
+        "allowed": dict(passed.most_common()),
+        "hidden": hidden,
+    }
+    print(json.dumps({key: result[key] for key in ("caught_by", "allowed", "hidden")}, indent=2))
+    if options.json is not None:
+        write_json(options.json, result)
+
+
+def exported(folder: Path) -> dict[str, Artifact]:
+    checkpoint = folder / "small.pt"
+    network = untrained_network(ModelSpec("iresnet", 18, num_classes=10, image_size=32, resize=32), seed=1)
+    with_silent_channels(network)
+    save_checkpoint(checkpoint, network)
+    source = source_from_checkpoint(checkpoint)
+    return {name: export_artifact(format, source, options, output=folder / name) for name, (format, options) in EXPORTS.items()}
+
+
+if __name__ == "__main__":
+    main()
