@@ -152,19 +152,6 @@ class Decisions:
     def unexplained(self) -> int:
         return len(self.flips) - self.explained
 
-    def in_words(self) -> str | None:
-        """Flips in one line; None where there are none."""
-        count = len(self.flips)
-        if not count:
-            return None
-        differ = "decision differs" if count == 1 else "decisions differ"
-        if not self.unexplained:
-            why = f"rounding explains {({1: 'it', 2: 'both'}).get(count, 'all')}"
-        else:
-            why = f"rounding does not explain {'it' if count == 1 else 'any' if not self.explained else f'{self.unexplained:,}'}"
-        margins = f"margin{'' if count == 1 else 's up to'} {max(flip.margin for flip in self.flips):.2g}"
-        return f"{count:,} of {self.top1.total:,} {differ}; {why} ({margins})"
-
 
 def compare_decisions(candidate: Array, reference: Array, rounding: float, labels: Array | None = None) -> Decisions:
     """Decisions by `candidate` and `reference`, both logits (n, classes).
