@@ -114,8 +114,7 @@ def bench(artifacts: Files, *, batches: Sequence[int] = (1,), device: str = "cpu
 
 def evaluate(files: Files, data: Pathlike | None = None, *, device: str = "cpu", **options: Any) -> EvalReport:
     """Top-1 and top-5 accuracy of checkpoints and artifacts on held-out images. `options`: `batch_size`, `workers`, `trust` ..."""
-    from iresnet_export.evaluation import EvalOptions, accuracies
-    from iresnet_export.reporting.documents import eval_report
+    from iresnet_export.evaluation import EvalOptions, accuracies, eval_report
 
     chosen = _options(EvalOptions, data=None if data is None else str(data), device=device_named(device), **options)
     return eval_report(accuracies(_paths(files), chosen), chosen)

@@ -13,9 +13,9 @@ from iresnet_export.backends.registry import format_named
 from iresnet_export.benchmark.bench import bench
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.errors import InputError, PreemptedError, UnavailableError
-from iresnet_export.evaluation import EvalOptions, accuracies
+from iresnet_export.evaluation import EvalOptions, accuracies, eval_report
 from iresnet_export.exporting import default_output, export_artifact
-from iresnet_export.reporting.documents import eval_report, verify_report
+from iresnet_export.reporting.documents import verify_report
 from iresnet_export.reporting.report import ReportOptions, make_report
 from iresnet_export.reporting.schemas import BenchResult, Evaluated, VerifyCandidate, VerifyReport
 from iresnet_export.system.environment import environment

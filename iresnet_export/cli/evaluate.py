@@ -43,8 +43,7 @@ def evaluate(
     json: JsonFile = None,
 ) -> None:
     """Count top-1 and top-5 accuracy on held-out images, of checkpoints and artifacts alike."""
-    from iresnet_export.evaluation import EvalOptions, accuracies
-    from iresnet_export.reporting.documents import eval_report
+    from iresnet_export.evaluation import EvalOptions, accuracies, eval_report
     from iresnet_export.reporting.tables import eval_table
 
     options = EvalOptions(data, batch_size, workers, device_from_option(device), checkpoint, trust, tuple(backend or ()))

@@ -1,14 +1,11 @@
-"""What verification and evaluation found, as the documents that commands write and show."""
+"""What verification found, as the document that `verify` writes and shows."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from iresnet_export.evaluation import Accuracy, EvalOptions
-from iresnet_export.reporting.schemas import EvalReport, Evaluated, VerifyReport, environment_here, validated
+from iresnet_export.reporting.schemas import VerifyReport, environment_here, validated
 from iresnet_export.verification.criteria import NOISE_LIMIT
 from iresnet_export.verification.decisions import AccuracyDrop, Decisions, Proportion
 from iresnet_export.verification.reference import Reference
@@ -35,12 +32,6 @@ def verify_report(verification: Verification, options: VerifyOptions) -> VerifyR
         "passed": verification.passed,
     }
     return validated(VerifyReport, document)
-
-
-def eval_report(accuracies: Sequence[Accuracy], options: EvalOptions) -> EvalReport:
-    """The report of `eval`."""
-    settings = {"data": None if options.data is None else Path(options.data).name, "device": options.device.type}
-    return EvalReport(environment_here(), tuple(map(_evaluated, accuracies)), settings)
 
 
 def _reference(reference: Reference) -> dict[str, Any]:
@@ -78,10 +69,7 @@ def _candidate(candidate: Candidate, options: VerifyOptions) -> dict[str, Any]:
     }
     missing = candidate.reason or "not reached"
     reasons = dict.fromkeys(("coverage", "computed_precision", "reference", "decisions", *figures), missing)
-    reasons |= {
-        "weights": candidate.reason or "this format hides its weights",
-        "graph": candidate.reason or "this format hides its graph",
-    }
+    reasons |= {key: candidate.reason or f"this format hides its {key}" for key in ("weights", "graph")}
     if outputs and outputs.reason is None:
         reasons["noise_ratio"] = f"{candidate.precision} has no rounding error of its own to go by: see sqnr_db and top1_agreement"
         reasons["sqnr_db"] = "there is no error at all"
@@ -125,25 +113,3 @@ def _accuracy(found: AccuracyDrop, limit: float | None) -> dict[str, Any]:
         "drop_bound95_points": found.bound,
         "verdict": found.verdict(limit),
     }
-
-
-def _evaluated(accuracy: Accuracy) -> Evaluated:
-    found = accuracy.evaluation
-    document = {
-        "artifact": accuracy.artifact.name,
-        "backend": accuracy.backend,
-        "status": accuracy.status,
-        "reason": accuracy.reason,
-    }
-    if found is None:
-        keys = ("images", "top1", "top1_ci95", "top5", "top5_ci95", "loss")
-        return validated(Evaluated, document | {"null_reasons": dict.fromkeys(keys, accuracy.reason)})
-    figures = {
-        "images": found.images,
-        "top1": found.top1,
-        "top1_ci95": Proportion(found.top1_correct, found.images).percent_ci95,
-        "top5": found.top5,
-        "top5_ci95": Proportion(found.top5_correct, found.images).percent_ci95,
-        "loss": found.loss,
-    }
-    return validated(Evaluated, document | figures)

@@ -149,7 +149,11 @@ class DecisionAccuracy:
 
 @dataclass(frozen=True, config=STRICT)
 class Flip:
-    """An image, by its index, that the candidate puts into another class than the reference."""
+    """An image, by its index, that the candidate puts into another class than the reference.
+
+    `margin`: how far the reference's logit of its own class is above that of the candidate's class, in float64. `error`: by how
+    much the candidate errs in that gap, at least `margin` by necessity. `explained`: whether rounding alone may do that.
+    """
 
     image: int
     reference: int
@@ -191,7 +195,9 @@ class Weights:
 
 
 @dataclass(frozen=True, config=STRICT)
-class GraphOperations:
+class GraphReport:
+    """`operations`: how many were compared. `first_difference` names the first that is not as it should be; None if all are."""
+
     operations: int
     first_difference: str | None = None
 
@@ -211,7 +217,7 @@ class VerifyCandidate:
     coverage: Coverage | None = None
     notices: tuple[str, ...] = ()
     weights: Weights | None = None
-    graph: GraphOperations | None = None
+    graph: GraphReport | None = None
     noise_ratio: Number | None = None
     max_abs: Number | None = None
     max_rel: Number | None = None

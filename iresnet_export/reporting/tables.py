@@ -328,17 +328,8 @@ def comparison_table(comparison: Comparison) -> Table:
     for one in comparison.in_order:
         change = "" if one.ratio is None else f"{100 * (one.ratio - 1):+.1f} %"
         bounds = "" if one.ci95 is None else " to ".join(f"{100 * (bound - 1):+.1f}" for bound in one.ci95)
-        rows.append(
-            [
-                one.name,
-                status_cell(one.change),
-                figures(one.old_ms),
-                figures(one.new_ms),
-                Cell(change, strong=True),
-                bounds,
-                one.reason or "",
-            ]
-        )
+        both, changed = (figures(one.old_ms), figures(one.new_ms)), Cell(change, strong=True)
+        rows.append([one.name, status_cell(one.change), *both, changed, bounds, one.reason or ""])
     return table("comparison-table", f"{comparison.new.name} against {comparison.old.name}", columns, rows)
 
 

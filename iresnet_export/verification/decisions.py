@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 from scipy.stats import binomtest
 
 from iresnet_export.graph.ir import Array
+from iresnet_export.reporting.schemas import Flip
 
 TELLING = 1.0
 """Percentage points: a bound of the drop above this says too little to be called an answer, where no limit is given."""
@@ -49,22 +50,6 @@ class Proportion:
     def percent_ci95(self) -> tuple[float, float]:
         low, high = self.ci95
         return 100 * low, 100 * high
-
-
-@dataclass(frozen=True)
-class Flip:
-    """An image (by its index) that the candidate puts into another class than the reference.
-
-    `margin`: how far the reference's logit of its own class is above that of the candidate's class, in float64. `error`: by how
-    much the candidate errs in that gap, at least `margin` by necessity. `explained`: whether rounding alone may do that.
-    """
-
-    image: int
-    reference: int
-    candidate: int
-    margin: float
-    error: float
-    explained: bool
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from iresnet_export.backends.base import ExportOptions
 from iresnet_export.benchmark import clock, limits
 from iresnet_export.benchmark.bench import bench
 from iresnet_export.benchmark.options import BenchOptions
-from iresnet_export.evaluation import EvalOptions, accuracies
+from iresnet_export.evaluation import EvalOptions, accuracies, eval_report
 from iresnet_export.exporting import export_artifact
-from iresnet_export.reporting.documents import eval_report, verify_report
+from iresnet_export.reporting.documents import verify_report
 from iresnet_export.reporting.report import ReportOptions, make_report
 from iresnet_export.verification.verify import VerifyOptions, verify
 from iresnet_models.files import write_json

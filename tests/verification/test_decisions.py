@@ -20,10 +20,11 @@ from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.source import Source, source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions, Session
 from iresnet_export.backends.eager import EagerSession
-from iresnet_export.errors import InputError
-from iresnet_export.evaluation import Accuracy, EvalOptions
+from iresnet_export.backends.onnxruntime.runtime import OnnxRuntime
+from iresnet_export.errors import InputError, UnavailableError
+from iresnet_export.evaluation import EvalOptions, accuracies, eval_report, evaluated
 from iresnet_export.exporting import export_artifact
-from iresnet_export.reporting.documents import _decisions, eval_report, verify_report
+from iresnet_export.reporting.documents import _decisions, verify_report
 from iresnet_export.reporting.remarks import decision_lines, flips_in_words
 from iresnet_export.reporting.schemas import Decisions as DecisionsDocument
 from iresnet_export.reporting.schemas import VerifyCandidate, validated
@@ -246,10 +247,16 @@ def test_the_document_lists_fifty_flips_and_counts_all() -> None:
     assert found["accuracy"]["verdict"].startswith("no worse than ")
 
 
-def test_accuracies_of_eval_have_their_intervals() -> None:
-    right = Accuracy(Path("a.onnx"), "onnxruntime", "ok", Evaluation(500, 480, 500, 50.0))
-    absent = Accuracy(Path("a.onnx"), "tensorrt", "skipped", None, "not here")
-    found, skipped = eval_report([right, absent], EvalOptions()).to_json()["results"]
+def absent(*_: object, **__: object) -> None:
+    raise UnavailableError("not here")
+
+
+def test_accuracies_of_eval_have_their_intervals(onnx: Path) -> None:
+    right = evaluated("a.onnx", "onnxruntime", Evaluation(500, 480, 500, 50.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnnxRuntime, "load", absent)
+        (missing,) = accuracies([onnx], EvalOptions("digits", backends=("onnxruntime",)))
+    found, skipped = eval_report([right, missing], EvalOptions()).to_json()["results"]
     assert found["top1"] == 96
     assert tuple(found["top1_ci95"]) == Proportion(480, 500).percent_ci95
     assert tuple(found["top5_ci95"]) == Proportion(500, 500).percent_ci95
