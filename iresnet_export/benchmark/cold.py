@@ -42,12 +42,7 @@ def _result(candidate: Entrant, runs: Sequence[FreshRun]) -> BenchResult:
     status, reason = status_of(candidate, None)
     loads, firsts = ([getattr(run, key) for run in runs] for key in ("load_ms", "first_inference_ms"))
     return candidate.subject.result(
-        "cold",
-        1,
-        status,
-        reason,
-        samples=tuple(run.load_ms + run.first_inference_ms for run in runs),
-        memory_mb=max(run.peaks_mb[0] for run in runs),
+        "cold", 1, status, reason, samples=tuple(map(sum, zip(loads, firsts, strict=True))),
+        memory_mb=max(run.peaks_mb[0] for run in runs), null_reasons=dict.fromkeys(_NOT_MEASURED, _WHY),
         cold=Cold(*(Timing(median(times), tuple(times)) for times in (loads, firsts))),
-        null_reasons=dict.fromkeys(_NOT_MEASURED, _WHY),
-    )
+    )  # fmt: skip

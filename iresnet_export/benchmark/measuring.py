@@ -157,22 +157,12 @@ def _result(candidate: Entrant, batch: int, mode: Mode, samples: Samples, baseli
         speedup = speedup_of(baseline, samples, options.seed)
     moved = candidate.work.moved_bytes(batch, subject.precision)
     return subject.result(
-        mode,
-        batch,
-        status,
-        reason,
-        samples=samples.rounds,
-        latency_ms=latency,
+        mode, batch, status, reason, samples=samples.rounds, latency_ms=latency, speedup=speedup, stable=unstable is None,
         device_ms=median(time.compute for time in samples.device) if samples.device else None,
         copy_ms=median(time.copies for time in samples.device) if samples.device else None,
-        throughput=batch / latency.p50 * 1e3,
-        gflops=gflops,
-        speedup=speedup,
-        stable=unstable is None,
-        bytes=moved,
-        arithmetic_intensity=2 * subject.macs * batch / moved if moved and subject.macs else None,
-        null_reasons=missing,
-    )
+        throughput=batch / latency.p50 * 1e3, gflops=gflops, bytes=moved,
+        arithmetic_intensity=2 * subject.macs * batch / moved if moved and subject.macs else None, null_reasons=missing,
+    )  # fmt: skip
 
 
 def _no_speedup(candidate: Entrant, status: BenchStatus, reason: str | None, baseline: Samples | None) -> str | None:

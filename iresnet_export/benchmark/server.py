@@ -193,16 +193,10 @@ def _result(candidate: Entrant, found: ServerRun) -> BenchResult:
         text = f"no rate that was tried keeps p99 within {found.p99_limit_ms:g} ms"
     status, reason = status_of(candidate, None if found.keeps_up else text)
     return candidate.subject.result(
-        "server",
-        1,
-        status,
-        reason,
-        samples=found.responses,
-        throughput=found.completed / found.seconds,
-        stable=found.keeps_up,
-        server=_document(found),
+        "server", 1, status, reason, samples=found.responses, throughput=found.completed / found.seconds,
+        stable=found.keeps_up, server=_document(found),
         null_reasons=dict.fromkeys(_NOT_MEASURED, "mode server measures response times: see server.response_ms"),
-    )
+    )  # fmt: skip
 
 
 def _document(found: ServerRun) -> Server:

@@ -40,7 +40,7 @@ def latency_of(samples: Samples, seed: int = 0) -> Latency:
         p90=percentile(samples.all, 90),
         p99=percentile(samples.all, 99),
         mean=float(values.mean()),
-        std=float(values.std(ddof=1)),
+        std=float(values.std(ddof=1)) if len(values) > 1 else None,
         min=float(values.min()),
         max=float(values.max()),
         p50_ci95=interval(medians, float(np.median(values)), len(rounds), values),

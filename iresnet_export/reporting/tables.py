@@ -36,22 +36,10 @@ if TYPE_CHECKING:
 
 Tone = Literal["good", "bad", "warn", "quiet"]
 TONES: dict[str, Tone] = {
-    "pass": "good",
-    "ok": "good",
-    "yes": "good",
-    "fail": "bad",
-    "failed_parity": "bad",
-    "no": "bad",
-    "slower": "bad",
-    "faster": "good",
-    "within noise": "quiet",
-    "not compared": "warn",
-    "unstable": "warn",
-    "oom": "warn",
-    "skipped": "warn",
-    "unreadable": "warn",
-    "untried": "warn",
-}
+    "pass": "good", "ok": "good", "yes": "good", "faster": "good", "fail": "bad", "failed_parity": "bad", "no": "bad",
+    "slower": "bad", "within noise": "quiet", "not compared": "warn", "unstable": "warn", "oom": "warn", "skipped": "warn",
+    "unreadable": "warn", "untried": "warn",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -158,28 +146,17 @@ def _measured(one: Measured) -> Row:
     return [
         Cell(result.artifact + (" (peer)" if result.peer else "")),
         backend_name(result.backend),
-        result.precision,
-        result.mode,
-        result.device,
-        str(result.batch),
-        str(result.threads),
+        result.precision, result.mode, result.device, str(result.batch), str(result.threads),
         _parity(one.parity, result.is_baseline),
         Cell(figures(latency.p50 if latency else None), strong=True),
         interval(latency.interval) if latency else "",
         verdict if speedup is None else Cell(times(speedup.p50) + tie, strong=True),
         interval(speedup.ci95) if speedup else "",
         _ended(result.status),
-        figures(latency.p90 if latency else None),
-        figures(latency.p99 if latency else None),
-        figures(result.device_ms),
-        figures(result.copy_ms),
-        figures(result.throughput),
-        figures(result.gflops),
-        share(result.peak_fraction),
-        _memory(result.memory_mb),
-        megabytes(result.size_bytes),
-        one.file,
-    ]
+        figures(latency.p90 if latency else None), figures(latency.p99 if latency else None),
+        figures(result.device_ms), figures(result.copy_ms), figures(result.throughput), figures(result.gflops),
+        share(result.peak_fraction), _memory(result.memory_mb), megabytes(result.size_bytes), one.file,
+    ]  # fmt: skip
 
 
 def _parity(parity: Parity | None, is_baseline: bool) -> Cell:
