@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,7 @@ from iresnet_models.typed import shortly
 
 if TYPE_CHECKING:
     from iresnet_export.inspection import Inspection
-    from iresnet_export.prediction import ImagePrediction
-    from iresnet_export.reporting.schemas import BenchReport, EvalReport, VerifyReport
+    from iresnet_export.reporting.schemas import BenchReport, EvalReport, ImagePrediction, VerifyReport
 
 Pathlike = str | Path
 Files = Artifact | Pathlike | Iterable[Artifact | Pathlike]
@@ -90,13 +88,12 @@ def verify(artifacts: Files, *, device: str = "cpu", **options: Any) -> VerifyRe
 
     `options`: `checkpoint`, `data`, `images`, `batch_sizes`, `backends`, `trust`, `localise`, `max_accuracy_drop`, `seed`, `cache`.
     """
-    from iresnet_export.reporting.documents import verify_document
-    from iresnet_export.reporting.schemas import VerifyReport
+    from iresnet_export.reporting.documents import verify_report
     from iresnet_export.verification.verify import VerifyOptions
     from iresnet_export.verification.verify import verify as verify_artifacts
 
     chosen = _options(VerifyOptions, device=device_named(device), **options)
-    return VerifyReport.model_validate_json(_json(verify_document(verify_artifacts(_paths(artifacts), chosen), chosen)))
+    return verify_report(verify_artifacts(_paths(artifacts), chosen), chosen)
 
 
 def bench(artifacts: Files, *, batches: Sequence[int] = (1,), device: str = "cpu", **options: Any) -> BenchReport:
@@ -107,25 +104,21 @@ def bench(artifacts: Files, *, batches: Sequence[int] = (1,), device: str = "cpu
     """
     from iresnet_export.benchmark.bench import bench as bench_artifacts
     from iresnet_export.benchmark.options import BenchOptions
-    from iresnet_export.reporting.bench_document import bench_document
-    from iresnet_export.reporting.schemas import BenchReport
 
     modes = options.get("modes", ("latency",))
     recommended = options.get("verify", True) is not False and bool({"latency", "throughput"} & set(modes))
     given = {"recommend": recommended, **options}
     sizes = list(batches) if isinstance(batches, Iterable) else batches
     chosen = _options(BenchOptions, batch_sizes=sizes, device=device_named(device), **given)
-    return BenchReport.model_validate_json(_json(bench_document(bench_artifacts(_paths(artifacts), chosen), chosen)))
+    return bench_artifacts(_paths(artifacts), chosen)
 
 
 def evaluate(files: Files, data: Pathlike | None = None, *, device: str = "cpu", **options: Any) -> EvalReport:
     """Top-1 and top-5 accuracy of checkpoints and artifacts on held-out images. `options`: `batch_size`, `workers`, `trust` ..."""
-    from iresnet_export.evaluation import EvalOptions, accuracies
-    from iresnet_export.reporting.documents import eval_document
-    from iresnet_export.reporting.schemas import EvalReport
+    from iresnet_export.evaluation import EvalOptions, accuracies, eval_report
 
     chosen = _options(EvalOptions, data=None if data is None else str(data), device=device_named(device), **options)
-    return EvalReport.model_validate_json(_json(eval_document(accuracies(_paths(files), chosen), chosen)))
+    return eval_report(accuracies(_paths(files), chosen), chosen)
 
 
 def predict(artifact: Artifact | Pathlike, images: Files, *, device: str = "cpu", **options: Any) -> Iterator[ImagePrediction]:
@@ -134,7 +127,7 @@ def predict(artifact: Artifact | Pathlike, images: Files, *, device: str = "cpu"
     from iresnet_export.prediction import predict as predict_images
 
     chosen = _options(PredictOptions, device=device_named(device), **options)
-    return iter(predict_images(_path(artifact), _paths(images), chosen).images)
+    return iter(predict_images(_path(artifact), _paths(images), chosen).results)
 
 
 def inspect(file: Artifact | Pathlike) -> Inspection:
@@ -260,7 +253,3 @@ def _paths(files: Files) -> list[Path]:
     if not found:
         raise InputError("No file was named.")
     return found
-
-
-def _json(document: dict[str, Any]) -> str:
-    return json.dumps(document, allow_nan=False)

@@ -15,9 +15,9 @@ from iresnet_export.backends.eager import EagerSession
 from iresnet_export.backends.registry import runtimes_for
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.recipe import Recipe
-from iresnet_export.benchmark.results import Parity, Subject
 from iresnet_export.benchmark.work import Work, work_of
 from iresnet_export.errors import ArtifactError, StaleManifestError, UnavailableError
+from iresnet_export.reporting.schemas import Parity, Subject, validated
 from iresnet_export.verification.verify import Verification
 from iresnet_models.checkpoint import save_checkpoint
 from iresnet_models.spec import ModelSpec
@@ -94,13 +94,14 @@ def parities(verification: Verification | None) -> dict[tuple[Path, str], Parity
     for candidate in verification.candidates if verification else ():
         outputs = candidate.outputs
         accuracy = outputs.decisions.accuracy if outputs and outputs.decisions else None
-        found[candidate.artifact, candidate.backend] = Parity(
-            candidate.status,
-            outputs.noise_ratio if outputs else None,
-            outputs.sqnr_db if outputs else None,
-            candidate.reason,
-            accuracy.points if accuracy else None,
-        )
+        verdict = {
+            "status": candidate.status,
+            "noise_ratio": outputs.noise_ratio if outputs else None,
+            "sqnr_db": outputs.sqnr_db if outputs else None,
+            "reason": candidate.reason,
+            "accuracy_drop_points": accuracy.points if accuracy else None,
+        }
+        found[candidate.artifact, candidate.backend] = validated(Parity, verdict)
     return found
 
 
@@ -122,8 +123,8 @@ def subject_of(origin: Origin, threads: int, options: BenchOptions) -> Subject:
     """The subject of an origin's baseline, which others are made from."""
     spec = origin.source.spec
     macs = work_of(spec).macs
-    common = (spec.arch, spec.depth, spec.image_size, options.device.type, threads)
-    return Subject(origin.label, "eager", "fp32", *common, macs=macs)
+    which = (origin.label, "eager", "fp32", options.device.type, threads)
+    return Subject(*which, spec.arch, spec.depth, spec.image_size, macs=macs)
 
 
 def _baseline(origin: Origin, threads: int, options: BenchOptions) -> Entrant:

@@ -17,9 +17,9 @@ from iresnet_export.backends.registry import runtime_named
 from iresnet_export.benchmark.entrants import Entrant, Origin, subject_of
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.recipe import COMPILED, TORCHVISION, Recipe
-from iresnet_export.benchmark.results import Parity, Subject
 from iresnet_export.benchmark.work import Work, work_of, work_of_torchvision
 from iresnet_export.errors import IResNetError, UnavailableError
+from iresnet_export.reporting.schemas import Parity, Subject, validated
 from iresnet_export.system.progress import Progress
 from iresnet_export.verification.criteria import Criterion
 from iresnet_export.verification.outputs import compare_outputs
@@ -106,8 +106,9 @@ def _parity(session: Session, reference: Reference | None, progress: Progress, o
     try:
         outputs = compare_outputs(session, reference, criterion, sizes, progress)
     except Exception as error:
-        return Parity("fail", None, None, f"it does not run: {named_line(error)}")
-    return Parity("fail" if outputs.reason else "pass", outputs.noise_ratio, outputs.sqnr_db, outputs.reason)
+        return Parity("fail", reason=f"it does not run: {named_line(error)}")
+    figures = {"noise_ratio": outputs.noise_ratio, "sqnr_db": outputs.sqnr_db}
+    return validated(Parity, {"status": "fail" if outputs.reason else "pass", "reason": outputs.reason, **figures})
 
 
 def _require_compiler(device: torch.device) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from iresnet_export.graph.ir import Array, Graph, Node
+from iresnet_export.reporting.schemas import GraphReport
 
 _E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 
@@ -31,17 +31,6 @@ class WeightsReport:
     @property
     def passed(self) -> bool:
         return self.first_difference is None and self.compared > 0
-
-    def to_json(self) -> dict[str, Any]:
-        return {"compared": self.compared, "worst_ulp": self.worst_ulp, "first_difference": self.first_difference}
-
-
-@dataclass(frozen=True)
-class GraphReport:
-    """`operations`: how many were compared. `first_difference` names the first that is not as it should be; None if all are."""
-
-    operations: int
-    first_difference: str | None
 
 
 @dataclass(frozen=True)

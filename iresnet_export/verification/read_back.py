@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.manifest import Manifest
@@ -11,15 +10,14 @@ from iresnet_export.artifacts.metadata import contradiction, embedded_identity
 from iresnet_export.backends.base import ExportJob, ExportOptions, Format
 from iresnet_export.backends.registry import format_named
 from iresnet_export.errors import ArtifactError, InputError
-from iresnet_export.graph.compare import Comparison, GraphReport, WeightsReport, compare, same_as
+from iresnet_export.graph.compare import Comparison, WeightsReport, compare, same_as
 from iresnet_export.graph.ir import KINDS, Graph
+from iresnet_export.reporting.schemas import Coverage, GraphReport
 from iresnet_export.system.environment import versions
 from iresnet_export.system.progress import Progress
 from iresnet_export.verification.claims import false_claim, false_lineage
 from iresnet_export.verification.deployment import Deployment
 from iresnet_models.archives import is_archive, require_whole
-
-Coverage = Literal["whole file", "parent", "graph", "outputs"]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,21 +28,20 @@ from iresnet_export.errors import (
     StaleManifestError,
     UnavailableError,
 )
-from iresnet_export.graph.compare import GraphReport, WeightsReport
+from iresnet_export.graph.compare import WeightsReport
+from iresnet_export.reporting.schemas import Coverage, GraphReport, Verdict
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.criteria import Criterion, criterion_for
 from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.from_scratch import REPEATED, data_of, not_repeated, was_measured
 from iresnet_export.verification.localisation import Localisation, localise
 from iresnet_export.verification.outputs import OutputsReport, compare_outputs
-from iresnet_export.verification.read_back import Coverage, ReadBack, read_back
+from iresnet_export.verification.read_back import ReadBack, read_back
 from iresnet_export.verification.reference import MINIMUM_IMAGES, Reference, reference_of
 from iresnet_export.verification.reference_cache import cached_reference
 from iresnet_models.errors import named_line
 from iresnet_models.preprocessing import noise_pixels
 from iresnet_models.spec import ModelSpec
-
-Status = Literal["pass", "fail", "skipped"]
 
 _NO_RUNTIME = "file"
 """What stands in a runtime's place where only files are compared."""
@@ -86,7 +85,7 @@ class Candidate:
     artifact: Path
     backend: str
     precision: str
-    status: Status
+    status: Verdict
     reason: str | None
     computed_precision: str | None = None
     reference: str | None = None
@@ -218,7 +217,7 @@ def _verdicts(
     if options.quick:
         limit = None if found.reason else found.limit
         unseen = None if limit is None else f"without --quick it is {limit}"
-        status: Status = "fail" if found.reason else "skipped" if limit else "pass"
+        status: Verdict = "fail" if found.reason else "skipped" if limit else "pass"
         read: dict[str, Any] = {"weights": found.weights, "graph": found.graph, "coverage": found.coverage}
         read["notices"] = (REPEATED,) if found.is_repeated and not found.reason else ()
         return [Candidate(artifact.path, _NO_RUNTIME, precision, status, found.reason or unseen, **read)]
@@ -244,7 +243,7 @@ def _verdict(
     """`held`: what the file holds. `criterion_of`: what outputs are held against, by the precision that is computed in."""
     precision, wrong = artifact.precision, held.reason
 
-    def verdict(status: Status, reason: str | None, **measured: Any) -> Candidate:
+    def verdict(status: Verdict, reason: str | None, **measured: Any) -> Candidate:
         found = {"weights": held.weights, "graph": held.graph, "coverage": held.coverage, **measured}
         return Candidate(artifact.path, runtime.label, precision, status, reason, **found)
 
@@ -278,7 +277,7 @@ def _verdict(
         failure = f"it does not run: {error if isinstance(error, IResNetError) else named_line(error)}"
         return verdict("fail", f"{wrong}; {failure}" if wrong else failure, computed_precision=computed, reference=reference.id)
     reason = "; ".join(text for text in (wrong, outputs.reason) if text) or None
-    status: Status = "fail" if reason else "pass"
+    status: Verdict = "fail" if reason else "pass"
     measured = {"computed_precision": computed, "reference": reference.id, "outputs": outputs, "notices": notices}
     if not (reason or options.localise):
         return verdict(status, reason, **measured)
