@@ -417,21 +417,27 @@ def main() -> None:
                 if check is None and reason is None:
                     hidden.append(found)
                     print(f"HIDDEN {found}", flush=True)
-                if done % 100 == 0:
+                if done % 100 == 0 or done == options.edits:
                     print(f"{done} edits, {len(hidden)} hidden, {allowed.total()} allowed", flush=True)
-    result = {
+                    result = document(options, done, counts, allowed, hidden)
+                    if options.json is not None:
+                        write_json(options.json, result)
+    print(json.dumps({key: result[key] for key in ("caught_by", "allowed", "hidden")}, indent=2))
+
+
+def document(
+    options: argparse.Namespace, edits: int, counts: dict[str, Counter[str]], allowed: Counter[str], hidden: list[Any]
+) -> dict[str, Any]:
+    return {
         "date": datetime.now(UTC).date().isoformat(),
         "environment": environment(),
         "seed": options.seed,
-        "edits": options.edits,
+        "edits": edits,
         "as_others": options.as_others,
         "caught_by": {kind: dict(found.most_common()) for kind, found in sorted(counts.items())},
         "allowed": dict(allowed.most_common()),
         "hidden": sorted(hidden, key=lambda found: found["number"]),
     }
-    print(json.dumps({key: result[key] for key in ("caught_by", "allowed", "hidden")}, indent=2))
-    if options.json is not None:
-        write_json(options.json, result)
 
 
 def exported(folder: Path) -> dict[str, Artifact]:
