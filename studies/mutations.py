@@ -18,6 +18,7 @@ import binascii
 import copy
 import io
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -28,6 +29,8 @@ import warnings
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,7 +44,10 @@ import torch
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.manifest import manifest_path
 from iresnet_export.artifacts.source import source_from_checkpoint
-from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.base import ExportJob, ExportOptions
+from iresnet_export.backends.onnx.format import Onnx
+from iresnet_export.backends.pt2.format import Program
+from iresnet_export.backends.torchscript.format import TorchScript
 from iresnet_export.exporting import export_artifact
 from iresnet_export.system.environment import environment
 from iresnet_export.verification.verify import VerifyOptions, verify
@@ -61,6 +67,7 @@ EXPORTS: dict[str, tuple[Any, ExportOptions]] = {
     "pixels.pt2": ("pt2", ExportOptions(with_preprocessing=True, precision="fp16")),
 }
 
+UNKNOWABLE = (r"(versions|hardware)\..*|commit|command|created", r"file", r"weights\.checkpoint")
 ALLOWED = {
     r"file": "a file may be renamed: its manifest is found by the name that the file has",
     r"weights\.checkpoint": "where the checkpoint was seen: a hint, and the hash decides which it is",
@@ -273,14 +280,6 @@ def check_of(path: Path, **options: Any) -> str | None:
     return str(found.reason).partition(":")[0] if re.match(r"[\w ]{1,30}:", str(found.reason)) else "refused"
 
 
-def check_of_manifest(path: Path) -> str | None:
-    quick = check_of(path)
-    if quick is not None or not read_json(manifest_path(path), "The manifest").get("fold"):
-        return quick
-    again = check_of(path, from_scratch=True)
-    return None if again is None else f"--from-scratch {again}"
-
-
 def outputs_of(path: Path) -> list[np.ndarray] | str:
     """Every output for images of all kinds, at two batch sizes; why not, where it does not run."""
     rng = np.random.default_rng(0)
@@ -305,10 +304,10 @@ def outputs_of(path: Path) -> list[np.ndarray] | str:
         return type(error).__name__
 
 
-def computes_otherwise(path: Path, original: list[np.ndarray]) -> bool:
+def computes_otherwise(path: Path, original: list[np.ndarray] | str) -> bool:
     """Whether outputs differ at all from the original's; a file that does not run deceives nobody."""
     found = outputs_of(path)
-    if isinstance(found, str):
+    if isinstance(found, str) or isinstance(original, str):
         return False
     return len(found) != len(original) or not all(
         one.shape == other.shape and np.array_equal(one, other, equal_nan=True) for one, other in zip(original, found, strict=True)
@@ -322,66 +321,124 @@ def with_silent_channels(network: Any) -> None:
             norm.bias[:3] = torch.tensor([-90.0, 80.0, -70.0])
 
 
+@dataclass(frozen=True)
+class Shop:
+    """What workers share: the artifacts by name, parsed where they are ONNX files, and their outputs where these are compared."""
+
+    folder: Path
+    artifacts: dict[str, Artifact]
+    models: dict[str, onnx.ModelProto]
+    outputs: dict[str, list[np.ndarray] | str]
+    seed: int
+    as_others: bool
+
+    def verdict(self, number: int) -> dict[str, Any]:
+        """One edit, which follows from the seed and its number, and what became of it."""
+        rng, name = random.Random(f"{self.seed}/{number}"), list(self.artifacts)[number % len(self.artifacts)]
+        original = self.artifacts[name].path.read_bytes()
+        document = read_json(manifest_path(self.artifacts[name].path), "The manifest")
+        work = self.folder / f"work{os.getpid()}"
+        work.mkdir(exist_ok=True)
+        if not (work / "small.pt").exists():
+            shutil.copy(self.folder / "small.pt", work)
+        what, content, path, about = "manifest", original, work / name, dict[str, Any]()
+        if self.as_others or rng.random() < 0.6:
+            what = "file"
+            while content == original:
+                edit, content = edited_onnx(self.models[name], rng) if name in self.models else edited_archive(original, rng)
+        path.write_bytes(content)
+        document |= {"sha256": sha256_of(path), "size_bytes": len(content)}
+        if self.as_others:
+            document["versions"]["torch"] = "2.0.0"
+        if what == "manifest":
+            edit, about["change"] = edited_manifest(document, rng)
+        write_json(manifest_path(path), document)
+        with rebuilt_once(what == "file"):
+            check = check_of(path)
+        place = next((place for place in ALLOWED if re.fullmatch(place, edit)), None) if what == "manifest" else None
+        if check is None and what == "manifest" and place not in UNKNOWABLE and document.get("fold"):
+            again = check_of(path, from_scratch=True)
+            check = None if again is None else f"--from-scratch {again}"
+        allowed = ALLOWED.get(place or "")
+        if what == "file" and self.as_others and check is None and not computes_otherwise(path, self.outputs[name]):
+            allowed = "the file computes the same, or does not run"
+        found = {"number": number, "artifact": name, "what": what, "edit": edit, **about}
+        return found | {"check": check, "allowed": allowed if check is None else None}
+
+
+@contextmanager
+def rebuilt_once(is_same: bool) -> Iterator[None]:
+    """Where the manifest is as it was, what it gives is made once for each artifact."""
+    originals = {kind: kind.content for kind in (Onnx, TorchScript, Program)}
+
+    def kept(self: Any, job: ExportJob) -> Any:
+        if job.path.name not in _REBUILT:
+            _REBUILT[job.path.name] = originals[type(self)](self, job)
+        return _REBUILT[job.path.name]
+
+    for kind in originals if is_same else ():
+        kind.content = kept  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for kind, content in originals.items():
+            kind.content = content  # type: ignore[method-assign]
+
+
+_REBUILT: dict[str, bytes] = {}
+_SHOP: list[Shop] = []
+"""In the parent, before it forks."""
+
+
+def _verdict(number: int) -> dict[str, Any]:
+    return _SHOP[0].verdict(number)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--edits", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--as-others", action="store_true", help="as if another version of torch had made them: files alone")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rng, counts, passed, hidden = random.Random(options.seed), defaultdict[str, Counter[str]](Counter), Counter[str](), list[Any]()
+    counts, allowed, hidden = defaultdict[str, Counter[str]](Counter), Counter[str](), list[Any]()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        originals, work = Path(folder, "originals"), Path(folder, "work")
-        originals.mkdir()
-        work.mkdir()
-        artifacts = exported(originals)
-        shutil.copy(originals / "small.pt", work)
-        outputs = {name: outputs_of(artifact.path) for name, artifact in artifacts.items()} if options.as_others else {}
+        artifacts = exported(Path(folder))
         models = {name: onnx.load(artifact.path) for name, artifact in artifacts.items() if name.endswith(".onnx")}
-        for number in range(options.edits):
-            name = list(artifacts)[number % len(artifacts)]
-            original = artifacts[name].path.read_bytes()
-            document, path = read_json(manifest_path(artifacts[name].path), "The manifest"), work / name
-            what, content, edit = "manifest", original, ""
-            if options.as_others or rng.random() < 0.6:
-                what = "file"
-                while content == original:
-                    edit, content = edited_onnx(models[name], rng) if name in models else edited_archive(original, rng)
-            path.write_bytes(content)
-            document |= {"sha256": sha256_of(path), "size_bytes": len(content)}
-            if options.as_others:
-                document["versions"]["torch"] = "2.0.0"
-            if what == "manifest":
-                edit, change = edited_manifest(document, rng)
-            write_json(manifest_path(path), document)
-            check = check_of(path) if what == "file" else check_of_manifest(path)
-            if check is None:
-                reason = next((reason for place, reason in ALLOWED.items() if re.fullmatch(place, edit)), None)
-                if what == "file" and options.as_others and not computes_otherwise(path, outputs[name]):  # type: ignore[arg-type]
-                    reason = "the file computes the same, or does not run"
-                if reason is None:
-                    hidden.append(
-                        {"number": number, "artifact": name, "edit": edit} | ({"change": change} if what == "manifest" else {})
-                    )
-                    print(f"HIDDEN {hidden[-1]}", flush=True)
-                else:
-                    passed[reason] += 1
-            counts[f"{name}, {what}"]["passed" if check is None else check] += 1
-            if number % 100 == 99:
-                print(f"{number + 1} edits, {len(hidden)} hidden, {sum(passed.values())} allowed", flush=True)
-    result = {
+        outputs = {name: outputs_of(artifact.path) for name, artifact in artifacts.items()} if options.as_others else {}
+        _SHOP.append(Shop(Path(folder), artifacts, models, outputs, options.seed, options.as_others))
+        # torch keeps whatever it has traced: a worker is replaced after some.
+        with multiprocessing.get_context("fork").Pool(options.workers, maxtasksperchild=5) as pool:
+            for done, found in enumerate(pool.imap_unordered(_verdict, range(options.edits), chunksize=20), 1):
+                check, reason = found.pop("check"), found.pop("allowed")
+                counts[f"{found['artifact']}, {found['what']}"]["passed" if check is None else check] += 1
+                allowed.update([reason] if check is None and reason is not None else [])
+                if check is None and reason is None:
+                    hidden.append(found)
+                    print(f"HIDDEN {found}", flush=True)
+                if done % 100 == 0 or done == options.edits:
+                    print(f"{done} edits, {len(hidden)} hidden, {allowed.total()} allowed", flush=True)
+                    result = document(options, done, counts, allowed, hidden)
+                    if options.json is not None:
+                        write_json(options.json, result)
+    print(json.dumps({key: result[key] for key in ("caught_by", "allowed", "hidden")}, indent=2))
+
+
+def document(
+    options: argparse.Namespace, edits: int, counts: dict[str, Counter[str]], allowed: Counter[str], hidden: list[Any]
+) -> dict[str, Any]:
+    return {
         "date": datetime.now(UTC).date().isoformat(),
         "environment": environment(),
         "seed": options.seed,
-        "edits": options.edits,
+        "edits": edits,
         "as_others": options.as_others,
         "caught_by": {kind: dict(found.most_common()) for kind, found in sorted(counts.items())},
-        "allowed": dict(passed.most_common()),
-        "hidden": hidden,
+        "allowed": dict(allowed.most_common()),
+        "hidden": sorted(hidden, key=lambda found: found["number"]),
     }
-    print(json.dumps({key: result[key] for key in ("caught_by", "allowed", "hidden")}, indent=2))
-    if options.json is not None:
-        write_json(options.json, result)
 
 
 def exported(folder: Path) -> dict[str, Artifact]:

@@ -139,6 +139,8 @@ class Session(ABC):
     """The smallest and largest batch that it takes; None for any."""
     with_preprocessing: bool = False
     """Whether the artifact does its own normalisation: its batches are pixels (n, h, w, 3), uint8, and not inputs."""
+    image: tuple[int | None, ...] | None = None
+    """The extents of what it takes for each image, None for those that may be any; None as a whole where nothing says so."""
     computed_precision: str = "fp32"
     """The precision that its convolutions are really computed in here, whatever the artifact stores."""
     notices: Sequence[str] = ()
@@ -147,6 +149,10 @@ class Session(ABC):
     @abstractmethod
     def run(self, batch: Tensor) -> Tensor:
         """Logits (n, classes), float32, for inputs (n, 3, h, w), float32, or for pixels, both on `device`."""
+
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...] | None:
+        """Everything that the artifact gives for a batch, logits first, in its own order; None where only logits can be had."""
+        return None
 
     def batch_of(self, pixels: Tensor, spec: ModelSpec) -> Tensor:
         """Pixels (n, h, w, 3), uint8, in host memory as what `run` takes, on the session's device."""

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from iresnet_export.graph.align import in_order_of
 from iresnet_export.graph.ir import Array, Graph, Node
 from iresnet_export.reporting.schemas import GraphReport
 
@@ -46,7 +47,8 @@ class Comparison:
 
 
 def compare(expected: Graph, found: Graph) -> Comparison:
-    """Compares node by node in execution order."""
+    """Compares node by node, in the network's order."""
+    found = in_order_of(expected, found)
     return Comparison(_compare_weights(expected.weighted, found.weighted), _compare_operations(expected.nodes, found.nodes))
 
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Value = TypeVar("Value")
 
-KINDS = ("conv", "batch_norm", "relu", "add", "sub", "mul", "max_pool", "average_pool", "linear", "softmax")
-"""The operations that a network consists of. Each format's reader lists by name what only carries values along (casts, reshapes,
-quantization); whatever else a file computes is a node too, of a kind of its own name, which no network has."""
+KINDS = ("conv", "batch_norm", "relu", "add", "sub", "mul", "div", "max_pool", "average_pool", "linear", "softmax", "log_softmax")
+"""The operations that a network consists of, or is wrapped in. Each format's reader lists by name what only carries values along
+(casts, reshapes, quantization); whatever else a file computes is a node too, of a kind of its own name, which no network has."""
 
 WEIGHTED = ("conv", "batch_norm", "linear")
 
@@ -35,6 +35,7 @@ ATEN_KINDS = {
     "add_": "add",
     "sub": "sub",
     "mul": "mul",
+    "div": "div",
     "max_pool2d": "max_pool",
     "max_pool2d_with_indices": "max_pool",
     "adaptive_avg_pool2d": "average_pool",
@@ -43,6 +44,8 @@ ATEN_KINDS = {
     "addmm": "linear",
     "softmax": "softmax",
     "_softmax": "softmax",
+    "log_softmax": "log_softmax",
+    "_log_softmax": "log_softmax",
 }
 """KINDS by the names of PyTorch's own operators, which TorchScript and torch.export write."""
 

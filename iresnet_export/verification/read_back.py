@@ -12,6 +12,7 @@ from iresnet_export.backends.registry import format_named
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_export.graph.compare import Comparison, WeightsReport, compare, same_as
 from iresnet_export.graph.ir import KINDS, Graph
+from iresnet_export.graph.precision import precision_of, widest
 from iresnet_export.reporting.schemas import Coverage, GraphReport
 from iresnet_export.system.environment import versions
 from iresnet_export.system.progress import Progress
@@ -27,7 +28,8 @@ class ReadBack:
     `coverage`: how much of the artifact was compared. The whole file, with the one that its checkpoint and manifest give; the same
     of the parent that it was compiled from; its graph with all weights; or nothing but outputs. `is_comparable`: whether it takes
     the images that it should, so that its outputs can be compared at all. `is_repeated`: whether what its export measured was
-    measured again.
+    measured again. Of artifacts without a manifest, `stored` is the precision that their weights are in, and `unlike` says why it
+    cannot be compared though nothing may be wrong with it.
     """
 
     weights: WeightsReport | None
@@ -36,18 +38,20 @@ class ReadBack:
     coverage: Coverage = "outputs"
     is_comparable: bool = True
     is_repeated: bool = False
+    stored: str | None = None
+    unlike: str | None = None
 
-    @property
-    def limit(self) -> str | None:
-        """What a pass does not say; None where nothing is left to say."""
-        return _LIMITS[self.coverage]
+    def limit(self, images: str = "some images") -> str | None:
+        """What a pass over so many images does not say; None where nothing is left to say."""
+        said = _LIMITS[self.coverage]
+        return None if said is None else said.format(images=images)
 
 
 _LIMITS: dict[Coverage, str | None] = {
     "whole file": None,
-    "parent": "compiled code: what it was compiled from is the network, whole; itself it is compared by its outputs",
+    "parent": "compiled code: what it was compiled from is the network, whole; itself it is compared by its outputs over {images}",
     "graph": "compared by its graph, weights and outputs: without a manifest of these versions no file is rebuilt",
-    "outputs": "compared by its outputs alone: of what no image of these shows, nothing is said",
+    "outputs": "compared by its outputs alone: what {images} exercise",
 }
 
 
@@ -98,7 +102,12 @@ def _read_back_foreign(artifact: Artifact, format: Format, deployment: Deploymen
     comparison = compare(deployment.graph, found)
     progress("Weights and graph", 1.0)
     coverage: Coverage = "graph" if comparison.weights.matched and comparison.graph.first_difference is None else "outputs"
-    return ReadBack(comparison.weights, comparison.graph, _foreign_reason(comparison, found.kinds), coverage)
+    stored = widest([precision_of(layer.tensors["weight"].dtype) for layer in found.layers if "weight" in layer.tensors])
+    stored = "int8" if any("quantized" in kind for kind in found.kinds) else stored
+    reason = _foreign_reason(comparison, found.kinds)
+    how = f"it is {stored} without a manifest, and nothing says how it was made or what that may cost"
+    unlike = how if stored != "fp32" and reason is None else None
+    return ReadBack(comparison.weights, comparison.graph, reason, coverage, stored=stored, unlike=unlike)
 
 
 def _graph_of(artifact: Artifact, format: Format) -> Graph:

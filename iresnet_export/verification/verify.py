@@ -33,9 +33,10 @@ from iresnet_export.reporting.schemas import Coverage, GraphReport, Verdict
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.criteria import Criterion, criterion_for
 from iresnet_export.verification.deployment import Deployment
+from iresnet_export.verification.foreign import other_images, takes_channels_last
 from iresnet_export.verification.from_scratch import REPEATED, data_of, not_repeated, was_measured
 from iresnet_export.verification.localisation import Localisation, localise
-from iresnet_export.verification.outputs import OutputsReport, compare_outputs
+from iresnet_export.verification.outputs import OutputsReport, compare_outputs, interface_reason
 from iresnet_export.verification.read_back import ReadBack, read_back
 from iresnet_export.verification.reference import MINIMUM_IMAGES, Reference, reference_of
 from iresnet_export.verification.reference_cache import cached_reference
@@ -215,12 +216,12 @@ def _verdicts(
         return all_fail(error)
 
     if options.quick:
-        limit = None if found.reason else found.limit
-        unseen = None if limit is None else f"without --quick it is {limit}"
+        limit = None if found.reason else found.unlike or found.limit()
+        unseen = None if limit is None else f"not comparable: {limit}" if found.unlike else f"without --quick it is {limit}"
         status: Verdict = "fail" if found.reason else "skipped" if limit else "pass"
         read: dict[str, Any] = {"weights": found.weights, "graph": found.graph, "coverage": found.coverage}
         read["notices"] = (REPEATED,) if found.is_repeated and not found.reason else ()
-        return [Candidate(artifact.path, _NO_RUNTIME, precision, status, found.reason or unseen, **read)]
+        return [Candidate(artifact.path, _NO_RUNTIME, found.stored or precision, status, found.reason or unseen, **read)]
 
     @functools.cache
     def criterion_of(computed: str) -> tuple[Reference, Criterion]:
@@ -241,7 +242,7 @@ def _verdict(
     progress: Progress,
 ) -> Candidate:
     """`held`: what the file holds. `criterion_of`: what outputs are held against, by the precision that is computed in."""
-    precision, wrong = artifact.precision, held.reason
+    precision, wrong, is_foreign = held.stored or artifact.precision, held.reason, artifact.manifest is None
 
     def verdict(status: Verdict, reason: str | None, **measured: Any) -> Candidate:
         found = {"weights": held.weights, "graph": held.graph, "coverage": held.coverage, **measured}
@@ -249,6 +250,8 @@ def _verdict(
 
     if not held.is_comparable:
         return verdict("fail", wrong)
+    if held.unlike is not None:
+        return verdict("skipped", f"not comparable: {held.unlike}")
     try:
         session = runtime.load(artifact, options.device, trust=options.trust)
     except UnavailableError as error:
@@ -260,13 +263,18 @@ def _verdict(
         session.close()
         unlike = f"it stores {precision}, and {runtime.label} would compute it in {computed} here: nothing is said of {precision}"
         return verdict("fail" if wrong else "skipped", wrong or unlike, computed_precision=computed)
+    if is_foreign and (images := other_images(session, deployment.source.spec)) is not None:
+        session.close()
+        return verdict("fail" if wrong else "skipped", wrong or f"not comparable: {images}", computed_precision=computed)
     reference, criterion = criterion_of(computed)
     try:
         with session:
-            outputs = compare_outputs(session, reference, criterion, options.batch_sizes, progress)
+            outputs = compare_outputs(session, reference, criterion, options.batch_sizes, progress, is_foreign=is_foreign)
+            beside = interface_reason(session, reference, artifact.manifest, options.batch_sizes)
+            limit = held.limit(f"{criterion.images} images")
             notices = (
                 *session.notices,
-                *([held.limit] if held.limit else []),
+                *([limit] if limit else []),
                 *([REPEATED] if held.is_repeated and not held.reason else []),
             )
     except UnavailableError as error:
@@ -274,9 +282,12 @@ def _verdict(
     except MemoryError:
         raise
     except Exception as error:  # a runtime's own error types are many: whatever it raises, the artifact does not run
+        if is_foreign and not wrong and takes_channels_last(session, reference):
+            unlike = "not comparable: it takes images with their channels last (NHWC), and they are given channels first (NCHW)"
+            return verdict("skipped", unlike, computed_precision=computed, reference=reference.id)
         failure = f"it does not run: {error if isinstance(error, IResNetError) else named_line(error)}"
         return verdict("fail", f"{wrong}; {failure}" if wrong else failure, computed_precision=computed, reference=reference.id)
-    reason = "; ".join(text for text in (wrong, outputs.reason) if text) or None
+    reason = "; ".join(text for text in (wrong, outputs.reason, beside) if text) or None
     status: Verdict = "fail" if reason else "pass"
     measured = {"computed_precision": computed, "reference": reference.id, "outputs": outputs, "notices": notices}
     if not (reason or options.localise):

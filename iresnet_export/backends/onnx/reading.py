@@ -41,14 +41,19 @@ def nodes_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _computed(model: onnx.ModelProto, constants: _Constants) -> Iterator[tuple[onnx.NodeProto, list[str]]]:
-    """What is computed from the image, operation by operation, each with those of its inputs that are."""
+    """What is computed from the image, operation by operation, each with those of its inputs that are.
+
+    Extents are no numbers of the image: what is computed from them alone is left out where it says how a value is reshaped.
+    """
     fixed: set[str] = set()
     for node in model.graph.node:
         sources = [name for name in node.input if name and name not in constants and name not in fixed]
         if node.op_type == "CastLike":
             sources = [name for name in sources if name == node.input[0]]  # the other one only lends its type
-        if sources:
-            yield node, sources
+        if sources and constants.is_extent(node, sources):
+            constants.extents.update(node.output)
+        elif sources:
+            yield node, sources[:1] if node.op_type == "Reshape" and set(sources[1:]) <= constants.extents else sources
         else:  # a constant, or what is computed from constants
             fixed.update(node.output)
 
@@ -65,6 +70,8 @@ class _Constants:
             if node.op_type == "DequantizeLinear" and all(name in self._tensors or name in self._computed for name in node.input)
         }
 
+        self.extents: set[str] = set()
+        """Values that are computed from the extents of others alone, as far as the graph was gone through."""
         self._functions = {(function.domain, function.name) for function in model.functions}
         self._zero_points = {
             node.input[0]: node.input[2] for node in model.graph.node if node.op_type == "DequantizeLinear" and len(node.input) == 3
@@ -78,7 +85,16 @@ class _Constants:
     def carries(self, node: onnx.NodeProto) -> bool:
         """Whether an operation gives its first input's numbers, in another type, shape or order, whatever they are."""
         given = [name for name in node.input[1:] if name and node.op_type != "CastLike"]
-        return self.operator(node) in _CARRYING and len(node.output) == 1 and all(name in self for name in given)
+        if self.operator(node) == "Dropout" and (len(given) > 1 or any(entry.name == "training_mode" for entry in node.attribute)):
+            return len(given) == 2 and given[1] in self and not self._array(given[1]).any() and len(node.output) == 1
+        is_carrying = self.operator(node) in _CARRYING and len(node.output) == 1
+        return is_carrying and all(name in self or name in self.extents for name in given)
+
+    def is_extent(self, node: onnx.NodeProto, sources: Sequence[str]) -> bool:
+        """Whether an operation gives extents, or what follows from nothing but such."""
+        has_graph = any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute)
+        is_known = ":" not in self.operator(node) and not has_graph
+        return is_known and (node.op_type == "Shape" or self.extents.issuperset(sources))
 
     def rectifies_codes(self, node: onnx.NodeProto) -> bool:
         """Whether a Clip is a ReLU on codes: nothing below the zero point by which they are read, and no other bound."""
@@ -164,7 +180,12 @@ def _clip(node: onnx.NodeProto, constants: _Constants) -> Read:
 
 
 def _mean(node: onnx.NodeProto, constants: _Constants) -> Read:
-    return {"axes": tuple(_attributes(node).get("axes", ()))}, {}
+    axes = tuple(_attributes(node).get("axes", ()))
+    if len(node.input) > 1:
+        axes = tuple(int(axis) for axis in constants.of(node.input[1], "axes").get("axes", ()))
+        if sorted(axis % 4 for axis in axes) == [2, 3]:
+            return {}, {}
+    return {"axes": axes}, {}
 
 
 def _softmax(node: onnx.NodeProto, constants: _Constants) -> Read:
@@ -191,16 +212,18 @@ _OPERATORS: dict[str, tuple[str, Callable[[onnx.NodeProto, _Constants], Read]]] 
     "Add": ("add", _arithmetic),
     "Sub": ("sub", _arithmetic),
     "Mul": ("mul", _arithmetic),
+    "Div": ("div", _arithmetic),
     "MaxPool": ("max_pool", _max_pool),
     "GlobalAveragePool": ("average_pool", _plain),
     "ReduceMean": ("average_pool", _mean),
     "Gemm": ("linear", _gemm),
     "MatMul": ("linear", _matmul),
     "Softmax": ("softmax", _softmax),
+    "LogSoftmax": ("log_softmax", _softmax),
 }
 
 _CARRYING = (
-    *("Identity", "Cast", "CastLike", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"),
+    *("Identity", "Cast", "CastLike", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Dropout"),
     *("QuantizeLinear", "DequantizeLinear"),
 )
 """What these do to a number depends on no other number of the image's. What Cast and the last two lose shows in every output."""

@@ -46,7 +46,10 @@ def graph_of_program(program: ExportedProgram) -> Graph:
     constants = {spec.arg.name: stored[spec.target] for spec in program.graph_signature.input_specs if spec.target in stored}
     nodes, wiring = list[Node](), Wiring[str]()
     for call in program.graph.nodes:
-        if call.op in ("placeholder", "output", "get_attr"):
+        is_unread = (
+            call.target is operator.getitem and not call.users
+        )  # of an operation with several results, one that nothing reads
+        if call.op in ("placeholder", "output", "get_attr") or is_unread:
             continue
         sources = [source.name for source in call.all_input_nodes if source.name not in constants]
         if call.all_input_nodes and not sources and isinstance(call.target, torch._ops.OpOverload):
@@ -158,8 +161,10 @@ _READ: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], Read]] = {
     "mul": _arithmetic,
     "add": _arithmetic,
     "sub": _arithmetic,
+    "div": _arithmetic,
     "max_pool": _max_pool,
     "softmax": _softmax,
+    "log_softmax": _softmax,
 }
 
 

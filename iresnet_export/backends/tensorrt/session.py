@@ -98,6 +98,9 @@ class EngineSession(Session):
             found += self._enqueue_plain(batch) if slot is None else self._enqueue_slot(slot, batch)
         return dict(zip(self.outputs, found, strict=True))
 
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.run_all(batch).values())
+
     def close(self) -> None:
         torch.cuda.synchronize(self.device)
         self._slots.clear()

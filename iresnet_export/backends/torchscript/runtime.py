@@ -63,6 +63,9 @@ class ScriptSession(Session):
         self.computed_precision = widest([precision_of(values.dtype) for values in weights])
 
     def run(self, batch: Tensor) -> Tensor:
+        return self.all_outputs(batch)[0]
+
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...]:
         with torch.inference_mode(), torch_threads(self._threads):
-            found: Tensor | tuple[Tensor, Tensor] = self._module(batch)
-        return found if isinstance(found, Tensor) else found[0]
+            found: Tensor | tuple[Tensor, ...] = self._module(batch)
+        return (found,) if isinstance(found, Tensor) else tuple(found)
