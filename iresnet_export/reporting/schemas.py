@@ -360,7 +360,7 @@ class Subject:
     peer: bool = False
     baseline: str | None = None
     size_bytes: int | None = None
-    macs: Number | None = None
+    macs: int | None = None
     """Multiply-accumulates of one image."""
     parity: Parity | None = None
 
@@ -398,7 +398,7 @@ class BenchResult(Subject):
     peak_fraction: Number | None = None
     speedup: Speedup | None = None
     stable: bool | None = None
-    bytes: Number | None = None
+    bytes: int | None = None
     arithmetic_intensity: Positive | None = None
     server: Server | None = None
     cold: Cold | None = None
