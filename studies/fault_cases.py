@@ -24,7 +24,8 @@ from PIL import Image
 
 Setup = Callable[[Scene], object]
 
-STOPPED = frozenset({0, 130, 143, 129, -signal.SIGTERM, -signal.SIGHUP})
+STOPPED = frozenset({0, 130, 143, 129, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP})
+"""A shell calls a death by SIGINT 130 too: it comes where Python is about to end, after the last of our code."""
 """After a signal: done before it came, or stopped by it."""
 DONE = frozenset({0})
 MISSING = frozenset({3})
@@ -970,7 +971,8 @@ def signals() -> Iterator[Case]:
         report = scene.work / "run" / "train.json"
         if outcome.status == 0:
             return []
-        if outcome.status == 75 and not list((scene.work / "run" / "states").glob("state-*.pt")):
+        nothing_yet = "before a step was taken" in outcome.said
+        if outcome.status == 75 and not nothing_yet and not list((scene.work / "run" / "states").glob("state-*.pt")):
             return ["preempted, and no state was saved"]
         more = ("--auto-resume",) if not (scene.work / "run" / "states").exists() else ("--resume",)
         again = scene.run(*long_training(), *more, signal=None)
