@@ -25,8 +25,7 @@ from PIL import Image
 Setup = Callable[[Scene], object]
 
 STOPPED = frozenset({0, 130, 143, 129, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP})
-"""A shell calls a death by SIGINT 130 too: it comes where Python is about to end, after the last of our code."""
-"""After a signal: done before it came, or stopped by it."""
+"""After a signal: done before it came, or stopped by it. A shell calls a death by SIGINT 130 too: that comes where Python ends."""
 DONE = frozenset({0})
 MISSING = frozenset({3})
 
