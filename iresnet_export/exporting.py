@@ -24,7 +24,7 @@ from iresnet_export.graph.network import graph_of_network
 from iresnet_export.graph.precision import in_words, precision_shares, shares
 from iresnet_export.quantization.codes import Quantization, quantized_graph
 from iresnet_export.system.progress import Progress, no_progress
-from iresnet_export.verification.fold import FoldSample, fold_details, fold_sample, proved_fold
+from iresnet_export.verification.fold import FoldSample, fold_sample, proved_fold
 from iresnet_models.deployed import DTYPES, Deployable, deployed
 from iresnet_models.files import replacing, sha256_of
 from iresnet_models.folded import FoldedNetwork
@@ -159,11 +159,11 @@ def _deployable(
     sample = fold_sample(source, options.calibration_data)
     if options.scheme is not None:
         return _quantized(sample, options, progress)
-    folded, proof = proved_fold(sample, progress, precision=options.precision)
+    folded, fold = proved_fold(sample, progress, precision=options.precision)
     network: Deployable = folded
     if dtype is not torch.float32 or options.with_preprocessing:
         network = deployed(source.network, folded.plan, dtype, with_preprocessing=options.with_preprocessing)
-    return network, fold_details(folded, proof), None
+    return network, fold, None
 
 
 def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -> tuple[Deployable, Fold, Quantization]:
@@ -173,9 +173,9 @@ def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -
     tried: dict[bool, tuple[Deployable, Fold]] = {}
 
     def fold_with(scales: list[Tensor | None] | None) -> FoldedNetwork:
-        folded, proof = proved_fold(sample, progress, scales=scales)
+        folded, fold = proved_fold(sample, progress, scales=scales)
         network = deployed(source.network, folded.plan, with_preprocessing=True) if options.with_preprocessing else folded
-        tried[scales is not None] = network, fold_details(folded, proof)
+        tried[scales is not None] = network, fold
         return folded
 
     scales = equalization_scales(fold_with(None), images)

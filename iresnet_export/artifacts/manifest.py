@@ -69,9 +69,10 @@ class Parent(Part):
 
 @dataclass(frozen=True)
 class FoldProof(Part):
-    """The folded network's error over the unfolded one's, both against float64, over all logits.
+    """The folded network's error over the unfolded one's, both against float64, over images that did not choose it.
 
-    `error_ratio`: in float32. `own_precision`: in the half precision that is exported, of both; None for others.
+    `error_ratio`: in float32, of the largest errors of both in three forms. `own_precision`: in the half precision that is
+    exported, of both; None for others, and where the unfolded network alone leaves that precision's range.
     """
 
     images: Annotated[int, Field(ge=1)]
@@ -82,12 +83,13 @@ class FoldProof(Part):
 
 @dataclass(frozen=True)
 class Fold(Part):
-    """Everything that is needed to compute a fold again, for which inputs it is exact, and its proof."""
+    """Everything that is needed to compute a fold again, for which inputs it is exact, its proof, and what was kept and why."""
 
     plan: Annotated[FoldPlan, PlainValidator(FoldPlan.from_json)]
     exact_everywhere: bool
     exactness: Text
     proof: FoldProof
+    kept: Text | None = None
 
 
 @dataclass(frozen=True)

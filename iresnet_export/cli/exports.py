@@ -170,7 +170,8 @@ def run_export(format: FormatName, source: Source, options: ExportOptions, outpu
         say(f"{artifact.path.parent / manifest.parent.file}: {_PARENTS[manifest.format]}.")
     if (fold := manifest.details.fold) is not None:
         ratio, images = fold.proof.error_ratio, fold.proof.image_source
-        say(f"Folded: no BatchNorm is left; over {images} its error is {ratio:.2f} times the unfolded network's own.")
+        left = fold.kept or "no BatchNorm is left"
+        say(f"Folded: {left}. Over {images} its error is {ratio:.2f} times the unfolded network's own.")
         if source.checkpoint is not None and not fold.exact_everywhere and images.endswith("noise"):
             warn(_BOUNDS_FROM_NOISE)
     if (about := manifest.details.quantization) is not None:
