@@ -230,7 +230,7 @@ class Manifest(Part):
 
     def to_json(self) -> dict[str, Any]:
         told = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
-        return {"schema": SCHEMA} | {name: _plain(value) for name, value in told.items()}
+        return {"schema": SCHEMA} | {name: plain(value) for name, value in told.items()}
 
     @classmethod
     def from_json(cls, data: Any, path: Path) -> Manifest:
@@ -285,13 +285,13 @@ def recorded_path(target: Path, folder: Path) -> str:
     return target.relative_to(folder).as_posix() if target.is_relative_to(folder) else target.name
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON has it; of an object's parts those that say something."""
     if isinstance(value, ModelSpec | FoldPlan | Quantization):
         return value.to_json()
     if dataclasses.is_dataclass(value):
         told = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
-        return {name: _plain(part) for name, part in told.items() if part is not None}
+        return {name: plain(part) for name, part in told.items() if part is not None}
     if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value
+        return {name: plain(part) for name, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, tuple | list) else value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from typing import Any
 
 from iresnet_export.artifacts.artifact import Artifact
@@ -17,7 +18,7 @@ from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.calibrate import most_compared
 from iresnet_export.graph.precision import precision_shares
 from iresnet_export.verification.deployment import Deployment
-from iresnet_export.verification.fold import FOLD_LIMIT
+from iresnet_export.verification.fold import FOLD_LIMIT, kept_in_words
 from iresnet_models.deployed import DeployedNetwork
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.folding_decisions import TAU
@@ -93,18 +94,21 @@ def _fold(manifest: Manifest, deployment: Deployment, details: dict[str, Any]) -
     told, network, size = details["fold"], deployment.network, manifest.spec.image_size
     folded = network.network if isinstance(network, DeployedNetwork) else network
     assert isinstance(folded, FoldedNetwork)
-    count, is_half = told["proof"]["images"], manifest.precision in ("fp16", "bf16")
-    own = told["proof"].get("own_precision")
+    count, chose, is_half = told["proof"]["images"], told["plan"]["sample"][0], manifest.precision in ("fp16", "bf16")
+    # Of three images two choose and one proves; an only one does both.
+    is_third = abs(chose - 2 * count) <= 1 or (chose, count) == (1, 1)
+    kept, words = told.get("kept"), kept_in_words(deployment.source.network, folded.plan)
     return {
-        "plan": told["plan"] | {"tau": TAU, "sample": [count, 3, size, size]},
+        "plan": told["plan"] | {"tau": TAU, "sample": [chose if is_third else 2 * count, 3, size, size]},
         "exact_everywhere": folded.report.is_exact_everywhere,
         "exactness": folded.report.exactness,
         "proof": {
             "images": count,
-            "image_source": _images(manifest, count, details),
+            "image_source": _images(manifest, count, details, is_only=chose == 1),
             "error_ratio": told["proof"]["error_ratio"],
-            "own_precision": (0.0 if own is None else own) if is_half else None,
+            "own_precision": told["proof"].get("own_precision") if is_half else None,
         },
+        "kept": kept if words is not None and str(kept).startswith(f"{words}: ") else words,
     }
 
 
@@ -115,18 +119,21 @@ def _quantization(manifest: Manifest, details: dict[str, Any]) -> dict[str, Any]
     return {**told, "image_source": _images(manifest, count, details), "compared": compared, "equalized": equalized}
 
 
-def _images(manifest: Manifest, count: int, details: dict[str, Any]) -> str:
+def _images(manifest: Manifest, count: int, details: dict[str, Any], *, is_only: bool = False) -> str:
     """What images are called: those of the data that were named, or that the network's file names, else noise."""
     data = details["settings"].get("calibration_data") or manifest.spec.data
+    if is_only:
+        return f"the only one of the training images of {data}"
     return f"{count} images of seeded noise" if data is None else f"{count} training images of {data}"
 
 
 def _impossible(details: dict[str, Any]) -> str | None:
     """A measured figure that none can be."""
-    proof = details.get("fold", {}).get("proof", {})
+    fold = details.get("fold", {})
+    proof, limit = fold.get("proof", {}), FOLD_LIMIT if fold.get("kept") is None else math.inf
     for name in ("error_ratio", "own_precision"):
-        if proof.get(name) is not None and not 0 < proof[name] <= FOLD_LIMIT:
-            return f"manifest: details.fold.proof.{name} is {proof[name]:g}, and no fold is exported beyond {FOLD_LIMIT:g}"
+        if proof.get(name) is not None and not 0 < proof[name] <= limit:
+            return f"manifest: details.fold.proof.{name} is {proof[name]:g}, and beyond {limit:g} a fold is narrowed"
     told = details.get("quantization")
     if told is not None and round(told["predicted_agreement"] * told["compared"]) / told["compared"] != told["predicted_agreement"]:
         return f"manifest: details.quantization.predicted_agreement is no share of {told['compared']} images"

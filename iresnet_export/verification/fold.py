@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,6 +31,7 @@ from iresnet_models.folded import FoldedNetwork
 from iresnet_models.folding import fold_by_plan
 from iresnet_models.folding_decisions import GivenScales, kept_within_bounds, narrowed, plan_fold, stream_maxima, stream_norms
 from iresnet_models.folding_plan import FoldPlan
+from iresnet_models.network import Network
 from iresnet_models.precisions import Precision
 from iresnet_models.preprocessing import noise_pixels, normalised
 
@@ -151,8 +151,9 @@ def proved_fold(
     if not all(map(math.isfinite, _ratios(proof))):
         raise ExportError(_beyond_range(sample, precision if math.isfinite(proof.error_ratio) else "fp32"))
     progress("Proving the fold", 1.0)
-    report = folded.report
-    return folded, Fold(plan, report.is_exact_everywhere, report.exactness, proof, _kept_in_words(sample, plan, reasons))
+    report, kept = folded.report, kept_in_words(network, plan)
+    why = None if kept is None else f"{kept}: {'; '.join(reasons)}"
+    return folded, Fold(plan, report.is_exact_everywhere, report.exactness, proof, why)
 
 
 def _measured(sample: FoldSample, plan: FoldPlan, precision: Precision, progress: Progress) -> tuple[FoldedNetwork, FoldProof]:
@@ -230,14 +231,15 @@ def _too_inexact(proof: FoldProof, precision: Precision) -> str:
     return f"without them its error{where} is {ratio:.3g} times the unfolded network's own, and up to {FOLD_LIMIT:g} is rounding"
 
 
-def _kept_in_words(sample: FoldSample, plan: FoldPlan, reasons: Sequence[str]) -> str | None:
-    widths = {site.name: site.norm.num_features for site in stream_norms(sample.source.network)}
+def kept_in_words(network: Network, plan: FoldPlan) -> str | None:
+    """How much a plan leaves unfolded; None where that is nothing."""
+    widths = {site.name: site.norm.num_features for site in stream_norms(network)}
     kept = [len(norm.kept) for norm in plan.norms.values() if norm.kept]
     if not kept:
         return None
     return (
         f"{sum(kept)} of {sum(widths.values())} channels of the stream's BatchNorms keep scale and shift, in {len(kept)} of "
-        f"{len(widths)}: {'; '.join(reasons)}"
+        f"{len(widths)}"
     )
 
 

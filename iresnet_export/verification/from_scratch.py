@@ -16,7 +16,7 @@ from iresnet_data.named_data import is_embedded, short_name
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.data_choice import chosen_data
 from iresnet_export.artifacts.differences import json_differences, shown
-from iresnet_export.artifacts.manifest import Manifest
+from iresnet_export.artifacts.manifest import Manifest, plain
 from iresnet_export.artifacts.source import Source, Subject
 from iresnet_export.backends.base import ExportJob, ExportOptions
 from iresnet_export.backends.onnx.calibrate import calibration_images, equalization_scales, predicted_cost
@@ -29,7 +29,7 @@ from iresnet_export.quantization.schemes import Calibrator
 from iresnet_export.system.environment import versions
 from iresnet_export.system.progress import Progress
 from iresnet_export.verification.deployment import Deployment
-from iresnet_export.verification.fold import fold_details, fold_sample, proved_fold
+from iresnet_export.verification.fold import fold_sample, proved_fold
 
 REPEATED = (
     "measured again from its data: the fold's plan and proof, and the ranges and cost of codes if it has any, are as recorded"
@@ -80,13 +80,13 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
     sample = fold_sample(source, data)
     precision = manifest.precision
     try:
-        folded, proof = proved_fold(sample, progress, precision=precision)
+        folded, fold = proved_fold(sample, progress, precision=precision)
         if (codes := deployment.quantization) is not None and codes.equalized:
             scales = equalization_scales(folded, calibration_images(source, options))
-            folded, proof = proved_fold(sample, progress, scales=scales)
+            folded, fold = proved_fold(sample, progress, scales=scales)
     except ExportError as error:
         return f"measured again from its data: {error.reason}"
-    made: dict[str, Any] = {"fold": fold_details(folded, proof)}
+    made: dict[str, Any] = {"fold": plain(fold)}
     if codes is not None:
         images = calibration_images(source, options)
         calibrator = cast("Calibrator", codes.calibrator)
@@ -121,6 +121,9 @@ def _options(manifest: Manifest, told: dict[str, Any], data: str | None) -> Expo
 
 
 def _departures(made: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
+    for told_of in (made, told):  # why channels are kept is told with a measured figure
+        if "kept" in told_of["fold"]:
+            told_of["fold"] = {**told_of["fold"], "kept": told_of["fold"]["kept"].partition(":")[0]}
     for place, own, recorded in json_differences(json.loads(json.dumps(made)), json.loads(json.dumps(told))):
         if not (isinstance(own, float) and isinstance(recorded, float) and _is_rounding(place, own, recorded)):
             yield f"{place} is {shown(own)}, and the manifest says {shown(recorded)}"
