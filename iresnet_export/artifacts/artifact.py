@@ -15,7 +15,7 @@ from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
 from iresnet_export.system.environment import command, commit, hardware, versions
 from iresnet_models.archives import is_archive, opened
 from iresnet_models.files import read_json, require_file, require_place, require_writable_folder, sha256_of, write_json
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 from iresnet_models.typed import shortly, typed
 
 SCHEMA = "iresnet-export/manifest/1"
@@ -42,10 +42,11 @@ class Weights:
     """Where an artifact's weights come from.
 
     A checkpoint's `sha256` is that of its file, and `checkpoint` its path relative to the manifest if it lies within the manifest's
-    folder, else its name; untrained weights are named by their `seed` and by the hash of the whole state.
+    folder, else its name; untrained weights are named by their `seed` and by the hash of the whole state,
+    those of a module in memory by that hash alone.
     """
 
-    kind: Literal["checkpoint", "untrained"]
+    kind: Literal["checkpoint", "untrained", "module"]
     sha256: str
     checkpoint: str | None = None
     seed: int | None = None
@@ -71,7 +72,7 @@ class Manifest:
     format: FormatName
     sha256: str
     size_bytes: int
-    spec: ModelSpec
+    spec: NetworkSpec
     weights: Weights
     precision: str
     fold: bool
@@ -281,7 +282,7 @@ def recorded_path(target: Path, folder: Path) -> str:
     return target.relative_to(folder).as_posix() if target.is_relative_to(folder) else target.name
 
 
-def embedded_identity(spec: ModelSpec, weights: Weights, precision: str, fold: bool, with_preprocessing: bool) -> dict[str, Any]:
+def embedded_identity(spec: NetworkSpec, weights: Weights, precision: str, fold: bool, with_preprocessing: bool) -> dict[str, Any]:
     """What an artifact says of itself from inside: the spec and hashes, and nothing of the machine."""
     return {
         "producer": f"iresnet-export {__version__}",

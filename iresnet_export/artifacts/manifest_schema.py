@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
 
 from iresnet_models.folding_plan import FoldPlan
 from iresnet_models.precisions import Precision
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec, spec_from_json
 
 _LONGEST = 10_000
 
@@ -20,6 +20,7 @@ Size = Annotated[int, Field(ge=0, le=2**60)]
 BatchSize = Annotated[int, Field(ge=1, le=2**20)]
 Number = Annotated[float, Field(ge=-1e38, le=1e38)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Spec = Annotated[NetworkSpec, PlainValidator(spec_from_json)]
 
 
 class Part(BaseModel):
@@ -35,7 +36,7 @@ class Open(Part):
 
 
 class WeightsPart(Part):
-    kind: Literal["checkpoint", "untrained"]
+    kind: Literal["checkpoint", "untrained", "module"]
     sha256: Hash
     checkpoint: Place | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
@@ -116,7 +117,7 @@ class ManifestFile(Part):
     format: Literal["checkpoint", "torchscript", "pt2", "aotinductor", "onnx", "engine"]
     sha256: Hash
     size_bytes: Size
-    spec: ModelSpec
+    spec: Spec
     weights: WeightsPart
     precision: Precision
     fold: bool
@@ -143,7 +144,7 @@ class Identity(Open):
     """What an artifact says of itself from inside (`embedded_identity`)."""
 
     producer: Text = ""
-    spec: ModelSpec | None = None
+    spec: Spec | None = None
     weights_sha256: Text = ""
     precision: Text = ""
     fold: bool = True

@@ -9,7 +9,7 @@ from iresnet_export.artifacts.artifact import Artifact, FormatName, Manifest, em
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_models.archives import opened
 from iresnet_models.precisions import PRECISIONS
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec, spec_from_json
 from iresnet_models.typed import json_from, typed
 
 METADATA_KEY, METADATA_FILE = "iresnet-export", "iresnet-export.json"
@@ -42,7 +42,7 @@ def identity_of(path: Path, format: FormatName) -> dict[str, Any] | None:
 
     try:
         typed(Identity, found, what)
-        ModelSpec.from_json(found.get("spec"))
+        spec_from_json(found.get("spec"))
     except InputError as error:
         raise ArtifactError(f"{what} is damaged. {error.reason}.", "Export it again.") from error
     return found
@@ -60,10 +60,10 @@ def _embedded(path: Path, format: FormatName) -> str | bytes | None:
         return archive.read(inside, _LIMIT) if inside else None
 
 
-def embedded_spec(artifact: Artifact) -> ModelSpec | None:
+def embedded_spec(artifact: Artifact) -> NetworkSpec | None:
     """The network that a file without a manifest says it is; None where it says nothing."""
     identity = identity_of(artifact.path, artifact.format)
-    return None if identity is None else ModelSpec.from_json(identity["spec"])
+    return None if identity is None else spec_from_json(identity["spec"])
 
 
 def normalises(artifact: Artifact) -> bool:
@@ -74,7 +74,7 @@ def normalises(artifact: Artifact) -> bool:
     return identity is not None and identity.get("with_preprocessing") is True
 
 
-def contradiction(artifact: Artifact, checkpoint: ModelSpec) -> str | None:
+def contradiction(artifact: Artifact, checkpoint: NetworkSpec) -> str | None:
     """The first thing that file, manifest and checkpoint tell differently, such as the mean of the images; else None."""
     manifest = artifact.manifest
     if manifest is None:

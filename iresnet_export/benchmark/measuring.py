@@ -24,7 +24,7 @@ from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.verify import VerifyOptions, pixels_for
 from iresnet_models.errors import first_line, is_out_of_memory, named_line
 from iresnet_models.preprocessing import normalised
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 Watch = Callable[[Sequence[Result], Sequence[Samples]], None]
 """Told, while it measures, of the results so far and of the samples of what is being measured."""
@@ -51,7 +51,7 @@ class Bench:
     results: list[Result] = field(default_factory=list)
     _images: dict[Any, Tensor] = field(default_factory=dict)
 
-    def images_for(self, spec: ModelSpec, session: Session, batch: int) -> Tensor:
+    def images_for(self, spec: NetworkSpec, session: Session, batch: int) -> Tensor:
         """Images in host memory as the session takes them; candidates of one kind share them."""
         if any(key[1] != batch for key in self._images):
             self._images.clear()  # those of an earlier batch size

@@ -71,7 +71,7 @@ class Subject:
     backend: str
     precision: str
     arch: str
-    depth: int
+    depth: int | None
     image_size: int
     device: str
     threads: int

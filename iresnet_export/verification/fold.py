@@ -16,9 +16,8 @@ from iresnet_data.named_data import remark, short_name
 from iresnet_export.artifacts.data_choice import chosen_data, is_named
 from iresnet_export.artifacts.source import Source
 from iresnet_export.errors import ExportError, InputError
-from iresnet_export.graph.align import place_in_words
 from iresnet_export.graph.ir import Array
-from iresnet_export.graph.network import NetworkProbe
+from iresnet_export.graph.network import NetworkProbe, place_in_words
 from iresnet_export.system.progress import Progress
 from iresnet_export.verification.places import at_places, original_terms
 from iresnet_export.verification.reference import in_batches, rms
@@ -99,8 +98,8 @@ def proved_fold(
     """
     progress("Folding BatchNorms", 0.0)
     source, size = sample.source, sample.batch
-    plan = plan_fold(source.network, sample=sample.images, scales=scales)
-    folded = fold_by_plan(source.network, plan)
+    plan = plan_fold(source.own, sample=sample.images, scales=scales)
+    folded = fold_by_plan(source.own, plan)
     progress("Proving the fold", 0.5)
     ratio = _error_ratio(in_batches(folded, sample.images, size).numpy(), sample.own, sample.exact)
     if not ratio <= FOLD_LIMIT:
@@ -127,7 +126,7 @@ def _ratio_in(dtype: torch.dtype, source: Source, plan: FoldPlan, images: Tensor
     """The error ratio where both networks are computed in `dtype`."""
     outputs = []
     for chosen in (plan, None):
-        network = deployed(source.network, chosen, dtype)
+        network = deployed(source.own, chosen, dtype)
         outputs.append(in_batches(network, images, len(images)).numpy())
     return _error_ratio(outputs[0], outputs[1], exact)
 
@@ -148,9 +147,9 @@ def _error_ratio(found: Array, own: Array, exact: Array) -> float:
 
 def _first_departure(source: Source, folded: FoldedNetwork, images: Tensor) -> str:
     """Says at which place the value, in the original's terms, errs more than the limit for the first time."""
-    exact = at_places(NetworkProbe(copy.deepcopy(source.network).double()), images.double())
-    own, found = at_places(NetworkProbe(source.network), images), at_places(NetworkProbe(folded), images)
+    exact = at_places(NetworkProbe(copy.deepcopy(source.own).double()), images.double())
+    own, found = at_places(NetworkProbe(source.own), images), at_places(NetworkProbe(folded), images)
     for place, original in original_terms(folded, found).items():
         if not _error_ratio(original(found[place].double()).numpy(), own[place].numpy(), exact[place].numpy()) <= FOLD_LIMIT:
-            return f"it departs in {place_in_words(place, source.network)}"
+            return f"it departs in {place_in_words(place, source.own)}"
     return f"over the first {len(images)} of them no place errs more than that by itself"

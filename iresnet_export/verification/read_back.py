@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,11 +34,13 @@ class ReadBack:
     reason: str | None
     coverage: Coverage = "outputs"
     is_comparable: bool = True
+    note: str | None = None
+    """What is to be said beside a pass in place of what the coverage alone says."""
 
     @property
     def limit(self) -> str | None:
         """What a pass does not say; None where nothing is left to say."""
-        return _LIMITS[self.coverage]
+        return self.note or _LIMITS[self.coverage]
 
 
 _LIMITS: dict[Coverage, str | None] = {
@@ -76,16 +79,21 @@ def read_back(artifact: Artifact, deployment: Deployment, progress: Progress) ->
     comparison = compare(deployment.graph, found)
     progress("Weights and graph", 1.0)
     if manifest is None:
-        coverage: Coverage = "graph" if comparison.weights.matched and comparison.graph.first_difference is None else "outputs"
-        return ReadBack(comparison.weights, comparison.graph, _foreign_reason(comparison, found.kinds), coverage)
+        is_wired = comparison.graph is not None and comparison.graph.first_difference is None
+        coverage: Coverage = "graph" if comparison.weights.matched and is_wired else "outputs"
+        unknown = found.kinds - deployment.graph.kinds - set(KINDS) if comparison.graph is not None else set[str]()
+        return ReadBack(
+            comparison.weights, comparison.graph, _foreign_reason(comparison, sorted(unknown)), coverage, note=_note(comparison)
+        )
     reasons = [
         f"{what}: {report.first_difference}"
         for what, report in (("weights", comparison.weights), ("graph", comparison.graph))
-        if report.first_difference is not None
+        if report is not None and report.first_difference is not None
     ]
     if not reasons and not _made_by_others(manifest):
         reasons = [f"whole file: rebuilt from its checkpoint and manifest it is another one: {difference}"]
-    return ReadBack(comparison.weights, comparison.graph, "; ".join(reasons) or None, "outputs" if is_compiled else "graph")
+    coverage = "outputs" if is_compiled or comparison.graph is None else "graph"
+    return ReadBack(comparison.weights, comparison.graph, "; ".join(reasons) or None, coverage, note=_note(comparison))
 
 
 def _difference(artifact: Artifact, format: Format, manifest: Manifest, deployment: Deployment, progress: Progress) -> str | None:
@@ -101,7 +109,7 @@ def _difference(artifact: Artifact, format: Format, manifest: Manifest, deployme
             "Export it again.",
         )
     identity = embedded_identity(manifest.spec, manifest.weights, manifest.precision, manifest.fold, manifest.with_preprocessing)
-    job = ExportJob(deployment.network, artifact.path, options, identity, deployment.quantization)
+    job = ExportJob(deployment.network, deployment.source.spec, artifact.path, options, identity, deployment.quantization)
     expected = format.content(job)
     if expected is None:
         raise AssertionError(f"{format.name} is built from no other format, and cannot be rebuilt")
@@ -116,16 +124,28 @@ def _made_by_others(manifest: Manifest) -> bool:
     return any(manifest.versions.get(name) != here.get(name) for name in ("iresnet-export", "torch", "onnx"))
 
 
-def _foreign_reason(comparison: Comparison, kinds: set[str]) -> str | None:
+def _note(comparison: Comparison) -> str | None:
+    """What was compared of a file whose operations are of another kind than those of the traced network; None for others."""
+    if comparison.graph is not None:
+        return None
+    found = comparison.weights
+    weights = (
+        "its weights by their names"
+        if found.matched
+        else f"{found.compared:,} weights by their names, and {found.first_difference}"
+    )
+    return f"compared by its outputs and {weights}: how its operations are wired is not compared"
+
+
+def _foreign_reason(comparison: Comparison, unknown: Sequence[str]) -> str | None:
     """A foreign artifact may have fused its layers, or wired them otherwise: its outputs decide then.
 
-    Where it holds the network's layers one for one, it must hold their weights, and nothing that the network has not.
+    Where it holds the network's layers one for one, it must hold their weights, and nothing that the network has not (`unknown`).
     """
     if not comparison.weights.matched:
         return None
     if not comparison.weights.passed:
         return f"weights: {comparison.weights.first_difference}"
-    unknown = sorted(kinds - set(KINDS))
     if unknown:
         return f"graph: beside the network's layers it computes {', '.join(unknown)}, which may depend on what no image here shows"
     return None

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iresnet_export.artifacts.source import Source
 from iresnet_export.errors import CheckFailedError, InputError
 from iresnet_export.graph.ir import Array
 from iresnet_export.system.progress import Progress
-from iresnet_models.network import Network
 from iresnet_models.preprocessing import normalised
 
 MINIMUM_IMAGES = 32
@@ -114,16 +113,16 @@ def rms(values: Array) -> float:
     return float(np.sqrt(np.mean(np.square(values.astype(np.float64)))))
 
 
-def _nchw(network: Network, images: Tensor, size: int) -> Tensor:
+def _nchw(network: nn.Module, images: Tensor, size: int) -> Tensor:
     return in_batches(network, images, size)
 
 
-def _channels_last(network: Network, images: Tensor, size: int) -> Tensor:
+def _channels_last(network: nn.Module, images: Tensor, size: int) -> Tensor:
     other = copy.deepcopy(network).to(memory_format=torch.channels_last)
     return in_batches(other, images.to(memory_format=torch.channels_last), size)
 
 
-def _without_onednn(network: Network, images: Tensor, size: int) -> Tensor:
+def _without_onednn(network: nn.Module, images: Tensor, size: int) -> Tensor:
     with onednn_off():
         return in_batches(network, images, size)
 

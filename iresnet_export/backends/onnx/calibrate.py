@@ -29,7 +29,7 @@ from iresnet_models.deployed import Deployable
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.network import Network
 from iresnet_models.preprocessing import noise_pixels, normalised
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 _BATCH = 8
 _STRONGEST = 16.0
@@ -43,7 +43,7 @@ class Images:
     pixels: Sequence[Tensor] | Dataset[tuple[Tensor, int]]
     count: int
     source: str
-    spec: ModelSpec
+    spec: NetworkSpec
 
     @property
     def compared(self) -> int:
@@ -130,7 +130,7 @@ def chosen_quantization(
         raise InputError(f"{options.precision} has no codes, and nothing to calibrate.")
     calibrator = options.calibrator or scheme.calibrator
     few = list(images.batches(images.compared))
-    exact = np.concatenate([_logits(source.network, normalised(batch, images.spec)) for batch in few])
+    exact = np.concatenate([_logits(source.own, normalised(batch, images.spec)) for batch in few])
     graphs = {
         equalized: onnx_from_network(network, opset=OnnxOptions.of(options).chosen_opset) for equalized, network in networks.items()
     }
@@ -180,5 +180,5 @@ def _logits(network: Network, inputs: Tensor) -> Array:
     return found
 
 
-def _as_taken(pixels: Tensor, spec: ModelSpec, options: ExportOptions) -> Tensor:
+def _as_taken(pixels: Tensor, spec: NetworkSpec, options: ExportOptions) -> Tensor:
     return pixels if options.with_preprocessing else normalised(pixels, spec)
