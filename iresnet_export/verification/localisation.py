@@ -93,7 +93,7 @@ def localise(
         with without_tf32():
             given = probe.values(taken, list(found.values()))
         for place, values in zip(found, given, strict=True):
-            values = values[: len(pixels)]
+            values = values[: len(pixels)] if len(values) == size else values  # some modules put images second
             if values.shape == wanted[place].shape or not own.graph.operators:  # other operators may leave a module otherwise
                 sums[place].add(terms[place](values.double().cpu()), wanted[place])
     progress("Comparing block by block", 1.0)
