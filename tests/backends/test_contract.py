@@ -30,7 +30,11 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp(request.param) / f"model{format.suffix}"
     steps: list[float] = []
     progress = lambda _step, share: steps.append(share)  # noqa: E731
-    format.write(ExportJob(small_source.network, small_source.spec, path, ExportOptions(), {"spec": small_source.spec.to_json()}, progress=progress))
+    format.write(
+        ExportJob(
+            small_source.network, small_source.spec, path, ExportOptions(), {"spec": small_source.spec.to_json()}, progress=progress
+        )
+    )
     assert all(0 <= share <= 1 for share in steps)
     return request.param, path
 
