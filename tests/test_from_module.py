@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -378,3 +379,11 @@ def test_the_real_ones(make: Callable[..., nn.Module], format: Any, tmp_path: Pa
     artifact = ie.export(source, format, output=tmp_path / f"real.{format}")
     found = candidate(artifact, source)
     assert (found.status, found.reason, found.coverage) == ("pass", None, "whole file")
+
+
+@pytest.mark.slow
+def test_the_docs_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "other-networks.md").read_text(encoding="utf-8"), re.DOTALL)
+    exec(code, {})
+    assert (tmp_path / "mobilenet.onnx").exists()
