@@ -66,7 +66,7 @@ def _tried(runtime: Runtime, source: Source, folder: Path, made: dict[FormatName
     findings, format = [], runtime.format
     if format == "checkpoint":
         path = folder / "checkpoint.pt"
-        save_checkpoint(path, source.network)
+        save_checkpoint(path, source.own)
         made[format] = open_artifact(path)
     elif runtime.name == next(name for name in NAMES if runtime_named(name).format == format):
         device = "cuda" if format == "engine" and torch.cuda.is_available() else "cpu"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iresnet_data.named_data import is_embedded
 from iresnet_export.artifacts.artifact import ENDINGS, Artifact, open_artifact, record, require_replaceable
@@ -20,10 +20,10 @@ from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_qu
 from iresnet_export.backends.registry import format_named, runtimes_for
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.graph.compare import compare
-from iresnet_export.graph.network import graph_of_network
 from iresnet_export.graph.precision import in_words, precision_shares, shares
 from iresnet_export.quantization.codes import Quantization, quantized_graph
 from iresnet_export.system.progress import Progress, no_progress
+from iresnet_export.verification.deployment import probe_of
 from iresnet_export.verification.fold import FoldSample, fold_sample, proved_fold
 from iresnet_models.deployed import DTYPES, Deployable, deployed
 from iresnet_models.files import replacing, sha256_of
@@ -60,6 +60,7 @@ def export_artifact(
     if options.precision not in format.precisions:
         able = ", ".join(format.precisions)
         raise InputError(f"{format.name} files are exported in {able}, not in {options.precision};", "choose another --precision.")
+    _require_offered(format, source, options)
     output = output or default_output(format, source, options)
     options = _with_images(source, options)
     planned = _planned(format, source, options, output)
@@ -68,7 +69,7 @@ def export_artifact(
     identity = embedded_identity(source.spec, source.weights, options.precision, options.fold, options.with_preprocessing)
     network, fold, quantization = _deployable(source, options, parent, progress)
     with replacing(output) as temporary:
-        job = ExportJob(network, temporary, options, identity, quantization, parent, progress)
+        job = ExportJob(network, source.spec, temporary, options, identity, quantization, parent, progress)
         details = format.write(job)
         for runtime in runtimes_for(format.name):
             details |= runtime.prove(job)
@@ -82,6 +83,24 @@ def export_artifact(
         )
     source.remember_for(output.parent)
     return record(output, written)
+
+
+def _require_offered(format: Format, source: Source, options: ExportOptions) -> None:
+    """InputError where of a module in memory something is asked that is offered for networks of this project alone."""
+    if source.weights.kind != "module":
+        return
+    asked = {
+        f"the format {format.name}": not format.takes_modules,
+        "the fold": options.fold,
+        f"the precision {options.precision}": options.precision != "fp32",
+        "preprocessing inside": options.with_preprocessing,
+    }
+    refused = " and ".join(what for what, is_asked in asked.items() if is_asked)
+    if refused:
+        raise InputError(
+            f"{source.spec.name} is a module in memory, and {refused} cannot be had of it, but of networks of this project alone.",
+            "Export it to onnx or pt2, in fp32 and as it is.",
+        )
 
 
 def _with_images(source: Source, options: ExportOptions) -> ExportOptions:
@@ -148,21 +167,22 @@ def _parent(
 
 def _deployable(
     source: Source, options: ExportOptions, parent: Artifact | None, progress: Progress
-) -> tuple[Deployable, Fold | None, Quantization | None]:
+) -> tuple[nn.Module, Fold | None, Quantization | None]:
     """What is exported, its fold and its quantization. What is built from a parent has the parent's."""
     dtype = DTYPES.get(options.precision, torch.float32)
     if parent is not None:
         made = parent.require_intact().details
         return source.network, made.fold, made.quantization
     if not options.fold:
-        return deployed(source.network, None, dtype, with_preprocessing=options.with_preprocessing), None, None
+        as_it_is = dtype is torch.float32 and not options.with_preprocessing
+        return source.network if as_it_is else deployed(source.own, None, with_preprocessing=True), None, None
     sample = fold_sample(source, options.calibration_data)
     if options.scheme is not None:
         return _quantized(sample, options, progress)
     folded, fold = proved_fold(sample, progress, precision=options.precision)
     network: Deployable = folded
     if dtype is not torch.float32 or options.with_preprocessing:
-        network = deployed(source.network, folded.plan, dtype, with_preprocessing=options.with_preprocessing)
+        network = deployed(source.own, folded.plan, dtype, with_preprocessing=options.with_preprocessing)
     return network, fold, None
 
 
@@ -174,7 +194,7 @@ def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -
 
     def fold_with(scales: list[Tensor | None] | None) -> FoldedNetwork:
         folded, fold = proved_fold(sample, progress, scales=scales)
-        network = deployed(source.network, folded.plan, with_preprocessing=True) if options.with_preprocessing else folded
+        network = deployed(source.own, folded.plan, with_preprocessing=True) if options.with_preprocessing else folded
         tried[scales is not None] = network, fold
         return folded
 
@@ -188,7 +208,7 @@ def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -
 
 def _shares_read_back(
     format: Format,
-    network: Deployable,
+    network: nn.Module,
     quantization: Quantization | None,
     path: Path,
     planned: Manifest,
@@ -203,10 +223,12 @@ def _shares_read_back(
     if graph is None:
         stored = details.pop("layer_precisions", None)
         return {} if stored is None else shares(stored, list(layer_multiply_accumulates(planned.spec).values()))
-    expected = graph_of_network(network)
+    expected = probe_of(network, planned.spec, planned.batch).graph
     difference = compare(expected if quantization is None else quantized_graph(expected, quantization), graph).first_difference
     if difference is not None:
         raise ExportError(f"The export was refused: read back from the file, {difference}.")
+    if expected.named:  # compared with them, so in their precision; how the work is shared out is known of no module
+        return {}
     found = precision_shares(graph.layers, planned.spec)
     floating = () if quantization is None else quantization.floating
     quantized = precision_shares([layer for layer in graph.layers if layer.name not in floating], planned.spec, floating)

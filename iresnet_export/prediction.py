@@ -26,7 +26,7 @@ from iresnet_export.verification.reference import in_batches
 from iresnet_models.cores import usable_cores
 from iresnet_models.image_files import image_files, image_suffixes, left_out, printable
 from iresnet_models.preprocessing import load_image, to_pixels
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 _DECODERS = min(4, usable_cores())
 
@@ -124,7 +124,7 @@ _Decoded = tuple[Found, Tensor | str]
 """An image with its pixels, or with the reason why it cannot be read."""
 
 
-def _decoded(found: Sequence[Found], spec: ModelSpec, size: int) -> Generator[list[_Decoded], None, None]:
+def _decoded(found: Sequence[Found], spec: NetworkSpec, size: int) -> Generator[list[_Decoded], None, None]:
     """Batch after batch; while the caller works on one, threads decode the next, and no more than that."""
     prepare = to_pixels(spec)
 
@@ -146,7 +146,7 @@ def _decoded(found: Sequence[Found], spec: ModelSpec, size: int) -> Generator[li
 
 
 def _predicted(
-    session: Session, spec: ModelSpec, artifact: Artifact, batch: Sequence[_Decoded], options: PredictOptions
+    session: Session, spec: NetworkSpec, artifact: Artifact, batch: Sequence[_Decoded], options: PredictOptions
 ) -> list[ImagePrediction]:
     """The predictions of one batch."""
     readable = [(image, pixels) for image, pixels in batch if isinstance(pixels, Tensor)]
@@ -160,7 +160,7 @@ def _predicted(
 
 
 def _tops(
-    session: Session, spec: ModelSpec, artifact: Artifact, batch: Sequence[tuple[Found, Tensor]], options: PredictOptions
+    session: Session, spec: NetworkSpec, artifact: Artifact, batch: Sequence[tuple[Found, Tensor]], options: PredictOptions
 ) -> list[tuple[ClassProbability, ...]]:
     (size,) = usable_batch_sizes(session, [len(batch)])  # a few images need not cost what a full batch does
     inputs = session.batch_of(torch.stack([pixels for _, pixels in batch]), spec)

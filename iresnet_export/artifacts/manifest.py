@@ -17,7 +17,7 @@ from iresnet_export.system.environment import command, commit, hardware, version
 from iresnet_models.files import read_json
 from iresnet_models.folding_plan import FoldPlan
 from iresnet_models.precisions import Precision
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec, spec_from_json
 from iresnet_models.typed import shortly, typed
 
 SCHEMA = "iresnet-export/manifest/1"
@@ -34,6 +34,7 @@ BatchSize = Annotated[int, Field(ge=1, le=2**20)]
 Profile = tuple[BatchSize, BatchSize, BatchSize]
 Number = Annotated[float, Field(ge=-1e38, le=1e38)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Spec = Annotated[NetworkSpec, PlainValidator(spec_from_json)]
 
 UNWRITTEN = "0" * 64
 """In place of the hash of a file that is not written yet."""
@@ -50,10 +51,11 @@ class Weights(Part):
     """Where an artifact's weights come from.
 
     A checkpoint's `sha256` is that of its file, and `checkpoint` its path relative to the manifest if it lies within the manifest's
-    folder, else its name; untrained weights are named by their `seed` and by the hash of the whole state.
+    folder, else its name; untrained weights are named by their `seed` and by the hash of the whole state, those
+    of a module in memory by that hash alone.
     """
 
-    kind: Literal["checkpoint", "untrained"]
+    kind: Literal["checkpoint", "untrained", "module"]
     sha256: Hash
     checkpoint: Place | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
@@ -208,7 +210,7 @@ class Manifest(Part):
     format: FormatName
     sha256: Hash
     size_bytes: Size
-    spec: ModelSpec
+    spec: Spec
     weights: Weights
     precision: Precision
     fold: bool
@@ -287,7 +289,7 @@ def recorded_path(target: Path, folder: Path) -> str:
 
 def plain(value: Any) -> Any:
     """As JSON has it; of an object's parts those that say something."""
-    if isinstance(value, ModelSpec | FoldPlan | Quantization):
+    if isinstance(value, NetworkSpec | FoldPlan | Quantization):
         return value.to_json()
     if dataclasses.is_dataclass(value):
         told = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iresnet_data.named_data import short_name
 from iresnet_export.artifacts.artifact import Artifact
@@ -28,11 +28,10 @@ from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.schemes import CALIBRATORS, TARGETS, Calibrator, Scheme, Target, scheme_for
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_models.archives import is_archive, require_whole
-from iresnet_models.deployed import Deployable
 from iresnet_models.errors import is_out_of_memory, named_line
 from iresnet_models.precisions import PRECISIONS, Precision
 from iresnet_models.preprocessing import normalised
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 MOST_BATCH, MOST_THREADS = 65_536, 1024
 
@@ -116,13 +115,14 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportJob:
-    """The network to be written to `path`, quantized by `quantization` if there is one.
+    """The network to be written to `path`, quantized by `quantization` if there is one; `spec` says what images it takes.
 
     `identity` is what the file is to say of itself, where its format has a place for that. `parent` is what the format is built
     from, where it has one.
     """
 
-    network: Deployable
+    network: nn.Module
+    spec: NetworkSpec
     path: Path
     options: ExportOptions
     identity: dict[str, Any] = field(default_factory=dict)
@@ -154,7 +154,7 @@ class Session(ABC):
         """Everything that the artifact gives for a batch, logits first, in its own order; None where only logits can be had."""
         return None
 
-    def batch_of(self, pixels: Tensor, spec: ModelSpec) -> Tensor:
+    def batch_of(self, pixels: Tensor, spec: NetworkSpec) -> Tensor:
         """Pixels (n, h, w, 3), uint8, in host memory as what `run` takes, on the session's device."""
         host = pixels if self.with_preprocessing else normalised(pixels, spec)
         if self.device.type == "cuda":
@@ -200,6 +200,8 @@ class Format(ABC):
     """The format that it is built from, where that is not the network itself."""
     precisions: ClassVar[tuple[Precision, ...]] = PRECISIONS
     options_type: ClassVar[type[ExportOptions]] = ExportOptions
+    takes_modules: ClassVar[bool] = False
+    """Whether it can be written of any module, and not of this project's own networks alone."""
 
     def settings(self, options: ExportOptions) -> Settings:
         """Those of the options that change what is written, for the manifest. Says what is missing before any work is done."""

@@ -170,6 +170,7 @@ def _precisions(artifacts: Sequence[Artifact]) -> list[str]:
 def _verify_options(options: BenchOptions) -> VerifyOptions:
     return VerifyOptions(
         checkpoint=options.checkpoint,
+        source=options.source,
         data=options.data,
         images=options.parity_images,
         batch_sizes=tuple(sorted({1, min(8, options.parity_images)})),

@@ -23,7 +23,7 @@ from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.verify import VerifyOptions, pixels_for
 from iresnet_models.errors import first_line, is_out_of_memory, named_line
 from iresnet_models.preprocessing import normalised
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 Watch = Callable[[Sequence[BenchResult], Sequence[Samples]], None]
 """Told, while it measures, of the results so far and of the samples of what is being measured."""
@@ -56,7 +56,7 @@ class Bench:
     def results(self) -> list[BenchResult]:
         return [*self.before, *(result for _, result in self.found)]
 
-    def images_for(self, spec: ModelSpec, session: Session, batch: int) -> Tensor:
+    def images_for(self, spec: NetworkSpec, session: Session, batch: int) -> Tensor:
         """Images in host memory as the session takes them; candidates of one kind share them."""
         if any(key[1] != batch for key in self._images):
             self._images.clear()  # those of an earlier batch size

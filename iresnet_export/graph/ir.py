@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -58,6 +58,7 @@ class Node:
     order of their numbers; -1 for the image, and nothing for constants. `tensors`, in torch's shapes: `weight` (outputs,
     inputs / groups, height, width) of a convolution, (outputs, inputs) of a linear layer, and their `bias`; BatchNorm's four; the
     `constant` (1, channels, 1, 1) of an addition, subtraction or multiplication; of quantized ones scales and zero points too.
+    `module`: the innermost module of the network that it stands in, where a file tells; empty for arithmetic with shapes.
     """
 
     kind: str
@@ -65,6 +66,7 @@ class Node:
     inputs: tuple[int, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, Array] = field(default_factory=dict)
+    module: str = ""
 
     @property
     def is_weighted(self) -> bool:
@@ -73,10 +75,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """The nodes in execution order. `codes`: scale and zero point of every quantized activation, by name, sorted."""
+    """The nodes in execution order. `codes`: scale and zero point of every quantized activation, by name, sorted.
+
+    `named`: the floating-point tensors that it computes with, by the file's own names. `operators`: whose operators the nodes are
+    that are none of KINDS; those of two such sets cannot be compared. Empty for networks that consist of KINDS alone.
+    """
 
     nodes: Sequence[Node]
     codes: Sequence[Node] = ()
+    named: Mapping[str, Array] = field(default_factory=dict)
+    operators: Literal["", "aten", "onnx"] = ""
 
     @property
     def weighted(self) -> list[Node]:
@@ -86,6 +94,12 @@ class Graph:
     @property
     def kinds(self) -> set[str]:
         return {node.kind for node in self.nodes}
+
+    @property
+    def modules(self) -> dict[str, int]:
+        """For each module the number of its last node, in the order of those."""
+        last = {node.module: number for number, node in enumerate(self.nodes) if node.module}
+        return dict(sorted(last.items(), key=lambda item: item[1]))
 
     @property
     def layers(self) -> Iterator[Node]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from iresnet_models.operations import layer_multiply_accumulates
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ NAMES = {
 }
 
 
-def precision_shares(layers: Iterable[Node], spec: ModelSpec, without: Sequence[str] = ()) -> dict[str, float]:
+def precision_shares(layers: Iterable[Node], spec: NetworkSpec, without: Sequence[str] = ()) -> dict[str, float]:
     """Share of the multiply-accumulates by the precision of the weights, largest first; empty for other layers than the spec's.
 
     `without`: names of layers that are left out of the spec's.

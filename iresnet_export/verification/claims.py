@@ -32,7 +32,7 @@ def false_claim(artifact: Artifact, manifest: Manifest, options: ExportOptions, 
     told, weights = _document(manifest), deployment.source.weights
     made = copy.deepcopy(told) | {"size_bytes": artifact.path.stat().st_size, "parent": None}
     made["weights"] |= {"kind": weights.kind, "sha256": weights.sha256, "seed": weights.seed}
-    if weights.kind == "untrained":
+    if weights.kind != "checkpoint":
         made["weights"]["checkpoint"] = None
     details = told["details"]
     made["details"] = {
@@ -97,7 +97,7 @@ def _fold(manifest: Manifest, deployment: Deployment, details: dict[str, Any]) -
     count, chose, is_half = told["proof"]["images"], told["plan"]["sample"][0], manifest.precision in ("fp16", "bf16")
     # Of three images two choose and one proves; an only one does both.
     is_third = abs(chose - 2 * count) <= 1 or (chose, count) == (1, 1)
-    kept, words = told.get("kept"), kept_in_words(deployment.source.network, folded.plan)
+    kept, words = told.get("kept"), kept_in_words(deployment.source.own, folded.plan)
     return {
         "plan": told["plan"] | {"tau": TAU, "sample": [chose if is_third else 2 * count, 3, size, size]},
         "exact_everywhere": folded.report.is_exact_everywhere,

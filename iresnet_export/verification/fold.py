@@ -20,9 +20,8 @@ from iresnet_export.artifacts.data_choice import chosen_data, is_named
 from iresnet_export.artifacts.manifest import Fold, FoldProof
 from iresnet_export.artifacts.source import Source
 from iresnet_export.errors import ExportError, InputError
-from iresnet_export.graph.align import place_in_words
 from iresnet_export.graph.ir import Array
-from iresnet_export.graph.network import NetworkProbe, plain_name
+from iresnet_export.graph.network import NetworkProbe, place_in_words, plain_name
 from iresnet_export.system.progress import Progress
 from iresnet_export.verification.places import at_places, original_terms
 from iresnet_export.verification.reference import in_batches, noise_floor, rms
@@ -65,7 +64,7 @@ class FoldSample:
     @cached_property
     def exact(self) -> Array:
         """The unfolded network's outputs for the others, in float64."""
-        found = in_batches(copy.deepcopy(self.source.network).double(), self.others.double(), self.batch).numpy()
+        found = in_batches(copy.deepcopy(self.source.own).double(), self.others.double(), self.batch).numpy()
         if not math.isfinite(rms(found)):
             raise ExportError(
                 f"{self.source.spec.name} itself, in float64, gives NaN or infinite outputs for {self.image_source}: its weights "
@@ -76,7 +75,7 @@ class FoldSample:
     @cached_property
     def noise_floor(self) -> float:
         """The unfolded network's own, in float32 over the others."""
-        found = noise_floor(self.source.network, self.others, self.exact, (self.batch,))
+        found = noise_floor(self.source.own, self.others, self.exact, (self.batch,))
         if not math.isfinite(found):
             raise ExportError(_beyond_range(self, "fp32"))
         return max(found, _LEAST)
@@ -84,7 +83,7 @@ class FoldSample:
     @cached_property
     def reach(self) -> dict[str, Tensor]:
         """How far the images that choose take the stream."""
-        return stream_maxima(self.source.network, self.images)
+        return stream_maxima(self.source.own, self.images)
 
     @property
     def batch(self) -> int:
@@ -129,7 +128,7 @@ def proved_fold(
     ExportError, which names the first block that differs, for a fold that is wrong, and for values that leave the precision.
     """
     progress("Folding BatchNorms", 0.0)
-    network, reasons = sample.source.network, []
+    network, reasons = sample.source.own, []
     plan = plan_fold(network, sample=sample.images, scales=scales)
     if any(norm.kept for norm in plan.norms.values()):
         reasons.append("a padded convolution reads some whose ReLU always lets them through")
@@ -159,7 +158,7 @@ def proved_fold(
 def _measured(sample: FoldSample, plan: FoldPlan, precision: Precision, progress: Progress) -> tuple[FoldedNetwork, FoldProof]:
     """The fold by a plan, which is right, and how inexact it is. Raises ExportError for one that is wrong."""
     source = sample.source
-    folded, exact = fold_by_plan(source.network, plan), fold_by_plan(source.network, plan, torch.float64)
+    folded, exact = fold_by_plan(source.own, plan), fold_by_plan(source.own, plan, torch.float64)
     progress("Proving the fold", 0.3)
     _require_right(sample, exact)
     _require_rounded_once(folded, exact)
@@ -201,7 +200,7 @@ def _ratio_in(dtype: torch.dtype, sample: FoldSample, exact: FoldedNetwork) -> f
     images, wanted = sample.others[: sample.batch], sample.exact[: sample.batch]
 
     def error(plan: FoldPlan | None) -> float:
-        made = deployed(sample.source.network, plan, dtype)
+        made = deployed(sample.source.own, plan, dtype)
         if plan is not None:
             _require_rounded_once(made, exact)
         return rms(in_batches(made, images, len(images)).numpy() - wanted)
@@ -252,11 +251,11 @@ def _beyond_range(sample: FoldSample, precision: str) -> str:
 
 def _first_departure(source: Source, exact: FoldedNetwork, images: Tensor) -> str:
     """Says at which place the fold, in float64 and in the original's terms, differs from the network for the first time."""
-    wanted = at_places(NetworkProbe(copy.deepcopy(source.network).double()), images.double())
-    own, found = at_places(NetworkProbe(source.network), images), at_places(NetworkProbe(exact), images.double())
+    wanted = at_places(NetworkProbe(copy.deepcopy(source.own).double()), images.double())
+    own, found = at_places(NetworkProbe(source.own), images), at_places(NetworkProbe(exact), images.double())
     for place, original in original_terms(exact, found).items():
         value = wanted[place].numpy()
         floor = max(rms(own[place].numpy() - value), 2.0**-24 * rms(value))
         if not rms(original(found[place]).numpy() - value) <= _FAULT * floor:
-            return f"it departs in {place_in_words(place, source.network)}"
+            return f"it departs in {place_in_words(place, source.own)}"
     return f"over the first {len(images)} of them no place differs by itself"

@@ -8,13 +8,13 @@ from scipy.special import log_softmax, softmax
 from iresnet_export.backends.base import Session
 from iresnet_export.graph.ir import Array
 from iresnet_export.verification.reference import Reference, rms
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 _ALIKE = 1e-3
 """Relative: far more than float32 rounds, and far less than logits and probabilities are apart."""
 
 
-def other_images(session: Session, spec: ModelSpec) -> str | None:
+def other_images(session: Session, spec: NetworkSpec) -> str | None:
     """What a session takes, if that is no image of the spec; None where it is, or nothing says so."""
     taken, size = session.image, spec.image_size
     wanted = (size, size, 3) if session.with_preprocessing else (3, size, size)

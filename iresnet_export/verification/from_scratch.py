@@ -30,6 +30,7 @@ from iresnet_export.system.environment import versions
 from iresnet_export.system.progress import Progress
 from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.fold import fold_sample, proved_fold
+from iresnet_models.deployed import Deployable
 
 REPEATED = (
     "measured again from its data: the fold's plan and proof, and the ranges and cost of codes if it has any, are as recorded"
@@ -91,7 +92,7 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
         images = calibration_images(source, options)
         calibrator = cast("Calibrator", codes.calibrator)
         batches = images.taken(images.count, options)
-        graph = OnnxGraph(onnx_from_network(deployment.network))
+        graph = OnnxGraph(onnx_from_network(cast("Deployable", deployment.network)))
         observers = observed(graph, list(codes.ranges), batches, images.count // 8, calibrator, progress)
         ranges = {
             name: list(limits) if is_range_of(observers[name], limits, calibrator) else [observers[name].low, observers[name].high]
@@ -102,7 +103,7 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
         measured |= {"predicted_sqnr_db": sqnr, "predicted_agreement": agreement}
         made["quantization"] = codes.to_json() | measured
         if "optimised_operators" in told and all(manifest.versions.get(name) == versions().get(name) for name in _RUNTIMES):
-            job = ExportJob(deployment.network, artifact.path, options, quantization=codes)
+            job = ExportJob(deployment.network, source.spec, artifact.path, options, quantization=codes)
             for runtime in runtimes_for(artifact.format):
                 made |= runtime.prove(job)
     departures = _departures(made, {key: told[key] for key in made})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from iresnet_export.artifacts.artifact import Artifact
@@ -40,10 +41,12 @@ class ReadBack:
     is_repeated: bool = False
     stored: str | None = None
     unlike: str | None = None
+    note: str | None = None
+    """What is to be said beside a pass in place of what the coverage alone says."""
 
     def limit(self, images: str = "some images") -> str | None:
         """What a pass over so many images does not say; None where nothing is left to say."""
-        said = _LIMITS[self.coverage]
+        said = self.note or _LIMITS[self.coverage]
         return None if said is None else said.format(images=images)
 
 
@@ -89,25 +92,28 @@ def read_back(artifact: Artifact, deployment: Deployment, progress: Progress) ->
     found = [
         f"{what}: {report.first_difference}"
         for what, report in (("weights", comparison.weights), ("graph", comparison.graph))
-        if report.first_difference is not None
+        if report is not None and report.first_difference is not None
     ]
     if not found and not _made_by_others(manifest):
         found = [f"whole file: rebuilt from its checkpoint and manifest it is another one: {difference}"]
     reason = "; ".join(found + reasons) or None
-    return ReadBack(comparison.weights, comparison.graph, reason, "outputs" if is_compiled else "graph")
+    coverage: Coverage = "outputs" if is_compiled or comparison.graph is None else "graph"
+    return ReadBack(comparison.weights, comparison.graph, reason, coverage, note=_note(comparison))
 
 
 def _read_back_foreign(artifact: Artifact, format: Format, deployment: Deployment, progress: Progress) -> ReadBack:
     found = _graph_of(artifact, format)
     comparison = compare(deployment.graph, found)
     progress("Weights and graph", 1.0)
-    coverage: Coverage = "graph" if comparison.weights.matched and comparison.graph.first_difference is None else "outputs"
+    is_wired = comparison.graph is not None and comparison.graph.first_difference is None
+    coverage: Coverage = "graph" if comparison.weights.matched and is_wired else "outputs"
+    unknown = found.kinds - deployment.graph.kinds - set(KINDS) if comparison.graph is not None else set[str]()
     stored = widest([precision_of(layer.tensors["weight"].dtype) for layer in found.layers if "weight" in layer.tensors])
     stored = "int8" if any("quantized" in kind for kind in found.kinds) else stored
-    reason = _foreign_reason(comparison, found.kinds)
+    reason = _foreign_reason(comparison, sorted(unknown))
     how = f"it is {stored} without a manifest, and nothing says how it was made or what that may cost"
     unlike = how if stored != "fp32" and reason is None else None
-    return ReadBack(comparison.weights, comparison.graph, reason, coverage, stored=stored, unlike=unlike)
+    return ReadBack(comparison.weights, comparison.graph, reason, coverage, stored=stored, unlike=unlike, note=_note(comparison))
 
 
 def _graph_of(artifact: Artifact, format: Format) -> Graph:
@@ -137,7 +143,7 @@ def _difference(
 ) -> str | None:
     """The first thing in which the file is not the one that its checkpoint and manifest give; None where it is, bit by bit."""
     identity = embedded_identity(manifest.spec, manifest.weights, manifest.precision, manifest.fold, manifest.with_preprocessing)
-    job = ExportJob(deployment.network, artifact.path, options, identity, deployment.quantization)
+    job = ExportJob(deployment.network, deployment.source.spec, artifact.path, options, identity, deployment.quantization)
     expected = format.content(job)
     if expected is None:
         raise AssertionError(f"{format.name} is built from no other format, and cannot be rebuilt")
@@ -154,16 +160,28 @@ def _made_by_others(manifest: Manifest) -> bool:
     return any(manifest.versions.get(name) != here.get(name) for name in ("iresnet-export", "torch", "onnx"))
 
 
-def _foreign_reason(comparison: Comparison, kinds: set[str]) -> str | None:
+def _note(comparison: Comparison) -> str | None:
+    """What was compared of a file whose operations are of another kind than those of the traced network; None for others."""
+    if comparison.graph is not None:
+        return None
+    found = comparison.weights
+    weights = (
+        "its weights by their names"
+        if found.matched
+        else f"{found.compared:,} weights by their names, and {found.first_difference}"
+    )
+    return f"compared by its outputs and {weights}: how its operations are wired is not compared"
+
+
+def _foreign_reason(comparison: Comparison, unknown: Sequence[str]) -> str | None:
     """A foreign artifact may have fused its layers, or wired them otherwise: its outputs decide then.
 
-    Where it holds the network's layers one for one, it must hold their weights, and nothing that the network has not.
+    Where it holds the network's layers one for one, it must hold their weights, and nothing that the network has not (`unknown`).
     """
     if not comparison.weights.matched:
         return None
     if not comparison.weights.passed:
         return f"weights: {comparison.weights.first_difference}"
-    unknown = sorted(kinds - set(KINDS))
     if unknown:
         return f"graph: beside the network's layers it computes {', '.join(unknown)}, which may depend on what no image here shows"
     return None

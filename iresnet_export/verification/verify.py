@@ -42,7 +42,7 @@ from iresnet_export.verification.reference import MINIMUM_IMAGES, Reference, ref
 from iresnet_export.verification.reference_cache import cached_reference
 from iresnet_models.errors import named_line
 from iresnet_models.preprocessing import noise_pixels
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 _NO_RUNTIME = "file"
 """What stands in a runtime's place where only files are compared."""
@@ -71,8 +71,16 @@ class VerifyOptions:
     """Whether to measure again, from its data, what an export measured: calibration and the fold's proof."""
     cache: bool = True
     """Whether references are kept from one run to the next."""
+    source: Source | None = None
+    """The network that artifacts should be, in place of `checkpoint`: the only way to one that is in memory alone."""
+
+    @property
+    def given(self) -> Source | Path | None:
+        return self.source or self.checkpoint
 
     def __post_init__(self) -> None:
+        if self.source is not None and self.checkpoint is not None:
+            raise InputError("A source and a checkpoint were given, and each says what the network is;", "leave one out.")
         if self.images < 1:
             raise InputError(f"--images takes a number of images, not {self.images}.")
         if not self.batch_sizes or min(self.batch_sizes) < 1 or max(self.batch_sizes) > MOST_BATCH:
@@ -122,7 +130,7 @@ class References:
 
     def __init__(self, options: VerifyOptions, progress: Progress) -> None:
         self._options, self._progress = options, progress
-        self._known: dict[tuple[str, ModelSpec], Reference] = {}
+        self._known: dict[tuple[str, NetworkSpec], Reference] = {}
 
     @property
     def all(self) -> list[Reference]:
@@ -134,7 +142,9 @@ class References:
             pixels, labels, where = pixels_for(source.spec, self._options, source.weights)
             if source.trained_on is not None and where.endswith("noise"):
                 remark(f"This checkpoint was trained on {source.trained_on}, as its file says: name it with --data.")
-            compute = cached_reference if self._options.cache else reference_of
+            # The hash of a module's state says nothing of what it computes with it.
+            is_known = source.weights.kind != "module"
+            compute = cached_reference if self._options.cache and is_known else reference_of
             self._known[key] = compute(
                 self._identifier(source),
                 source,
@@ -202,7 +212,7 @@ def _verdicts(
     try:
         if artifact.manifest is not None:
             artifact.require_intact()
-        source = source_of_artifact(artifact, options.checkpoint)
+        source = source_of_artifact(artifact, options.given)
         if format_named(artifact.format).native:
             require_trusted(artifact, options.trust)
     except StaleManifestError as error:
@@ -324,7 +334,7 @@ def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit
     from iresnet_data.datasets import has_labels
 
     for artifact in artifacts:
-        subject = subject_of(artifact, options.checkpoint)
+        subject = subject_of(artifact, options.given)
         data = chosen_data(options.data, subject.spec, subject.weights, held_out=True)
         if data is None or not has_labels(data):
             found = "seeded noise" if data is None else f"the images of {Path(data).name}"
@@ -335,7 +345,7 @@ def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit
             )
 
 
-def pixels_for(spec: ModelSpec, options: VerifyOptions, weights: Weights | None = None) -> tuple[Tensor, Tensor | None, str]:
+def pixels_for(spec: NetworkSpec, options: VerifyOptions, weights: Weights | None = None) -> tuple[Tensor, Tensor | None, str]:
     """Held-out images of the network's data set as pixels (n, h, w, 3), their labels if there are any, and what they are.
 
     `weights`: whose training may be remembered here.

@@ -323,7 +323,7 @@ def test_scripts_and_programs_are_searched_too(name: str, small_source: Source, 
     other = copy.deepcopy(small_source.network)
     other.layer3[1].bn1.eps = 1e-2
     identity, manifest = identity_of(artifact.path, format.name), artifact.require_intact()
-    format.write(ExportJob(other, artifact.path, ExportOptions(fold=False), identity or {}))
+    format.write(ExportJob(other, other.spec, artifact.path, ExportOptions(fold=False), identity or {}))
     record(artifact.path, dataclasses.replace(manifest, sha256=sha256_of(artifact.path)))
     (wrong,) = verify([artifact.path], options).candidates
     assert wrong.status == "fail"

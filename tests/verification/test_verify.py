@@ -183,7 +183,7 @@ def test_wrong_torchscript_weights_are_named(small_source: Source, copied: Copy,
     other = copy.deepcopy(small_source.network)
     with torch.no_grad():
         other.layer3[1].conv2.weight[7, 7, 0, 1] *= 1.01
-    TorchScript().write(ExportJob(other, artifact.path, ExportOptions()))
+    TorchScript().write(ExportJob(other, other.spec, artifact.path, ExportOptions()))
     found = verdict(vouch(artifact.path).path)
     assert found.status == "fail"
     assert "layer3.1.conv2.weight[7, 7, 0, 1]" in str(found.reason)

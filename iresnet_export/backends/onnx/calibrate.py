@@ -30,14 +30,14 @@ from iresnet_models.deployed import Deployable
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.network import Network
 from iresnet_models.preprocessing import noise_pixels, normalised
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 _BATCH = 8
 _STRONGEST = 16.0
 """Channels are not scaled further up or down than this."""
 
 
-def most_compared(spec: ModelSpec) -> int:
+def most_compared(spec: NetworkSpec) -> int:
     """The most calibration images that serve to compare the quantized network with the float32 one."""
     return 64 if spec.image_size <= 64 else 32
 
@@ -49,7 +49,7 @@ class Images:
     pixels: Sequence[Tensor] | Dataset[tuple[Tensor, int]]
     count: int
     source: str
-    spec: ModelSpec
+    spec: NetworkSpec
 
     @property
     def compared(self) -> int:
@@ -175,7 +175,7 @@ def predicted_cost(source: Source, quantized: onnx.ModelProto, images: Images, o
     graph = OnnxGraph(quantized)
     found = np.concatenate([graph.run(batch).numpy() for batch in images.taken(images.compared, options)])
     inputs = (normalised(batch, images.spec) for batch in images.batches(images.compared))
-    exact = np.concatenate([_logits(source.network, batch) for batch in inputs])
+    exact = np.concatenate([_logits(source.own, batch) for batch in inputs])
     return sqnr_db(found, exact), float(np.mean(found.argmax(1) == exact.argmax(1)))
 
 

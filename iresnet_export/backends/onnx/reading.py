@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from iresnet_export.artifacts.onnx_files import readable
 from iresnet_export.backends.onnx.constants import computed_constants
 from iresnet_export.graph.ir import Array, Graph, Node, Wiring, conv_attributes, float32, pool_attributes
 from iresnet_export.quantization.placement import codes_of_onnx
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where torch.onnx.export says which modules an operation stands in: their names from the outermost on, and its own."""
+
+_LONGEST = 10_000
+"""Of what it says, in letters."""
 
 Read = tuple[dict[str, Any], dict[str, Array]]
 """Attributes and tensors."""
@@ -23,15 +30,40 @@ def graph_of_onnx(model: onnx.ModelProto) -> Graph:
     Raises ArtifactError for a graph that cannot be read.
     """
     with readable("The ONNX graph"):
-        constants, nodes, wiring = _Constants(model), list[Node](), Wiring[str]()
+        constants, nodes, wiring, sizes = _Constants(model), list[Node](), Wiring[str](), set[str]()
         for node, sources in _computed(model, constants):
+            if node.op_type in ("Shape", "Size") or all(source in sizes for source in sources):
+                sizes.update(node.output)
             if constants.carries(node):
                 wiring.carry(sources[0], node.output[0])
                 continue
             kind, read = _OPERATORS.get(constants.operator(node), (constants.operator(node), _plain))
             attributes, tensors = read(node, constants)
-            nodes.append(Node(kind, node.name, wiring.node(sources, node.output[0]), attributes, tensors))
-        return Graph(nodes, codes_of_onnx(model))
+            is_value = node.output[0] not in sizes and node.op_type not in _CARRYING  # as a Reshape to a computed size is
+            module = _module_of(node) if is_value else ""
+            nodes.append(Node(kind, node.name, wiring.node(sources, node.output[0]), attributes, tensors, module))
+        return Graph(nodes, codes_of_onnx(model), _named(model), "onnx")
+
+
+def _named(model: onnx.ModelProto) -> dict[str, Array]:
+    """The floating-point tensors that a graph stores, and that its outputs follow from."""
+    needed = {value.name for value in model.graph.output}
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+    floating = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+    stored = (tensor for tensor in model.graph.initializer if tensor.name in needed and tensor.data_type in floating)
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in stored}
+
+
+def _module_of(node: onnx.NodeProto) -> str:
+    """The innermost module that an operation stands in, as torch.onnx.export tells; empty where nothing is told."""
+    told = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "")
+    try:
+        scopes = ast.literal_eval(told[:_LONGEST])
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return ""
+    return scopes[-2] if isinstance(scopes, list) and len(scopes) > 1 and isinstance(scopes[-2], str) else ""
 
 
 def nodes_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:

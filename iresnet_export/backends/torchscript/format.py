@@ -28,7 +28,7 @@ class TorchScript(Format):
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "bf16")
 
     def content(self, job: ExportJob) -> bytes:
-        size = job.network.spec.image_size
+        size = job.spec.image_size
         example = torch.zeros(2, 3, size, size)
         if job.options.with_preprocessing:
             example = torch.zeros(2, size, size, 3, dtype=torch.uint8)

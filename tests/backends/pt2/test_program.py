@@ -200,7 +200,7 @@ def test_other_attributes_are_seen(small_source: Source, tmp_path: Path) -> None
     other = copy.deepcopy(small_source.network)
     other.layer2[0].conv1.padding = (2, 2)
     other.layer2[0].conv1.dilation = (2, 2)
-    Program().write(ExportJob(other, tmp_path / "other.pt2", ExportOptions()))
+    Program().write(ExportJob(other, other.spec, tmp_path / "other.pt2", ExportOptions()))
     report = compare(graph_of_network(small_source.network), graph_of_program(load_program(tmp_path / "other.pt2")))
     assert "layer2.0.conv1: padding is (2, 2)" in str(report.first_difference)
 
@@ -288,7 +288,7 @@ def test_a_failing_compilation_is_told_and_leaves_nothing(
     monkeypatch.setattr("iresnet_export.backends.aotinductor.package.cpp_compiler", lambda: ["c++"])
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ExportError, match=r"could not compile the program: RuntimeError: .*Output:; kernel\.cpp:3: error: too hot"):
-        Package().write(ExportJob(small_source.network, tmp_path / "x", ExportOptions(), parent=program))
+        Package().write(ExportJob(small_source.network, small_source.spec, tmp_path / "x", ExportOptions(), parent=program))
     assert list(tmp_path.iterdir()) == []
 
 
