@@ -27,7 +27,7 @@ from iresnet_export.artifacts.manifest import manifest_path
 from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.format import Onnx
-from iresnet_export.errors import InputError
+from iresnet_export.errors import ArtifactError, InputError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.verification.from_scratch import REPEATED
 from iresnet_export.verification.verify import Candidate, VerifyOptions, verify
@@ -450,8 +450,6 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "a seed": ("onnx", field("weights", "seed", value=3)),
     "a parent": ("onnx", field("parent", value={"file": "small.pt", "sha256": "0" * 64})),
     "shares of precisions": ("onnx", field("details", "multiply_accumulates", value={"fp32": 0.5, "int8": 0.5})),
-    "a setting": ("pt2", field("details", "settings", value={"opset": 20})),
-    "something more": ("onnx", field("details", "flavour", value="tensorrt-rtx")),
     "what the fold is exact for": ("onnx", field("details", "fold", "exactness", value="Exact for every input, and more.")),
     "that the fold is exact everywhere": ("onnx", field("details", "fold", "exact_everywhere", value=False)),
     "the fold's tau": ("onnx", field("details", "fold", "plan", "tau", value=8.0)),
@@ -512,6 +510,22 @@ def test_edited_manifests_are_caught(name: str, spoiled: Callable[..., Candidate
     kind, change = MANIFESTS[name]
     found = spoiled(kind, same, change)
     assert (found.status, bool(found.reason)) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("pt2", field("details", "settings", value={"opset": 20})),
+        ("onnx", field("details", "flavour", value="tensorrt-rtx")),
+        ("onnx", field("details", "settings", "workspace_mib", value=256)),
+    ],
+    ids=["a setting of another format", "something more", "a setting of an engine"],
+)
+def test_what_a_format_does_not_tell_is_damage(
+    kind: str, change: Callable[[dict[str, Any]], None], spoiled: Callable[..., Candidate]
+) -> None:
+    with pytest.raises(ArtifactError, match=r"is damaged: details\.(settings|flavour)"):
+        spoiled(kind, same, change)
 
 
 @pytest.mark.parametrize("name", MEASURED)
