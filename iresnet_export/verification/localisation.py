@@ -29,6 +29,8 @@ from iresnet_export.verification.reference import Reference, filled, onednn_off
 from iresnet_export.verification.tf32 import with_tf32
 from iresnet_models.preprocessing import normalised
 
+OUTPUT = "output"
+"""The place behind the classifier."""
 _BATCH = 8
 _QUANTIZED_LIMIT = 1.5
 """Quantized backends differ from the evaluated graph by ties between codes alone, and these keep its error as large as it is."""
@@ -53,6 +55,11 @@ class Localisation:
 
     places: tuple[PlaceError, ...]
     first: str | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the artifact has a value at every place."""
+        return all(entry.ratio is not None for entry in self.places)
 
 
 def localise(

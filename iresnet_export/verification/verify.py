@@ -31,11 +31,11 @@ from iresnet_export.errors import (
 from iresnet_export.graph.compare import WeightsReport
 from iresnet_export.reporting.schemas import Coverage, GraphReport, Verdict
 from iresnet_export.system.progress import Progress, no_progress
-from iresnet_export.verification.criteria import Criterion, criterion_for
+from iresnet_export.verification.criteria import NOISE_LIMIT, Criterion, criterion_for
 from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.foreign import other_images, takes_channels_last
 from iresnet_export.verification.from_scratch import REPEATED, data_of, not_repeated, was_measured
-from iresnet_export.verification.localisation import Localisation, localise
+from iresnet_export.verification.localisation import OUTPUT, Localisation, localise
 from iresnet_export.verification.outputs import OutputsReport, compare_outputs, interface_reason
 from iresnet_export.verification.read_back import ReadBack, read_back
 from iresnet_export.verification.reference import MINIMUM_IMAGES, Reference, reference_of
@@ -307,6 +307,8 @@ def _verdict(
     except Exception as error:  # the verdict stands, whatever looking inside takes
         unknown = f"where it departs could not be looked for: {named_line(error)}"
         return verdict(status, f"{reason}; {unknown}" if reason else unknown, **measured)
+    if found is not None and found.first is None and (outputs.noise_ratio or 0.0) > NOISE_LIMIT and found.is_whole:
+        found = dataclasses.replace(found, first=OUTPUT)
     if reason and found is not None and found.first is not None:
         reason = f"{reason}; it departs in {found.first}"
     return verdict(status, reason, localisation=found, **measured)
