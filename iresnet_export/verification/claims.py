@@ -16,7 +16,9 @@ from iresnet_export.artifacts.differences import json_differences, shown
 from iresnet_export.artifacts.manifest import Manifest
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.calibrate import most_compared
+from iresnet_export.backends.onnx.writing import onnx_from_network
 from iresnet_export.graph.precision import precision_shares
+from iresnet_export.quantization.placement import Placement
 from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.fold import FOLD_LIMIT, kept_in_words
 from iresnet_models.deployed import DeployedNetwork
@@ -42,7 +44,9 @@ def false_claim(artifact: Artifact, manifest: Manifest, options: ExportOptions, 
     if manifest.fold:
         made["details"]["fold"] = _fold(manifest, deployment, details)
     if deployment.quantization is not None:
-        made["details"]["quantization"] = _quantization(manifest, details)
+        sites = Placement(onnx_from_network(deployment.network), deployment.quantization.scheme)
+        placed = {"inputs": dict(sites.inputs), "floating": list(sites.floating)}
+        made["details"]["quantization"] = _quantization(manifest, details) | placed
         if deployment.quantization.target == "cpu" and "optimised_operators" in details:
             made["details"]["optimised_operators"] = details["optimised_operators"]
     return _first_difference(made, told) or _impossible(details)

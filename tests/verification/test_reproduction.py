@@ -463,6 +463,10 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "the calibration images": ("int8", field("details", "settings", "calibration_images", value=32)),
     "how many images calibrated": ("int8", field("details", "quantization", "images", value=512)),
     "that it is equalized": ("int8", field("details", "quantization", "equalized", value=lambda found: not found)),
+    "whose codes a layer reads": (
+        "int8",
+        field("details", "quantization", "inputs", "layer1.0.conv2", value=lambda found: "input" if found != "input" else "conv1"),
+    ),
     "a share of images that is none": ("int8", field("details", "quantization", "predicted_agreement", value=0.987)),
     "a range": ("int8", lambda m: field("details", "quantization", "ranges", value=_wider)(m)),
 }
