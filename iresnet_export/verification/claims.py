@@ -21,7 +21,7 @@ from iresnet_export.graph.precision import precision_shares
 from iresnet_export.quantization.placement import Placement
 from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.fold import FOLD_LIMIT, kept_in_words
-from iresnet_models.deployed import DeployedNetwork
+from iresnet_models.deployed import Deployable, DeployedNetwork
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.folding_decisions import TAU
 
@@ -44,6 +44,7 @@ def false_claim(artifact: Artifact, manifest: Manifest, options: ExportOptions, 
     if manifest.fold:
         made["details"]["fold"] = _fold(manifest, deployment, details)
     if deployment.quantization is not None:
+        assert isinstance(deployment.network, Deployable)  # a quantized artifact is of no other
         sites = Placement(onnx_from_network(deployment.network), deployment.quantization.scheme)
         placed = {"inputs": dict(sites.inputs), "floating": list(sites.floating)}
         made["details"]["quantization"] = _quantization(manifest, details) | placed
