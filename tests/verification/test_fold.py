@@ -251,6 +251,19 @@ def test_channels_that_other_images_take_beyond_their_bounds_are_kept(tmp_path: 
     assert 0 < sum(len(norm.kept) for norm in fold.plan.norms.values()) < 300
 
 
+def test_what_was_kept_is_said(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    def never_off(network: Network) -> None:
+        network.layer3[1].bn2.weight[[1, 9]] = 1e-5
+        network.layer3[1].bn2.bias[[1, 9]] = 0.7
+
+    source_with(never_off, tmp_path / "c.pt", depth=18)
+    outcome = run("onnx", "--checkpoint", "c.pt")
+    assert (
+        "Folded: 2 of 960 channels of the stream's BatchNorms keep scale and shift, in 1 of 4: a padded convolution reads some "
+        "whose ReLU always lets them through. Over 32 images of seeded noise its error is "
+    ) in " ".join(outcome.out.split())
+
+
 def test_the_images_that_prove_did_not_choose(small_source: Source) -> None:
     for data, kind in ((None, "images of seeded noise"), ("digits", "training images of digits")):
         sample = fold_sample(small_source, data)
