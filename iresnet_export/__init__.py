@@ -17,7 +17,6 @@ if TYPE_CHECKING:
         bench,
         evaluate,
         export,
-        from_module,
         inspect,
         load,
         open,
@@ -41,12 +40,8 @@ if TYPE_CHECKING:
         StaleManifestError,
         UnavailableError,
     )
-    from iresnet_models.spec import Preprocessing
 
-_FUNCTIONS = (
-    *("Opened", "bench", "evaluate", "export", "from_module", "inspect"),
-    *("load", "open", "predict", "pretrained", "untrained", "verify"),
-)
+_FUNCTIONS = ("Opened", "bench", "evaluate", "export", "inspect", "load", "open", "predict", "pretrained", "untrained", "verify")
 _ERRORS = (
     *("ArtifactError", "CheckFailedError", "CheckpointError", "ExportError", "IResNetError", "InputError"),
     *("MissingPackageError", "PreemptedError", "StaleManifestError", "UnavailableError"),
@@ -57,7 +52,6 @@ _PLACES = {
     "Artifact": "artifacts.artifact",
     "Session": "backends.base",
     "Source": "artifacts.source",
-    "Preprocessing": "api",
 }
 
 __all__ = [
@@ -71,7 +65,6 @@ __all__ = [
     "MissingPackageError",
     "Opened",
     "PreemptedError",
-    "Preprocessing",
     "Session",
     "Source",
     "StaleManifestError",
@@ -80,7 +73,6 @@ __all__ = [
     "bench",
     "evaluate",
     "export",
-    "from_module",
     "inspect",
     "load",
     "open",

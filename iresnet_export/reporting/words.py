@@ -37,7 +37,6 @@ STATUS = {
     "failed_parity": "failed parity",
     "unstable": "unstable",
     "oom": "out of memory",
-    "unreadable": "unreadable",
 }
 
 
