@@ -71,6 +71,12 @@ def test_the_study_sees_a_violation(study: SimpleNamespace) -> None:
         wrong = "; ".join(runner.judged(case, scene, outcome, before))
         for words in ("exit status 4", "Traceback", "control character", "MB of memory", "kept was changed", ".x.partial"):
             assert words in wrong
+        own = runner.Case("x", "control", ("inspect", "x"), status=frozenset({0}), outputs=("kept",))
+        done = runner.Outcome(0, "", "", 1.0, 1)
+        (scene.work / ".x.partial").unlink()
+        assert runner.judged(own, scene, done, before) == []
+        (scene.outside / "kept").write_text("an output elsewhere")
+        assert runner.judged(own, scene, done, before) == ["outside/kept was made"]
         assert "hung" in runner.judged(case, scene, runner.Outcome(None, "", "", 1.0, 1), before)[0]
         assert "SIGSEGV" in runner.judged(case, scene, runner.Outcome(-11, "", "", 1.0, 1), before)[0]
     finally:

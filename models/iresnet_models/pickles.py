@@ -94,7 +94,9 @@ class _Bounded:
         self.tell, self.readline = file.tell, file.readline
 
     def read(self, count: int) -> bytes:
-        return self._file.read(min(count, max(0, self._size - self._file.tell())))
+        if count > io.DEFAULT_BUFFER_SIZE:
+            count = min(count, self._size - self._file.tell())
+        return self._file.read(count)
 
 
 class Passed:

@@ -356,11 +356,19 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "opcode", [b"\x80\x04\x8d" + (2**40).to_bytes(8, "little"), b"\x80\x02X" + (2**31 - 1).to_bytes(4, "little")]
+    ("opcode", "size"),
+    [
+        (pickle.BINUNICODE8, struct.pack("<Q", 2**40)),
+        (pickle.BINBYTES8, struct.pack("<Q", 2**40)),
+        (pickle.BYTEARRAY8, struct.pack("<Q", 2**40)),
+        (pickle.BINUNICODE, struct.pack("<I", 2**31 - 1)),
+        (pickle.BINSTRING, struct.pack("<i", 2**31 - 1)),
+    ],
+    ids=["text", "bytes", "bytearray", "short text", "string"],
 )
-def test_a_text_longer_than_its_file_takes_no_memory(opcode: bytes, tmp_path: Path) -> None:
+def test_what_is_longer_than_its_file_takes_no_memory(opcode: bytes, size: bytes, tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
-    path.write_bytes(opcode + b"abc.")
+    path.write_bytes(pickle.PROTO + b"\x04" + opcode + size + b"abc.")
     tracemalloc.start()
     try:
         with pytest.raises(CheckpointError, match="but only 4 remain"):
