@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         bench,
         evaluate,
         export,
+        from_module,
         inspect,
         load,
         open,
@@ -40,8 +41,12 @@ if TYPE_CHECKING:
         StaleManifestError,
         UnavailableError,
     )
+    from iresnet_models.spec import Preprocessing
 
-_FUNCTIONS = ("Opened", "bench", "evaluate", "export", "inspect", "load", "open", "predict", "pretrained", "untrained", "verify")
+_FUNCTIONS = (
+    *("Opened", "bench", "evaluate", "export", "from_module", "inspect"),
+    *("load", "open", "predict", "pretrained", "untrained", "verify"),
+)
 _ERRORS = (
     *("ArtifactError", "CheckFailedError", "CheckpointError", "ExportError", "IResNetError", "InputError"),
     *("MissingPackageError", "PreemptedError", "StaleManifestError", "UnavailableError"),
@@ -52,6 +57,7 @@ _PLACES = {
     "Artifact": "artifacts.artifact",
     "Session": "backends.base",
     "Source": "artifacts.source",
+    "Preprocessing": "api",
 }
 
 __all__ = [
@@ -65,6 +71,7 @@ __all__ = [
     "MissingPackageError",
     "Opened",
     "PreemptedError",
+    "Preprocessing",
     "Session",
     "Source",
     "StaleManifestError",
@@ -73,6 +80,7 @@ __all__ = [
     "bench",
     "evaluate",
     "export",
+    "from_module",
     "inspect",
     "load",
     "open",

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_origin, get_type_hints
 
 import torch
+from torch import nn
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName, Manifest, open_artifact
+from iresnet_export.artifacts.artifact import Artifact, open_artifact
+from iresnet_export.artifacts.manifest import FormatName, Manifest
 from iresnet_export.artifacts.metadata import embedded_spec
-from iresnet_export.artifacts.source import Source, source_from_checkpoint, untrained_source
+from iresnet_export.artifacts.source import Source, source_from_checkpoint, source_from_module, untrained_source
 from iresnet_export.backends.base import MOST_THREADS, Session, running
 from iresnet_export.backends.registry import FORMATS, format_named, runtime_named, runtimes_for
 from iresnet_export.errors import InputError
 from iresnet_export.system.devices import device_named
 from iresnet_models.checkpoint import load_checkpoint
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing
 from iresnet_models.typed import shortly
 
 if TYPE_CHECKING:
     from iresnet_export.inspection import Inspection
-    from iresnet_export.prediction import ImagePrediction
-    from iresnet_export.reporting.schemas import BenchReport, EvalReport, VerifyReport
+    from iresnet_export.reporting.schemas import BenchReport, EvalReport, ImagePrediction, VerifyReport
 
 Pathlike = str | Path
 Files = Artifact | Pathlike | Iterable[Artifact | Pathlike]
@@ -65,6 +65,42 @@ def pretrained(name: str) -> Source:
     return source_from_checkpoint(download_official(spec.arch, spec.depth), arch=spec.arch, depth=spec.depth)
 
 
+def from_module(
+    module: nn.Module, *, preprocessing: Preprocessing | ImagePreset, labels: Sequence[str] | None = None, name: str | None = None
+) -> Source:
+    """Any image classifier in memory, such as torchvision's, as it is now: a copy of the module is taken.
+
+    `preprocessing`: what its images are; torchvision's own, as in `weights.transforms()`, will do. `labels`: the classes' names.
+    `name`: of the network, if not the module's class. It is exported in fp32 to onnx and pt2, and given to `verify` and `bench` as
+    their `source`. InputError for what is no classifier from (batch, 3, size, size) to (batch, classes).
+    """
+    if not isinstance(preprocessing, Preprocessing):
+        try:
+            preprocessing = Preprocessing(
+                image_size=preprocessing.crop_size[0],
+                resize=preprocessing.resize_size[0],
+                mean=tuple(preprocessing.mean),  # type: ignore[arg-type]
+                std=tuple(preprocessing.std),  # type: ignore[arg-type]
+                interpolation=preprocessing.interpolation.value,
+            )
+        except (AttributeError, TypeError, LookupError) as error:
+            found = type(preprocessing).__name__
+            raise InputError(
+                f"preprocessing is an iresnet_export.Preprocessing, or torchvision's for classifiers, not a {found}."
+            ) from error
+    return source_from_module(module, preprocessing, labels=labels, name=name)
+
+
+class ImagePreset(Protocol):
+    """torchvision's `ImageClassification`, as the weights of its classifiers have it."""
+
+    crop_size: list[int]
+    resize_size: list[int]
+    mean: list[float]
+    std: list[float]
+    interpolation: Any
+
+
 def export(
     source: Source | Pathlike, format: FormatName, *, output: Pathlike | None = None, force: bool = False, **options: Any
 ) -> Artifact:
@@ -80,51 +116,51 @@ def export(
         raise InputError(f"There is no format {format!r} to export to.", f"Choose one of {', '.join(FORMATS[1:])}.")
     kind = format_named(format).options_type
     source = source if isinstance(source, Source) else load(_path(source))
+    if source.weights.kind == "module" and options.get("precision", "fp32") == "fp32":
+        options = {"fold": False, **options}  # which is for this project's own networks
     chosen = _options(kind, **options)
     return export_artifact(format, source, chosen, output=None if output is None else _path(output), force=force)
 
 
-def verify(artifacts: Files, *, device: str = "cpu", **options: Any) -> VerifyReport:
+def verify(artifacts: Files, *, source: Source | None = None, device: str = "cpu", **options: Any) -> VerifyReport:
     """Proves that artifacts are the network that was trained; the report says what passed, what failed and why.
 
+    `source`: that network, where no manifest or checkpoint leads to it: of `from_module`, or of a file without a manifest.
     `options`: `checkpoint`, `data`, `images`, `batch_sizes`, `backends`, `trust`, `localise`, `max_accuracy_drop`, `seed`, `cache`.
     """
-    from iresnet_export.reporting.documents import verify_document
-    from iresnet_export.reporting.schemas import VerifyReport
+    from iresnet_export.reporting.documents import verify_report
     from iresnet_export.verification.verify import VerifyOptions
     from iresnet_export.verification.verify import verify as verify_artifacts
 
-    chosen = _options(VerifyOptions, device=device_named(device), **options)
-    return VerifyReport.model_validate_json(_json(verify_document(verify_artifacts(_paths(artifacts), chosen), chosen)))
+    chosen = _options(VerifyOptions, device=device_named(device), source=source, **options)
+    return verify_report(verify_artifacts(_paths(artifacts), chosen), chosen)
 
 
-def bench(artifacts: Files, *, batches: Sequence[int] = (1,), device: str = "cpu", **options: Any) -> BenchReport:
-    """Measures artifacts in turn with eager PyTorch, host to host, after verifying them.
+def bench(
+    artifacts: Files, *, batches: Sequence[int] = (1,), source: Source | None = None, device: str = "cpu", **options: Any
+) -> BenchReport:
+    """Measures artifacts in turn with eager PyTorch, host to host, after verifying them. `source`: as for `verify`.
 
     `options`: `modes`, `threads`, `seconds`, `backends`, `peers`, `recommend` (True by default here), `data`, `rates`,
     `p99_limit_ms`, `checkpoint`, `trust`, `verify`, `memory`, `limits`, `seed`.
     """
     from iresnet_export.benchmark.bench import bench as bench_artifacts
     from iresnet_export.benchmark.options import BenchOptions
-    from iresnet_export.reporting.bench_document import bench_document
-    from iresnet_export.reporting.schemas import BenchReport
 
     modes = options.get("modes", ("latency",))
     recommended = options.get("verify", True) is not False and bool({"latency", "throughput"} & set(modes))
     given = {"recommend": recommended, **options}
     sizes = list(batches) if isinstance(batches, Iterable) else batches
-    chosen = _options(BenchOptions, batch_sizes=sizes, device=device_named(device), **given)
-    return BenchReport.model_validate_json(_json(bench_document(bench_artifacts(_paths(artifacts), chosen), chosen)))
+    chosen = _options(BenchOptions, batch_sizes=sizes, device=device_named(device), source=source, **given)
+    return bench_artifacts(_paths(artifacts), chosen)
 
 
 def evaluate(files: Files, data: Pathlike | None = None, *, device: str = "cpu", **options: Any) -> EvalReport:
     """Top-1 and top-5 accuracy of checkpoints and artifacts on held-out images. `options`: `batch_size`, `workers`, `trust` ..."""
-    from iresnet_export.evaluation import EvalOptions, accuracies
-    from iresnet_export.reporting.documents import eval_document
-    from iresnet_export.reporting.schemas import EvalReport
+    from iresnet_export.evaluation import EvalOptions, accuracies, eval_report
 
     chosen = _options(EvalOptions, data=None if data is None else str(data), device=device_named(device), **options)
-    return EvalReport.model_validate_json(_json(eval_document(accuracies(_paths(files), chosen), chosen)))
+    return eval_report(accuracies(_paths(files), chosen), chosen)
 
 
 def predict(artifact: Artifact | Pathlike, images: Files, *, device: str = "cpu", **options: Any) -> Iterator[ImagePrediction]:
@@ -133,7 +169,7 @@ def predict(artifact: Artifact | Pathlike, images: Files, *, device: str = "cpu"
     from iresnet_export.prediction import predict as predict_images
 
     chosen = _options(PredictOptions, device=device_named(device), **options)
-    return iter(predict_images(_path(artifact), _paths(images), chosen).images)
+    return iter(predict_images(_path(artifact), _paths(images), chosen).results)
 
 
 def inspect(file: Artifact | Pathlike) -> Inspection:
@@ -176,7 +212,7 @@ class CheckedSession(Session):
             self._session = None
 
 
-def _known_spec(artifact: Artifact) -> ModelSpec | None:
+def _known_spec(artifact: Artifact) -> NetworkSpec | None:
     """What a file says that it is; None for one that says nothing."""
     if artifact.manifest is not None:
         return artifact.manifest.spec
@@ -233,7 +269,9 @@ def _options(kind: type[T], **given: Any) -> T:
             plain = (value,)
         if name in _PATHS and isinstance(value, str | Path):
             plain = Path(value) if name == "checkpoint" else str(value)
-        if isinstance(plain, torch.device):
+        if name == "source" and not isinstance(plain, Source | None):
+            raise InputError(f"source is what load, untrained, pretrained or from_module gave, and not {shortly(plain)}.")
+        if name == "source" or isinstance(plain, torch.device):
             chosen[name] = plain
             continue
         try:
@@ -259,7 +297,3 @@ def _paths(files: Files) -> list[Path]:
     if not found:
         raise InputError("No file was named.")
     return found
-
-
-def _json(document: dict[str, Any]) -> str:
-    return json.dumps(document, allow_nan=False)

@@ -5,28 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName, open_artifact
+from iresnet_export.artifacts.artifact import Artifact, open_artifact
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import ExportOptions, Runtime
 from iresnet_export.backends.registry import NAMES, format_named, runtime_named
 from iresnet_export.errors import InputError, IResNetError, UnavailableError
 from iresnet_export.exporting import export_artifact
+from iresnet_export.reporting.schemas import Component, DoctorReport, EngineFile, Finding, environment_here
 from iresnet_export.system import nvidia
-from iresnet_export.system.environment import environment
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_models import ModelSpec, save_checkpoint
 from iresnet_models.errors import named_line
 from iresnet_models.temporary import temporary_folder
-
-Direction = Literal["export", "run", "train"]
-Answer = Literal["yes", "untried", "no"]
-"""`untried`: all that it needs is here, and trying it would take minutes."""
 
 _SPEC = ModelSpec("iresnet", 18, num_classes=4, image_size=32, resize=32)
 _STEP: dict[str, Any] = {"epochs": 1, "batch_size": 8, "train_crop_size": 32, "val_resize": 32, "val_crop_size": 32, "workers": 0}
@@ -37,64 +34,16 @@ _NEVER = {("openvino", "cuda"), *((name, "cpu") for name in ("tensorrt", "compil
 _FAULT = "report it, with the output of: iresnet-export doctor --json doctor.json"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that might be done. `remedy` is a command where there is one, else a step."""
-
-    backend: str
-    direction: Direction
-    device: str
-    answer: Answer
-    reason: str | None = None
-    remedy: str | None = None
+def is_usable(findings: Sequence[Finding]) -> bool:
+    """Whether at least one format can be both exported and run here."""
+    able = {
+        direction: {runtime_named(one.backend).format for one in findings if (one.direction, one.answer) == (direction, "yes")}
+        for direction in ("export", "run")
+    }
+    return bool((able["export"] & able["run"]) - {"checkpoint"})
 
 
-@dataclass(frozen=True)
-class Component:
-    """A piece of the stack; `version` is None where it is not here, and `note` says more."""
-
-    name: str
-    version: str | None
-    note: str | None = None
-
-
-@dataclass(frozen=True)
-class EngineFile:
-    """What a plan in a folder would do here."""
-
-    file: str
-    answer: Answer
-    says: str
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    findings: tuple[Finding, ...]
-    components: tuple[Component, ...]
-    engines: tuple[EngineFile, ...]
-
-    @property
-    def usable(self) -> bool:
-        """Whether at least one format can be both exported and run here."""
-        able = {direction: self._formats(direction) for direction in ("export", "run")}
-        return bool(able["export"] & able["run"])
-
-    def _formats(self, direction: str) -> set[str]:
-        found = (finding for finding in self.findings if finding.direction == direction and finding.answer == "yes")
-        return {str(runtime_named(finding.backend).format) for finding in found} - {"checkpoint"}
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "schema": "iresnet-export/doctor/1",
-            "environment": environment(),
-            "usable": self.usable,
-            "findings": [asdict(finding) for finding in self.findings],
-            "components": [asdict(part) for part in self.components],
-            "engines": [asdict(engine) for engine in self.engines],
-        }
-
-
-def diagnose(folder: Path | None = None, progress: Progress = no_progress) -> Diagnosis:
+def diagnose(folder: Path | None = None, progress: Progress = no_progress) -> DoctorReport:
     """Tries everything with an untrained iResNet-18 of 32 pixels, in a temporary folder; reads the plans in `folder`."""
     if folder is not None and not folder.is_dir():
         raise InputError(f"{folder} is no folder;", "name one that engines lie in.")
@@ -108,7 +57,8 @@ def diagnose(folder: Path | None = None, progress: Progress = no_progress) -> Di
     progress("Trying to train", len(NAMES) / (len(NAMES) + 1))
     findings += [_trained("cpu"), _trained("cuda")]
     progress("Looking at libraries", 1.0)
-    return Diagnosis(tuple(findings), tuple(_components()), tuple(_engines(folder)))
+    parts, engines = tuple(_components()), tuple(_engines(folder))
+    return DoctorReport(environment_here(), is_usable(findings), tuple(findings), parts, engines)
 
 
 def _tried(runtime: Runtime, source: Source, folder: Path, made: dict[FormatName, Artifact]) -> list[Finding]:
@@ -116,7 +66,7 @@ def _tried(runtime: Runtime, source: Source, folder: Path, made: dict[FormatName
     findings, format = [], runtime.format
     if format == "checkpoint":
         path = folder / "checkpoint.pt"
-        save_checkpoint(path, source.network)
+        save_checkpoint(path, source.own)
         made[format] = open_artifact(path)
     elif runtime.name == next(name for name in NAMES if runtime_named(name).format == format):
         device = "cuda" if format == "engine" and torch.cuda.is_available() else "cpu"

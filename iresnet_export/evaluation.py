@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +17,9 @@ from iresnet_export.artifacts.source import subject_of
 from iresnet_export.backends.base import Runtime, running
 from iresnet_export.backends.registry import runtimes_for
 from iresnet_export.errors import InputError, UnavailableError
+from iresnet_export.reporting.schemas import EvalReport, Evaluated, environment_here, validated
 from iresnet_export.system.progress import Progress, no_progress
+from iresnet_export.verification.decisions import Proportion
 from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.preprocessing import to_pixels
@@ -38,18 +39,7 @@ class EvalOptions:
     backends: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """`evaluation` is None where the artifact cannot run here, and `reason` says why."""
-
-    artifact: Path
-    backend: str
-    status: Literal["ok", "skipped"]
-    evaluation: Evaluation | None
-    reason: str | None = None
-
-
-def accuracies(paths: Sequence[Path], options: EvalOptions, progress: Progress = no_progress) -> list[Accuracy]:
+def accuracies(paths: Sequence[Path], options: EvalOptions, progress: Progress = no_progress) -> list[Evaluated]:
     """Evaluates every file over the whole held-out part of the data."""
     artifacts = [open_artifact(path) for path in paths]
     return [
@@ -59,7 +49,7 @@ def accuracies(paths: Sequence[Path], options: EvalOptions, progress: Progress =
     ]
 
 
-def accuracy_of(artifact: Artifact, runtime: Runtime, options: EvalOptions, progress: Progress = no_progress) -> Accuracy:
+def accuracy_of(artifact: Artifact, runtime: Runtime, options: EvalOptions, progress: Progress = no_progress) -> Evaluated:
     subject = subject_of(artifact, options.checkpoint)
     spec = subject.spec
     data = chosen_data(options.data, spec, subject.weights, held_out=True)
@@ -73,7 +63,8 @@ def accuracy_of(artifact: Artifact, runtime: Runtime, options: EvalOptions, prog
     try:
         session = runtime.load(artifact, options.device, trust=options.trust)
     except UnavailableError as error:
-        return Accuracy(artifact.path, runtime.name, "skipped", None, str(error))
+        reasons = dict.fromkeys(("images", "top1", "top1_ci95", "top5", "top5_ci95", "loss"), str(error))
+        return Evaluated(artifact.path.name, runtime.name, "skipped", str(error), null_reasons=reasons)
     with session:
         (size,) = usable_batch_sizes(session, [options.batch_size])
         images = evaluation_set(data, spec, to_pixels(spec))
@@ -90,4 +81,18 @@ def accuracy_of(artifact: Artifact, runtime: Runtime, options: EvalOptions, prog
             progress(f"Evaluating {artifact.path.name}", done / len(loader))
             return logits
 
-        return Accuracy(artifact.path, runtime.name, "ok", evaluate(predict, loader))
+        return evaluated(artifact.path.name, runtime.name, evaluate(predict, loader))
+
+
+def evaluated(artifact: str, backend: str, found: Evaluation) -> Evaluated:
+    """What was counted, with its intervals."""
+    top1, top5 = (Proportion(count, found.images).percent_ci95 for count in (found.top1_correct, found.top5_correct))
+    figures = {"images": found.images, "top1": found.top1, "top1_ci95": top1, "top5": found.top5, "top5_ci95": top5}
+    which = {"artifact": artifact, "backend": backend, "status": "ok"}
+    return validated(Evaluated, which | figures | {"loss": found.loss})
+
+
+def eval_report(results: Sequence[Evaluated], options: EvalOptions) -> EvalReport:
+    """The report of `eval`."""
+    settings = {"data": None if options.data is None else Path(options.data).name, "device": options.device.type}
+    return EvalReport(environment_here(), tuple(results), settings)

@@ -7,32 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iresnet_data.named_data import is_embedded
-from iresnet_export.artifacts.artifact import (
-    ENDINGS,
-    Artifact,
-    FormatName,
-    Manifest,
-    Parent,
-    embedded_identity,
-    open_artifact,
-    record,
-    require_replaceable,
-)
+from iresnet_export.artifacts.artifact import ENDINGS, Artifact, open_artifact, record, require_replaceable
 from iresnet_export.artifacts.data_choice import chosen_data, is_named
+from iresnet_export.artifacts.manifest import DETAILS, UNWRITTEN, Details, Fold, FormatName, Manifest, Parent
+from iresnet_export.artifacts.metadata import embedded_identity
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportJob, ExportOptions, Format
 from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_quantization, equalization_scales
 from iresnet_export.backends.registry import format_named, runtimes_for
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.graph.compare import compare
-from iresnet_export.graph.network import graph_of_network
 from iresnet_export.graph.precision import in_words, precision_shares, shares
 from iresnet_export.quantization.codes import Quantization, quantized_graph
 from iresnet_export.system.progress import Progress, no_progress
-from iresnet_export.verification.fold import FoldSample, fold_details, fold_sample, proved_fold
+from iresnet_export.verification.deployment import probe_of
+from iresnet_export.verification.fold import FoldSample, fold_sample, proved_fold
 from iresnet_models.deployed import DTYPES, Deployable, deployed
 from iresnet_models.files import replacing, sha256_of
 from iresnet_models.folded import FoldedNetwork
@@ -68,16 +60,17 @@ def export_artifact(
     if options.precision not in format.precisions:
         able = ", ".join(format.precisions)
         raise InputError(f"{format.name} files are exported in {able}, not in {options.precision};", "choose another --precision.")
+    _require_offered(format, source, options)
     output = output or default_output(format, source, options)
     options = _with_images(source, options)
     planned = _planned(format, source, options, output)
     require_replaceable(output, planned, _inputs(source, options), force=force)
     parent = _parent(format, source, options, output, force, progress)
     identity = embedded_identity(source.spec, source.weights, options.precision, options.fold, options.with_preprocessing)
-    network, quantization, about = _deployable(source, options, parent, progress)
+    network, fold, quantization = _deployable(source, options, parent, progress)
     with replacing(output) as temporary:
-        job = ExportJob(network, temporary, options, identity, quantization, parent, progress)
-        details = format.write(job) | about
+        job = ExportJob(network, source.spec, temporary, options, identity, quantization, parent, progress)
+        details = format.write(job)
         for runtime in runtimes_for(format.name):
             details |= runtime.prove(job)
         details["multiply_accumulates"] = _shares_read_back(format, network, quantization, temporary, planned, details)
@@ -86,10 +79,28 @@ def export_artifact(
             sha256=sha256_of(temporary),
             size_bytes=temporary.stat().st_size,
             parent=None if parent is None else Parent(parent.path.name, sha256_of(parent.path)),
-            details=planned.details | details,
+            details=dataclasses.replace(planned.details, fold=fold, quantization=quantization, **details),
         )
     source.remember_for(output.parent)
     return record(output, written)
+
+
+def _require_offered(format: Format, source: Source, options: ExportOptions) -> None:
+    """InputError where of a module in memory something is asked that is offered for networks of this project alone."""
+    if source.weights.kind != "module":
+        return
+    asked = {
+        f"the format {format.name}": not format.takes_modules,
+        "the fold": options.fold,
+        f"the precision {options.precision}": options.precision != "fp32",
+        "preprocessing inside": options.with_preprocessing,
+    }
+    refused = " and ".join(what for what, is_asked in asked.items() if is_asked)
+    if refused:
+        raise InputError(
+            f"{source.spec.name} is a module in memory, and {refused} cannot be had of it, but of networks of this project alone.",
+            "Export it to onnx or pt2, in fp32 and as it is.",
+        )
 
 
 def _with_images(source: Source, options: ExportOptions) -> ExportOptions:
@@ -117,12 +128,12 @@ def _inputs(source: Source, options: ExportOptions) -> list[Path]:
 def _planned(format: Format, source: Source, options: ExportOptions, output: Path) -> Manifest:
     """The manifest as far as it is known before the export."""
     settings = format.settings(options)
-    if options.fold and options.calibration_name is not None:
-        settings |= {"calibration_data": options.calibration_name}  # the fold's bounds come from it, in every precision
+    if options.fold:
+        settings = dataclasses.replace(settings, calibration_data=options.calibration_name)  # the fold's bounds come from it
     return Manifest(
         file=output.name,
         format=format.name,
-        sha256="",
+        sha256=UNWRITTEN,
         size_bytes=0,
         spec=source.spec,
         weights=source.weights_seen_from(output.parent),
@@ -130,7 +141,7 @@ def _planned(format: Format, source: Source, options: ExportOptions, output: Pat
         fold=options.fold,
         batch=format.batch_range(options),
         with_preprocessing=options.with_preprocessing,
-        details={"settings": settings},
+        details=DETAILS.get(format.name, Details)(settings=settings),
     )
 
 
@@ -156,34 +167,35 @@ def _parent(
 
 def _deployable(
     source: Source, options: ExportOptions, parent: Artifact | None, progress: Progress
-) -> tuple[Deployable, Quantization | None, dict[str, Any]]:
-    """What is exported, and what the manifest says of its fold and quantization. What is built from a parent has its."""
+) -> tuple[nn.Module, Fold | None, Quantization | None]:
+    """What is exported, its fold and its quantization. What is built from a parent has the parent's."""
     dtype = DTYPES.get(options.precision, torch.float32)
     if parent is not None:
-        made = {} if parent.manifest is None else parent.manifest.details
-        return source.network, None, {key: made[key] for key in ("fold", "quantization") if key in made}
+        made = parent.require_intact().details
+        return source.network, made.fold, made.quantization
     if not options.fold:
-        return deployed(source.network, None, dtype, with_preprocessing=options.with_preprocessing), None, {}
+        as_it_is = dtype is torch.float32 and not options.with_preprocessing
+        return source.network if as_it_is else deployed(source.own, None, with_preprocessing=True), None, None
     sample = fold_sample(source, options.calibration_data)
     if options.scheme is not None:
         return _quantized(sample, options, progress)
-    folded, proof = proved_fold(sample, progress, precision=options.precision)
-    about = {"fold": fold_details(folded, proof)}
-    if dtype is torch.float32 and not options.with_preprocessing:
-        return folded, None, about
-    return deployed(source.network, folded.plan, dtype, with_preprocessing=options.with_preprocessing), None, about
+    folded, fold = proved_fold(sample, progress, precision=options.precision)
+    network: Deployable = folded
+    if dtype is not torch.float32 or options.with_preprocessing:
+        network = deployed(source.own, folded.plan, dtype, with_preprocessing=options.with_preprocessing)
+    return network, fold, None
 
 
-def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -> tuple[Deployable, Quantization, dict[str, Any]]:
+def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -> tuple[Deployable, Fold, Quantization]:
     """The fold and the quantization of it that measure best, with or without the stream's channels equalized."""
     source = sample.source
     images = calibration_images(source, options)
-    tried: dict[bool, tuple[Deployable, dict[str, Any]]] = {}
+    tried: dict[bool, tuple[Deployable, Fold]] = {}
 
     def fold_with(scales: list[Tensor | None] | None) -> FoldedNetwork:
-        folded, proof = proved_fold(sample, progress, scales=scales)
-        network = deployed(source.network, folded.plan, with_preprocessing=True) if options.with_preprocessing else folded
-        tried[scales is not None] = network, fold_details(folded, proof)
+        folded, fold = proved_fold(sample, progress, scales=scales)
+        network = deployed(source.own, folded.plan, with_preprocessing=True) if options.with_preprocessing else folded
+        tried[scales is not None] = network, fold
         return folded
 
     scales = equalization_scales(fold_with(None), images)
@@ -191,13 +203,12 @@ def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -
         fold_with(scales)
     networks = {equalized: network for equalized, (network, _) in tried.items()}
     quantization = chosen_quantization(source, networks, images, options, progress)
-    network, about_fold = tried[quantization.equalized]
-    return network, quantization, {"fold": about_fold, "quantization": quantization.to_json()}
+    return *tried[quantization.equalized], quantization
 
 
 def _shares_read_back(
     format: Format,
-    network: Deployable,
+    network: nn.Module,
     quantization: Quantization | None,
     path: Path,
     planned: Manifest,
@@ -212,10 +223,12 @@ def _shares_read_back(
     if graph is None:
         stored = details.pop("layer_precisions", None)
         return {} if stored is None else shares(stored, list(layer_multiply_accumulates(planned.spec).values()))
-    expected = graph_of_network(network)
+    expected = probe_of(network, planned.spec, planned.batch).graph
     difference = compare(expected if quantization is None else quantized_graph(expected, quantization), graph).first_difference
     if difference is not None:
         raise ExportError(f"The export was refused: read back from the file, {difference}.")
+    if expected.named:  # compared with them, so in their precision; how the work is shared out is known of no module
+        return {}
     found = precision_shares(graph.layers, planned.spec)
     floating = () if quantization is None else quantization.floating
     quantized = precision_shares([layer for layer in graph.layers if layer.name not in floating], planned.spec, floating)

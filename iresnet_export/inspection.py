@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName, open_artifact
+from iresnet_export.artifacts.artifact import Artifact, open_artifact
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.metadata import identity_of
 from iresnet_export.graph.precision import in_words
 from iresnet_models.files import sha256_of
@@ -55,7 +56,7 @@ class Inspection:
             rows += [
                 ("weights", f"{origin} ({manifest.weights.sha256[:16]}…)"),
                 ("precision", manifest.precision),
-                ("multiply-accumulates", in_words(manifest.details.get("multiply_accumulates", {}))),
+                ("multiply-accumulates", in_words(manifest.details.multiply_accumulates)),
                 ("takes", "uint8 pixels" if manifest.with_preprocessing else "normalised float32 images"),
                 ("batch", "any" if manifest.batch is None else f"{manifest.batch[0]} to {manifest.batch[1]}"),
                 ("built from", manifest.parent.file if manifest.parent else ""),
@@ -155,20 +156,20 @@ def _inspect_pt2(artifact: Artifact) -> dict[str, Any]:
 def _inspect_package(artifact: Artifact) -> dict[str, Any]:
     if artifact.manifest is None:
         return {"notes": {"contents": "compiled code: unknown without loading it"}}
-    from iresnet_export.backends.aotinductor.target import target_in_words
+    from iresnet_export.backends.aotinductor.target import package_details, target_in_words
 
-    details = artifact.manifest.details
-    return {"notes": {"compiled by": f"torch {details.get('torch')}", "for": target_in_words(details)}}
+    details = package_details(artifact)
+    return {"notes": {"compiled by": f"torch {details.torch}", "for": target_in_words(details)}}
 
 
 def _inspect_engine(artifact: Artifact) -> dict[str, Any]:
     """From the first bytes of the plan, and its manifest."""
-    from iresnet_export.backends.tensorrt.plan import read_plan
+    from iresnet_export.backends.tensorrt.plan import engine_details, read_plan
 
     plan = read_plan(artifact)
     notes = {"built by": f"{plan.flavour} {plan.version or '(version unknown)'}"}
     if artifact.manifest is not None:
-        notes["for"] = str(artifact.manifest.details.get("gpus"))
+        notes["for"] = str(engine_details(artifact).gpus)
     else:
         notes["contents"] = "compiled code: unknown without loading it"
     return {"notes": notes}

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,16 +19,14 @@ from iresnet_export.artifacts.source import spec_of
 from iresnet_export.backends.base import Session, running
 from iresnet_export.backends.registry import runtimes_for
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, UnavailableError
-from iresnet_export.system.environment import environment
+from iresnet_export.reporting.schemas import ClassProbability, ImagePrediction, PredictReport, environment_here
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.cores import usable_cores
 from iresnet_models.image_files import image_files, image_suffixes, left_out, printable
 from iresnet_models.preprocessing import load_image, to_pixels
-from iresnet_models.spec import ModelSpec
-
-SCHEMA = "iresnet-export/predict/1"
+from iresnet_models.spec import NetworkSpec
 
 _DECODERS = min(4, usable_cores())
 
@@ -59,61 +56,7 @@ class Found:
     name: str
 
 
-@dataclass(frozen=True)
-class ClassProbability:
-    """A class by its number, its label (the number again, where classes have no names), and its probability."""
-
-    number: int
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class ImagePrediction:
-    """The likeliest classes of an image, the likeliest first; none where it is unreadable, and `reason` says why."""
-
-    file: str
-    top: tuple[ClassProbability, ...]
-    reason: str | None = None
-
-    @property
-    def status(self) -> Literal["ok", "unreadable"]:
-        return "ok" if self.reason is None else "unreadable"
-
-    def to_json(self) -> dict[str, Any]:
-        top = [{"class": entry.number, "label": entry.label, "probability": entry.probability} for entry in self.top]
-        return {"file": self.file, "status": self.status, "reason": self.reason, "top": top}
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What an artifact says of images, in the order in which they were named and found."""
-
-    artifact: Path
-    backend: str
-    computed_precision: str
-    options: PredictOptions
-    images: tuple[ImagePrediction, ...]
-
-    @property
-    def unreadable(self) -> tuple[ImagePrediction, ...]:
-        return tuple(image for image in self.images if image.status == "unreadable")
-
-    def to_json(self) -> dict[str, Any]:
-        """The report of `predict`."""
-        options = self.options
-        return {
-            "schema": SCHEMA,
-            "environment": environment(),
-            "settings": {"top_k": options.top_k, "batch_size": options.batch_size, "device": options.device.type},
-            "artifact": self.artifact.name,
-            "backend": self.backend,
-            "computed_precision": self.computed_precision,
-            "results": [image.to_json() for image in self.images],
-        }
-
-
-def predict(path: Path, images: Sequence[Path], options: PredictOptions, progress: Progress = no_progress) -> Predictions:
+def predict(path: Path, images: Sequence[Path], options: PredictOptions, progress: Progress = no_progress) -> PredictReport:
     """The likeliest classes of every image that `images` names, or that lies in a folder that it names.
 
     Images that cannot be read are told of and left out. Raises InputError where there is no image at all, UnavailableError where
@@ -131,7 +74,9 @@ def predict(path: Path, images: Sequence[Path], options: PredictOptions, progres
         for batch in batches:
             predictions += _predicted(session, spec, artifact, batch, options)
             progress(f"Predicting by {artifact.path.name}", len(predictions) / len(found))
-        return Predictions(artifact.path, backend, session.computed_precision, options, tuple(predictions))
+        settings = {"top_k": options.top_k, "batch_size": options.batch_size, "device": options.device.type}
+        found_by = (artifact.path.name, backend, session.computed_precision)
+        return PredictReport(environment_here(), settings, *found_by, tuple(predictions))
 
 
 def find_images(named: Sequence[Path]) -> list[Found]:
@@ -179,7 +124,7 @@ _Decoded = tuple[Found, Tensor | str]
 """An image with its pixels, or with the reason why it cannot be read."""
 
 
-def _decoded(found: Sequence[Found], spec: ModelSpec, size: int) -> Generator[list[_Decoded], None, None]:
+def _decoded(found: Sequence[Found], spec: NetworkSpec, size: int) -> Generator[list[_Decoded], None, None]:
     """Batch after batch; while the caller works on one, threads decode the next, and no more than that."""
     prepare = to_pixels(spec)
 
@@ -201,19 +146,21 @@ def _decoded(found: Sequence[Found], spec: ModelSpec, size: int) -> Generator[li
 
 
 def _predicted(
-    session: Session, spec: ModelSpec, artifact: Artifact, batch: Sequence[_Decoded], options: PredictOptions
+    session: Session, spec: NetworkSpec, artifact: Artifact, batch: Sequence[_Decoded], options: PredictOptions
 ) -> list[ImagePrediction]:
     """The predictions of one batch."""
     readable = [(image, pixels) for image, pixels in batch if isinstance(pixels, Tensor)]
     tops = iter(_tops(session, spec, artifact, readable, options) if readable else ())
     return [
-        ImagePrediction(image.name, next(tops)) if isinstance(pixels, Tensor) else ImagePrediction(image.name, (), pixels)
+        ImagePrediction(image.name, "ok", top=next(tops))
+        if isinstance(pixels, Tensor)
+        else ImagePrediction(image.name, "unreadable", pixels)
         for image, pixels in batch
     ]
 
 
 def _tops(
-    session: Session, spec: ModelSpec, artifact: Artifact, batch: Sequence[tuple[Found, Tensor]], options: PredictOptions
+    session: Session, spec: NetworkSpec, artifact: Artifact, batch: Sequence[tuple[Found, Tensor]], options: PredictOptions
 ) -> list[tuple[ClassProbability, ...]]:
     (size,) = usable_batch_sizes(session, [len(batch)])  # a few images need not cost what a full batch does
     inputs = session.batch_of(torch.stack([pixels for _, pixels in batch]), spec)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from iresnet_export.artifacts.artifact import FormatName
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.source import source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.registry import format_named
 from iresnet_export.benchmark.bench import bench
 from iresnet_export.benchmark.options import BenchOptions
-from iresnet_export.benchmark.results import Result
 from iresnet_export.errors import InputError, PreemptedError, UnavailableError
-from iresnet_export.evaluation import Accuracy, EvalOptions, accuracies
+from iresnet_export.evaluation import EvalOptions, accuracies, eval_report
 from iresnet_export.exporting import default_output, export_artifact
-from iresnet_export.reporting.bench_document import bench_document
-from iresnet_export.reporting.documents import eval_document, verify_document
+from iresnet_export.reporting.documents import verify_report
 from iresnet_export.reporting.report import ReportOptions, make_report
+from iresnet_export.reporting.schemas import BenchResult, Evaluated, VerifyCandidate, VerifyReport
 from iresnet_export.system.environment import environment
 from iresnet_export.system.progress import Progress
-from iresnet_export.verification.verify import Candidate, Verification, VerifyOptions, verify
+from iresnet_export.verification.verify import VerifyOptions, verify
 from iresnet_models.files import write_json, write_text
 from iresnet_models.precisions import Precision
 from iresnet_train import Progress as TrainingProgress
@@ -45,14 +44,14 @@ class Row:
     backend: str
     precision: str
     size_bytes: int
-    candidate: Candidate | None
-    accuracy: Accuracy
-    result: Result | None
+    candidate: VerifyCandidate | None
+    accuracy: Evaluated
+    result: BenchResult | None
 
     @property
     def latency(self) -> float | None:
         """Median in milliseconds."""
-        return self.result.latency.p50 if self.result is not None and self.result.latency is not None else None
+        return self.result.latency_ms.p50 if self.result is not None and self.result.latency_ms is not None else None
 
     @property
     def is_steady(self) -> bool:
@@ -65,7 +64,7 @@ class Summary:
 
     folder: Path
     training: TrainingResult
-    verification: Verification
+    verification: VerifyReport
     rows: list[Row]
     missing: dict[str, str]
     page: Path
@@ -99,17 +98,18 @@ def deploy(folder: Path, training: TrainingResult, seconds: float, progress: Pro
     say("3. Verifying each against the float64 network, on held-out digits")
     verify_options = VerifyOptions()
     verification = verify(paths, verify_options, progress)
-    write_json(folder / "verify.json", verify_document(verification, verify_options))
+    verified = verify_report(verification, verify_options)
+    write_json(folder / "verify.json", verified.to_json())
     say("4. Counting what each gets right, and measuring how fast it is")
     eval_options = EvalOptions()
-    scores = accuracies([training.best, *paths], eval_options, progress)
-    write_json(folder / "eval.json", eval_document(scores, eval_options))
+    evaluated = eval_report(accuracies([training.best, *paths], eval_options, progress), eval_options)
+    write_json(folder / "eval.json", evaluated.to_json())
     bench_options = BenchOptions(seconds=seconds, memory=False)
     report = bench(paths, bench_options, progress, verification=verification)
-    write_json(folder / "bench.json", bench_document(report, bench_options))
+    write_json(folder / "bench.json", report.to_json())
     page = _page(folder)
-    rows = _rows(training.best, verification, scores, report.results)
-    return Summary(folder, training, verification, rows, missing, page, tuple(report.warnings))
+    rows = _rows([training.best, *paths], verified, evaluated.results, report.results)
+    return Summary(folder, training, verified, rows, missing, page, report.environment.warnings)
 
 
 def _claim(folder: Path) -> None:
@@ -141,15 +141,17 @@ def _page(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _rows(checkpoint: Path, verification: Verification, scores: list[Accuracy], results: list[Result]) -> list[Row]:
+def _rows(paths: Sequence[Path], verified: VerifyReport, scores: Sequence[Evaluated], results: Sequence[BenchResult]) -> list[Row]:
     """One for each file and each backend that runs it."""
-    verdicts = {(candidate.artifact, candidate.backend): candidate for candidate in verification.candidates}
-    speeds = {(result.artifact, result.backend): result for result in results}
-    eager = next((result for result in results if result.backend == "eager"), None)
+    files = {path.name: path for path in paths}
+    verdicts = {(one.artifact, one.backend): one for one in verified.candidates}
+    speeds = {(one.artifact, one.backend): one for one in results}
+    eager = next((one for one in results if one.is_baseline), None)
     rows = []
     for score in scores:
-        candidate = verdicts.get((score.artifact, score.backend))
-        result = eager if score.artifact == checkpoint else speeds.get((score.artifact.name, score.backend))
+        path, key = files[score.artifact], (score.artifact, score.backend)
+        candidate = verdicts.get(key)
+        result = eager if path == paths[0] else speeds.get(key)
         precision = "fp32" if candidate is None else candidate.precision
-        rows.append(Row(score.artifact, score.backend, precision, score.artifact.stat().st_size, candidate, score, result))
+        rows.append(Row(path, score.backend, precision, path.stat().st_size, candidate, score, result))
     return rows

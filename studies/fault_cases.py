@@ -24,8 +24,8 @@ from PIL import Image
 
 Setup = Callable[[Scene], object]
 
-STOPPED = frozenset({0, 130, 143, 129, -signal.SIGTERM, -signal.SIGHUP})
-"""After a signal: done before it came, or stopped by it."""
+STOPPED = frozenset({0, 130, 143, 129, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP})
+"""After a signal: done before it came, or stopped by it. A shell calls a death by SIGINT 130 too: that comes where Python ends."""
 DONE = frozenset({0})
 MISSING = frozenset({3})
 
@@ -970,7 +970,8 @@ def signals() -> Iterator[Case]:
         report = scene.work / "run" / "train.json"
         if outcome.status == 0:
             return []
-        if outcome.status == 75 and not list((scene.work / "run" / "states").glob("state-*.pt")):
+        nothing_yet = "before a step was taken" in outcome.said
+        if outcome.status == 75 and not nothing_yet and not list((scene.work / "run" / "states").glob("state-*.pt")):
             return ["preempted, and no state was saved"]
         more = ("--auto-resume",) if not (scene.work / "run" / "states").exists() else ("--resume",)
         again = scene.run(*long_training(), *more, signal=None)

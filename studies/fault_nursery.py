@@ -21,13 +21,15 @@ from typing import Any
 
 HEAVY = ("torch", "torchvision", "onnx", "PIL.Image", "sklearn.datasets", "scipy.stats", "matplotlib", "numpy")
 """Not ONNX Runtime and OpenVINO: importing them starts threads, which forks lack."""
+LAZY = ("importlib.readers", "importlib.resources.readers", "importlib.simple", "importlib.resources.simple")
+"""What the standard library imports late: a Python that lies in root's home cannot be read by the other users of some cases."""
 NOT_PRELOADED = ("__main__", "benchmark.child")
 
 
 def preload() -> None:
     """Imports the program and what it imports when it needs it."""
     warnings.simplefilter("ignore")
-    for name in HEAVY:
+    for name in (*HEAVY, *LAZY):
         with_luck(name)
     for package in ("iresnet_models", "iresnet_data", "iresnet_train", "iresnet_export"):
         found = importlib.import_module(package)

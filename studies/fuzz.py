@@ -49,7 +49,7 @@ _BATCH = 200
 
 
 def read_manifest(path: Path) -> object:
-    from iresnet_export.artifacts.artifact import Manifest
+    from iresnet_export.artifacts.manifest import Manifest
     from iresnet_models.files import read_json
 
     return Manifest.from_json(read_json(path, "The manifest"), path)
@@ -226,11 +226,11 @@ def seeds() -> dict[str, bytes]:
 
 
 def whole_manifest() -> tuple[dict[str, Any], dict[str, Any]]:
-    from iresnet_export.artifacts.artifact import Manifest, Weights
+    from iresnet_export.artifacts.manifest import Manifest, OnnxDetails, OnnxSettings, Weights
     from iresnet_models.spec import ModelSpec
 
     spec = ModelSpec("iresnet", 18, num_classes=3, image_size=8, resize=8, labels=("a", "b", "c"), data="digits")
-    details = {"settings": {"opset": 20}, "multiply_accumulates": {"fp32": 1.0}, "parity": None}
+    details = OnnxDetails(settings=OnnxSettings(opset=20), multiply_accumulates={"fp32": 1.0})
     weights = Weights("checkpoint", "0" * 64, "best.pt")
     manifest = Manifest("m.onnx", "onnx", "0" * 64, 9, spec, weights, "fp32", True, (1, 8), details=details)
     return manifest.to_json(), spec.to_json()

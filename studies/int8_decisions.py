@@ -65,7 +65,8 @@ def compared(source: Source, artifact: Artifact) -> list[dict[str, Any]]:
     with torch.inference_mode():
         exact = in_batches(source.network, normalised(pixels, source.spec), 50)
     assert artifact.manifest is not None
-    quantization = artifact.manifest.details["quantization"]
+    quantization = artifact.manifest.details.quantization
+    assert quantization is not None
     rows = []
     for backend in runtimes_for("onnx"):
         with backend.load(artifact, torch.device("cpu")) as session:
@@ -74,8 +75,8 @@ def compared(source: Source, artifact: Artifact) -> list[dict[str, Any]]:
         rows.append(
             {
                 "network": source.spec.name,
-                "calibrator": quantization["calibrator"],
-                "equalized": quantization["equalized"],
+                "calibrator": quantization.calibrator,
+                "equalized": quantization.equalized,
                 "backend": backend.name,
                 "top1_fp32": 100 * float((exact.argmax(1) == labels).double().mean()),
                 f"top1_{artifact.manifest.precision}": 100 * float((found.argmax(1) == labels).double().mean()),

@@ -33,7 +33,7 @@ CANDIDATES: tuple[tuple[str, str, str, float], ...] = (
     ("iresnet50-int8-cpu.onnx", "openvino", "int8", 11.6),
 )
 PEAKS = {"fp32": 410.0, "bf16": 1500.0, "int8": 2900.0}
-MACS, BYTES = 4.1e9, {"fp32": 1.9e8, "bf16": 0.95e8, "int8": 0.48e8}
+MACS, BYTES = 4_100_000_000, {"fp32": 1.9e8, "bf16": 0.95e8, "int8": 0.48e8}
 
 
 def samples(median: float, seed: int, *, turns: int = 30, runs: int = 8, spread: float = 0.02) -> list[list[float]]:
@@ -68,7 +68,7 @@ def result(artifact: str, backend: str, precision: str, median: float, batch: in
                                          "sqnr_db": 38.0 if precision == "int8" else 110.0, "reason": None},
         "samples": found, "latency_ms": times, "device_ms": None, "copy_ms": None, "throughput": 1e3 * batch / times["p50"],
         "memory_mb": 410.0, "size_bytes": None if baseline else int(BYTES[precision] / 2), "gflops": gflops,
-        "peak_fraction": gflops / PEAKS[precision], "macs": MACS, "bytes": BYTES[precision] * batch**0.8,
+        "peak_fraction": gflops / PEAKS[precision], "macs": MACS, "bytes": int(BYTES[precision] * batch**0.8),
         "arithmetic_intensity": 2 * MACS * batch / (BYTES[precision] * batch**0.8), "stable": True, "server": None, "cold": None,
         "speedup": None if baseline else {"p50": speedup, "ci95": [speedup * 0.985, speedup * 1.012], "tie": False},
         "null_reasons": {}, **changes,

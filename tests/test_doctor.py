@@ -14,7 +14,8 @@ from conftest import Outcome
 
 from iresnet_export import doctor
 from iresnet_export.artifacts.artifact import Artifact
-from iresnet_export.doctor import Diagnosis, Finding, diagnose
+from iresnet_export.doctor import diagnose, is_usable
+from iresnet_export.reporting.schemas import DoctorReport, Finding
 from iresnet_export.system import nvidia
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
@@ -26,7 +27,7 @@ def only(monkeypatch: pytest.MonkeyPatch, *backends: str) -> None:
     monkeypatch.setattr(doctor, "_trained", lambda device: Finding("training", "train", device, "yes"))
 
 
-def found(diagnosis: Diagnosis, backend: str, direction: str, device: str = "cpu") -> Finding:
+def found(diagnosis: DoctorReport, backend: str, direction: str, device: str = "cpu") -> Finding:
     (finding,) = [f for f in diagnosis.findings if (f.backend, f.direction, f.device) == (backend, direction, device)]
     return finding
 
@@ -115,14 +116,13 @@ def test_nothing_usable_is_exit_3(run: Callable[..., Outcome], monkeypatch: pyte
 
 
 def test_export_and_run_must_be_of_one_format() -> None:
-    def diagnosis(*answers: tuple[str, str, Any]) -> Diagnosis:
-        findings = (Finding(backend, direction, "cpu", answer) for backend, direction, answer in answers)  # type: ignore[arg-type]
-        return Diagnosis(tuple(findings), (), ())
+    def usable(*answers: tuple[str, Any, Any]) -> bool:
+        return is_usable([Finding(backend, direction, "cpu", answer) for backend, direction, answer in answers])
 
-    assert diagnosis(("onnxruntime", "export", "yes"), ("openvino", "run", "yes")).usable
-    assert not diagnosis(("onnxruntime", "export", "yes"), ("torchscript", "run", "yes")).usable
-    assert not diagnosis(("onnxruntime", "export", "yes"), ("onnxruntime", "run", "untried")).usable
-    assert not diagnosis(("eager", "run", "yes")).usable
+    assert usable(("onnxruntime", "export", "yes"), ("openvino", "run", "yes"))
+    assert not usable(("onnxruntime", "export", "yes"), ("torchscript", "run", "yes"))
+    assert not usable(("onnxruntime", "export", "yes"), ("onnxruntime", "run", "untried"))
+    assert not usable(("eager", "run", "yes"))
 
 
 @pytest.mark.parametrize(

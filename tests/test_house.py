@@ -18,6 +18,7 @@ ROOMS = [
     "iresnet_export",  # `__version__`, and the names of the API, imported when they are first used
     "iresnet_export.errors",
     "iresnet_export.system",
+    "iresnet_export.reporting.schemas",  # what is found is found as reports hold it
     "iresnet_export.graph",
     "iresnet_export.quantization",
     "iresnet_export.artifacts",

@@ -63,8 +63,9 @@ def test_half_graphs_are_strongly_typed(precision: str, kind: int, small_source:
     assert Counter(node.op_type for node in model.graph.node)["Cast"] == 2
     assert model.opset_import[0].version == (22 if precision == "bf16" else 20)
     manifest = artifact.require_intact()
-    assert manifest.details["multiply_accumulates"] == {precision: 1.0}
-    assert 0 < manifest.details["fold"]["proof"]["own_precision"] < 2
+    assert manifest.details.multiply_accumulates == {precision: 1.0}
+    assert manifest.details.fold is not None
+    assert 0 < (manifest.details.fold.proof.own_precision or 0) < 2
     assert manifest.size_bytes < 23_000_000
     assert f"100 % {precision}" in dict(inspect_file(artifact.path).rows())["multiply-accumulates"]
 
@@ -177,9 +178,9 @@ def test_engines_of_every_precision_are_built_and_proved(precision: str, small_s
     suffix = "int8-tensorrt" if precision == "int8" else precision
     assert artifact.path.name == f"iresnet18-{suffix}.engine"
     manifest = artifact.require_intact()
-    assert manifest.details["multiply_accumulates"] == {precision: 1.0}
-    assert "plan" in manifest.details["fold"]
-    assert ("quantization" in manifest.details) == (precision == "int8")
+    assert manifest.details.multiply_accumulates == {precision: 1.0}
+    assert manifest.details.fold is not None
+    assert (manifest.details.quantization is not None) == (precision == "int8")
     assert manifest.size_bytes < (18 if precision == "int8" else 26) * 1e6
     candidate = verify([artifact.path], VerifyOptions(images=32)).candidates[0]
     assert candidate.weights is not None

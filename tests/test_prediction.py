@@ -20,12 +20,14 @@ from conftest import Outcome
 from PIL import Image
 
 from iresnet_export import prediction
-from iresnet_export.artifacts.artifact import Artifact, manifest_path
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import manifest_path
 from iresnet_export.artifacts.source import Source, source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleManifestError, UnavailableError
 from iresnet_export.exporting import export_artifact
-from iresnet_export.prediction import ImagePrediction, PredictOptions, find_images, predict
+from iresnet_export.prediction import PredictOptions, find_images, predict
+from iresnet_export.reporting.schemas import ImagePrediction
 from iresnet_models import ModelSpec, load_checkpoint, save_checkpoint
 from iresnet_models.initialization import untrained_network
 
@@ -90,9 +92,9 @@ def test_it_answers_as_the_network_in_float64(
     path = small_checkpoint if kind == "checkpoint" else artifacts[kind].path
     shares: list[float] = []
     found = predict(path, [folder], ALL, lambda _step, share: shares.append(share))
-    assert [image.file for image in found.images] == NAMES
+    assert [image.file for image in found.results] == NAMES
     assert found.backend == {"checkpoint": "eager", "onnx": "onnxruntime"}.get(kind, kind)
-    require_equal(found.images, expected)
+    require_equal(found.results, expected)
     assert len({probabilities.argmax() for probabilities in expected}) > 1, "images that the network tells apart"
     assert shares == [4 / 6, 1.0]
 
@@ -102,15 +104,15 @@ def test_an_artifact_that_takes_pixels_answers_the_same(
     kind: str, file: str, folder: Path, expected: Values, small_source: Source
 ) -> None:
     artifact = export_artifact(kind, small_source, ExportOptions(fold=False, with_preprocessing=True), output=Path(file))
-    require_equal(predict(artifact.path, [folder], ALL).images, expected)
+    require_equal(predict(artifact.path, [folder], ALL).results, expected)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 def test_a_static_batch_is_filled_up(batch_size: int, folder: Path, expected: Values, small_source: Source, tmp_path: Path) -> None:
     options = ExportOptions(fold=False, dynamic_batch=False, batch=4)
     artifact = export_artifact("onnx", small_source, options, output=tmp_path / "static.onnx")
-    require_equal(predict(artifact.path, [folder], dataclasses.replace(ALL, batch_size=batch_size)).images, expected)
-    (alone,) = predict(artifact.path, [folder / NAMES[3]], ALL).images
+    require_equal(predict(artifact.path, [folder], dataclasses.replace(ALL, batch_size=batch_size)).results, expected)
+    (alone,) = predict(artifact.path, [folder / NAMES[3]], ALL).results
     require_equal((alone,), expected[3:4])
 
 
@@ -198,7 +200,7 @@ def labelled(small_spec: ModelSpec, tmp_path: Path) -> Path:
 
 
 def test_labels_are_those_of_the_artifact(labelled: Path, folder: Path, expected: Values, run: Run) -> None:
-    (image,) = predict(labelled, [folder / "a.png"], ALL).images
+    (image,) = predict(labelled, [folder / "a.png"], ALL).results
     assert [(entry.number, entry.label) for entry in image.top] == [
         (number, f"[b]kind {number}") for number in np.argsort(-expected[0]).tolist()
     ]
@@ -210,7 +212,7 @@ def test_labels_are_those_of_the_artifact(labelled: Path, folder: Path, expected
 
 
 def test_where_there_are_no_labels_classes_go_by_their_number(folder: Path, small_checkpoint: Path) -> None:
-    (image,) = predict(small_checkpoint, [folder / "a.png"], ALL).images
+    (image,) = predict(small_checkpoint, [folder / "a.png"], ALL).results
     assert all(entry.label == str(entry.number) for entry in image.top)
 
 
@@ -257,7 +259,7 @@ def test_no_images_at_all(folder: Path, run: Run, small_checkpoint: Path) -> Non
 
 @pytest.mark.parametrize(("asked", "given"), [(1, 1), (3, 3), (10, 10), (11, 10), (1000, 10)])
 def test_top_k_is_at_most_the_number_of_classes(asked: int, given: int, folder: Path, small_checkpoint: Path) -> None:
-    (image,) = predict(small_checkpoint, [folder / "a.png"], PredictOptions(top_k=asked)).images
+    (image,) = predict(small_checkpoint, [folder / "a.png"], PredictOptions(top_k=asked)).results
     assert len(image.top) == given
 
 
@@ -274,7 +276,7 @@ def test_of_equal_classes_the_first_comes_first(small_spec: ModelSpec, folder: P
     torch.nn.init.zeros_(network.fc.weight)
     torch.nn.init.zeros_(network.fc.bias)
     save_checkpoint(Path("equal.pt"), network)
-    (image,) = predict(Path("equal.pt"), [folder / "a.png"], PredictOptions(top_k=100)).images
+    (image,) = predict(Path("equal.pt"), [folder / "a.png"], PredictOptions(top_k=100)).results
     assert [entry.number for entry in image.top] == list(range(100))
     assert {entry.probability for entry in image.top} == {0.01}
 
@@ -303,12 +305,12 @@ def test_an_artifact_without_manifest_says_itself_what_it_is(
 ) -> None:
     """ONNX as it is, TorchScript with the user's trust; and pixels go to those that take pixels."""
     alone = Path(shutil.copy(artifacts["onnx"].path, "alone.onnx"))
-    require_equal(predict(alone, [folder], ALL).images, expected)
+    require_equal(predict(alone, [folder], ALL).results, expected)
     path = export_artifact("torchscript", small_source, ExportOptions(with_preprocessing=True), output=Path("pixels.ts")).path
     manifest_path(path).unlink()
     with pytest.raises(ArtifactError, match="--trust"):
         predict(path, [folder], ALL)
-    require_equal(predict(path, [folder], dataclasses.replace(ALL, trust=True)).images, expected)
+    require_equal(predict(path, [folder], dataclasses.replace(ALL, trust=True)).results, expected)
 
 
 def test_a_foreign_artifact_needs_its_checkpoint(
@@ -320,7 +322,7 @@ def test_a_foreign_artifact_needs_its_checkpoint(
     onnx.save(model, foreign)
     with pytest.raises(ArtifactError, match="--checkpoint"):
         predict(foreign, [folder], ALL)
-    require_equal(predict(foreign, [folder], dataclasses.replace(ALL, checkpoint=small_checkpoint)).images, expected)
+    require_equal(predict(foreign, [folder], dataclasses.replace(ALL, checkpoint=small_checkpoint)).results, expected)
     save_checkpoint(Path("other.pt"), untrained_network(dataclasses.replace(small_spec, num_classes=9)))
     with pytest.raises(ArtifactError, match=r"shape \(4, 10\) for 4 images, and not 9 logits each"):
         predict(foreign, [folder], dataclasses.replace(ALL, checkpoint=Path("other.pt")))
@@ -328,7 +330,7 @@ def test_a_foreign_artifact_needs_its_checkpoint(
     options = dataclasses.replace(ALL, checkpoint=small_checkpoint)
     with pytest.raises(ArtifactError, match="--trust"):
         predict(native, [folder], options)
-    require_equal(predict(native, [folder], dataclasses.replace(options, trust=True)).images, expected)
+    require_equal(predict(native, [folder], dataclasses.replace(options, trust=True)).results, expected)
 
 
 def test_a_changed_artifact_is_refused(folder: Path, copied: Callable[[str], Artifact]) -> None:

@@ -1,26 +1,18 @@
-"""Artifacts and their manifest: what a file is, what it was made from, and whether it still is that file."""
+"""Artifacts: what a file is, and whether it is still the one that its manifest tells of."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from iresnet_export import __version__
+from iresnet_export.artifacts.manifest import FormatName, Manifest, inside, manifest_path
 from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
-from iresnet_export.system.environment import command, commit, hardware, versions
 from iresnet_models.archives import is_archive, opened
-from iresnet_models.files import read_json, require_file, require_place, require_writable_folder, sha256_of, write_json
-from iresnet_models.spec import ModelSpec
-from iresnet_models.typed import shortly, typed
+from iresnet_models.files import require_file, require_place, require_writable_folder, sha256_of, write_json
+from iresnet_models.typed import shortly
 
-SCHEMA = "iresnet-export/manifest/1"
-
-FormatName = Literal["checkpoint", "torchscript", "pt2", "aotinductor", "onnx", "engine"]
 SUFFIXES: dict[str, FormatName] = {".ts": "torchscript", ".pt2": "pt2", ".onnx": "onnx", ".engine": "engine", ".plan": "engine"}
 """The last suffix of each; a package (`aotinductor`) ends in .aoti.pt2."""
 
@@ -35,88 +27,6 @@ ENDINGS: dict[FormatName, tuple[str, ...]] = {
 
 _PT2_PARTS: dict[str, FormatName] = {"/data/aotinductor/": "aotinductor", "/models/": "pt2"}
 """Torch writes programs and packages as archives of one kind; what lies in it says which it is."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where an artifact's weights come from.
-
-    A checkpoint's `sha256` is that of its file, and `checkpoint` its path relative to the manifest if it lies within the manifest's
-    folder, else its name; untrained weights are named by their `seed` and by the hash of the whole state.
-    """
-
-    kind: Literal["checkpoint", "untrained"]
-    sha256: str
-    checkpoint: str | None = None
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class Parent:
-    """The artifact that this one was built from, beside it."""
-
-    file: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Everything that an artifact depends on. Lies as `<file name>.json` beside it.
-
-    `batch` is the range of batch sizes that it takes, None for any; `with_preprocessing`: whether it normalises by itself;
-    `details` are the backend's own.
-    """
-
-    file: str
-    format: FormatName
-    sha256: str
-    size_bytes: int
-    spec: ModelSpec
-    weights: Weights
-    precision: str
-    fold: bool
-    batch: tuple[int, int] | None
-    with_preprocessing: bool = False
-    parent: Parent | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=versions)
-    hardware: dict[str, Any] = field(default_factory=hardware)
-    commit: str | None = field(default_factory=commit)
-    command: str = field(default_factory=command)
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **dataclasses.asdict(self), "spec": self.spec.to_json()}
-
-    @classmethod
-    def from_json(cls, data: Any, path: Path) -> Manifest:
-        """The manifest that `to_json` wrote; ArtifactError for anything else."""
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            told = shortly(data.get("schema")) if isinstance(data, dict) else type(data).__name__
-            raise ArtifactError(
-                f"{path} is not a manifest that this version reads ({told}, not {SCHEMA}).", "Export the artifact again."
-            )
-        from iresnet_export.artifacts.manifest_schema import ManifestFile
-
-        try:
-            found = typed(ManifestFile, data, f"The manifest {path}")
-        except InputError as error:
-            raise ArtifactError(f"{error.reason}.", "Export the artifact again.") from error
-        parent = None if found.parent is None else Parent(**found.parent.model_dump())
-        plain = {entry.name: data[entry.name] for entry in dataclasses.fields(cls) if entry.name in data}
-        weights = Weights(**found.weights.model_dump())
-        return cls(**plain | {"spec": found.spec, "weights": weights, "parent": parent, "batch": found.batch})
-
-    def same_recipe(self, other: Manifest) -> bool:
-        """Whether both tell of the same export: spec, weights and settings, whenever and wherever it was done."""
-
-        def key(manifest: Manifest) -> tuple[Any, ...]:
-            weights = (manifest.weights.kind, manifest.weights.sha256)
-            settings = (manifest.format, manifest.precision, manifest.fold, manifest.batch)
-            made = (manifest.with_preprocessing, manifest.details.get("settings"))
-            return manifest.spec, weights, settings, made, manifest.versions.get("iresnet-export")
-
-        return key(self) == key(other)
 
 
 @dataclass(frozen=True)
@@ -171,15 +81,11 @@ class Artifact:
         return open_artifact(path)
 
 
-def manifest_path(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
-
-
 def open_artifact(path: Path) -> Artifact:
     """The artifact or checkpoint in a file, recognised by what is in it; ArtifactError if it is neither."""
     path = require_file(Path(path), "The artifact")
     beside = manifest_path(path)
-    manifest = Manifest.from_json(read_json(beside, "The manifest"), beside) if os.path.lexists(beside) else None
+    manifest = Manifest.beside(path) if os.path.lexists(beside) else None
     found = _format_of(path)
     if manifest is not None and manifest.format != found:
         raise ArtifactError(
@@ -224,7 +130,7 @@ def require_replaceable(path: Path, manifest: Manifest, inputs: Sequence[Path] =
     known = None
     if beside.exists():
         try:
-            known = Manifest.from_json(read_json(beside, "The manifest"), beside)
+            known = Manifest.beside(path)
         except InputError as error:
             if not path.exists():
                 raise InputError(
@@ -265,33 +171,6 @@ def _same(path: Path, other: Path) -> bool:
         return os.path.samefile(path, other)
     except OSError:
         return False
-
-
-def inside(folder: Path, recorded: str) -> Path | None:
-    """The place in `folder` that a manifest names; None for one that is absolute or climbs out: no file decides what is opened."""
-    path = Path(recorded)
-    if path.is_absolute() or path.drive or path.root or ".." in path.parts or not path.parts or "\0" in recorded:
-        return None
-    return folder / path
-
-
-def recorded_path(target: Path, folder: Path) -> str:
-    """How a manifest in `folder` names `target`: by its relative path where it lies within the folder, else by its name alone."""
-    target, folder = target.resolve(), folder.resolve()
-    return target.relative_to(folder).as_posix() if target.is_relative_to(folder) else target.name
-
-
-def embedded_identity(spec: ModelSpec, weights: Weights, precision: str, fold: bool, with_preprocessing: bool) -> dict[str, Any]:
-    """What an artifact says of itself from inside: the spec and hashes, and nothing of the machine."""
-    return {
-        "producer": f"iresnet-export {__version__}",
-        "spec": spec.to_json(),
-        "weights_sha256": weights.sha256,
-        "precision": precision,
-        "fold": fold,
-        "with_preprocessing": with_preprocessing,
-        "input": "uint8 (batch, height, width, RGB)" if with_preprocessing else "float32 (batch, RGB, height, width), normalised",
-    }
 
 
 def _format_of(path: Path) -> FormatName:

@@ -11,14 +11,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from iresnet_export.artifacts.artifact import Weights
+from iresnet_export.artifacts.manifest import Weights
 from iresnet_models.errors import InputError
 from iresnet_models.image_files import printable
 from iresnet_models.remembered import recall
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 
-def chosen_data(given: str | None, spec: ModelSpec, weights: Weights | None, *, held_out: bool = False) -> str | None:
+def chosen_data(given: str | None, spec: NetworkSpec, weights: Weights | None, *, held_out: bool = False) -> str | None:
     """The data that the user named, else the embedded ones of the network's file, else those of the training of its checkpoint.
 
     None where nobody knows. `held_out`: those to evaluate on, where they were others. Raises InputError for a file that names
@@ -33,7 +33,7 @@ def chosen_data(given: str | None, spec: ModelSpec, weights: Weights | None, *, 
     return _remembered(weights, held_out)
 
 
-def is_named(given: str | None, spec: ModelSpec) -> bool:
+def is_named(given: str | None, spec: NetworkSpec) -> bool:
     """Whether the user or the network's file names data, so that nothing has to be remembered."""
     return given is not None or spec.data is not None
 

@@ -31,12 +31,12 @@ def record_difference(expected: bytes, found: bytes) -> str:
 def _text_difference(name: str, wanted: bytes, got: bytes) -> str:
     try:
         if name.endswith(".json"):
-            place, one, other = next(_json_differences(json.loads(wanted), json.loads(got)))
-            return f"{place} is {_shown(other)} and not {_shown(one)}"
+            place, one, other = next(json_differences(json.loads(wanted), json.loads(got)))
+            return f"{place} is {shown(other)} and not {shown(one)}"
         if name.endswith(".py"):
             lines = itertools.zip_longest(wanted.decode().splitlines(), got.decode().splitlines(), fillvalue="nothing")
             number, one, other = next((number, *pair) for number, pair in enumerate(lines, 1) if pair[0] != pair[1])
-            return f"line {number} is {_shown(other.strip())} and not {_shown(one.strip())}"
+            return f"line {number} is {shown(other.strip())} and not {shown(one.strip())}"
     except (ValueError, StopIteration, RecursionError):  # the same values, written otherwise
         pass
     if len(wanted) != len(got):
@@ -44,16 +44,17 @@ def _text_difference(name: str, wanted: bytes, got: bytes) -> str:
     return f"{sum(one != other for one, other in zip(wanted, got, strict=True)):,} of {len(wanted):,} bytes differ"
 
 
-def _json_differences(wanted: Any, got: Any, place: str = "the whole") -> Iterator[tuple[str, Any, Any]]:
+def json_differences(wanted: Any, got: Any, place: str = "the whole") -> Iterator[tuple[str, Any, Any]]:
+    """Every place in which two JSON values differ, with what is wanted there and what is found."""
     if isinstance(wanted, dict) and isinstance(got, dict):
         for key in [*wanted, *(key for key in got if key not in wanted)]:
             if key in wanted and key in got:
-                yield from _json_differences(wanted[key], got[key], f"{place}.{key}".removeprefix("the whole."))
+                yield from json_differences(wanted[key], got[key], f"{place}.{key}".removeprefix("the whole."))
             else:
                 yield f"{place}.{key}".removeprefix("the whole."), wanted.get(key, "nothing"), got.get(key, "nothing")
     elif isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
         for index, (one, other) in enumerate(zip(wanted, got, strict=True)):
-            yield from _json_differences(one, other, f"{place}[{index}]")
+            yield from json_differences(one, other, f"{place}[{index}]")
     elif type(wanted) is not type(got) or wanted != got:
         yield place, wanted, got
 
@@ -77,7 +78,7 @@ def _field_differences(wanted: Any, got: Any, place: str) -> Iterator[str]:
                 if field.message_type is not None:
                     yield from _field_differences(one, other, what)
                 elif one != other:
-                    yield f"{what} is {_shown(other)} and not {_shown(one)}"
+                    yield f"{what} is {shown(other)} and not {shown(one)}"
             if len(here) != len(there):
                 yield f"{name} has {len(there):,} entries and not {len(here):,}"
         elif field.has_presence and wanted.HasField(field.name) != got.HasField(field.name):
@@ -90,9 +91,9 @@ def _field_differences(wanted: Any, got: Any, place: str) -> Iterator[str]:
             count = sum(one != other for one, other in zip(here, there, strict=False)) + abs(len(here) - len(there))
             yield f"{name}: {count:,} of {len(here):,} bytes differ"
         elif here != there or str(here) != str(there):  # NaN, and -0
-            yield f"{name} is {_shown(there)} and not {_shown(here)}"
+            yield f"{name} is {shown(there)} and not {shown(here)}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

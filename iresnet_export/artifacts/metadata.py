@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName, Manifest, embedded_identity
+from iresnet_export import __version__
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName, Manifest, Spec, Text, Weights
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_models.archives import opened
 from iresnet_models.precisions import PRECISIONS
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec, spec_from_json
 from iresnet_models.typed import json_from, typed
 
 METADATA_KEY, METADATA_FILE = "iresnet-export", "iresnet-export.json"
@@ -17,6 +20,21 @@ METADATA_KEY, METADATA_FILE = "iresnet-export", "iresnet-export.json"
 
 _LIMIT = 4 << 20
 """Of what a file says of itself, in bytes: the names of a hundred thousand classes."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an artifact says of itself from inside (`embedded_identity`). Another version may say more."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "ignore", "allow_inf_nan": False}
+
+    producer: Text = ""
+    spec: Spec | None = None
+    weights_sha256: Text = ""
+    precision: Text = ""
+    fold: bool = True
+    with_preprocessing: bool = False
+    input: Text = ""
 
 
 def identity_of(path: Path, format: FormatName) -> dict[str, Any] | None:
@@ -38,14 +56,25 @@ def identity_of(path: Path, format: FormatName) -> dict[str, Any] | None:
         raise ArtifactError(f"{what} is damaged ({error}).", "Export it again.") from error
     if not found:
         return None
-    from iresnet_export.artifacts.manifest_schema import Identity
-
     try:
         typed(Identity, found, what)
-        ModelSpec.from_json(found.get("spec"))
+        spec_from_json(found.get("spec"))
     except InputError as error:
         raise ArtifactError(f"{what} is damaged. {error.reason}.", "Export it again.") from error
     return found
+
+
+def embedded_identity(spec: NetworkSpec, weights: Weights, precision: str, fold: bool, with_preprocessing: bool) -> dict[str, Any]:
+    """What an artifact says of itself from inside: the spec and hashes, and nothing of the machine."""
+    return {
+        "producer": f"iresnet-export {__version__}",
+        "spec": spec.to_json(),
+        "weights_sha256": weights.sha256,
+        "precision": precision,
+        "fold": fold,
+        "with_preprocessing": with_preprocessing,
+        "input": "uint8 (batch, height, width, RGB)" if with_preprocessing else "float32 (batch, RGB, height, width), normalised",
+    }
 
 
 def _embedded(path: Path, format: FormatName) -> str | bytes | None:
@@ -60,10 +89,10 @@ def _embedded(path: Path, format: FormatName) -> str | bytes | None:
         return archive.read(inside, _LIMIT) if inside else None
 
 
-def embedded_spec(artifact: Artifact) -> ModelSpec | None:
+def embedded_spec(artifact: Artifact) -> NetworkSpec | None:
     """The network that a file without a manifest says it is; None where it says nothing."""
     identity = identity_of(artifact.path, artifact.format)
-    return None if identity is None else ModelSpec.from_json(identity["spec"])
+    return None if identity is None else spec_from_json(identity["spec"])
 
 
 def normalises(artifact: Artifact) -> bool:
@@ -74,7 +103,7 @@ def normalises(artifact: Artifact) -> bool:
     return identity is not None and identity.get("with_preprocessing") is True
 
 
-def contradiction(artifact: Artifact, checkpoint: ModelSpec) -> str | None:
+def contradiction(artifact: Artifact, checkpoint: NetworkSpec) -> str | None:
     """The first thing that file, manifest and checkpoint tell differently, such as the mean of the images; else None."""
     manifest = artifact.manifest
     if manifest is None:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from iresnet_export.artifacts.artifact import Artifact, Manifest, Weights, inside, recorded_path
+import torch
+from torch import nn
+
+from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.data_choice import trained_on
+from iresnet_export.artifacts.manifest import Manifest, Weights, inside, recorded_path
 from iresnet_export.artifacts.metadata import embedded_spec
 from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
 from iresnet_models.checkpoint import load_checkpoint
+from iresnet_models.errors import named_line
 from iresnet_models.files import sha256_of
 from iresnet_models.initialization import state_sha256, untrained_network
 from iresnet_models.network import Network
+from iresnet_models.preprocessing import noise_pixels, normalised
 from iresnet_models.remembered import recall, remember
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing
 from iresnet_models.typed import shortly
 
 _PLACE, _SEEN_FROM = "checkpoint", "checkpoint-from-artifact"
@@ -28,14 +36,21 @@ _PLACE, _SEEN_FROM = "checkpoint", "checkpoint-from-artifact"
 class Source:
     """A network (float32, evaluation mode, CPU), its spec, and the origin of its weights."""
 
-    network: Network
-    spec: ModelSpec
+    network: nn.Module
+    spec: NetworkSpec
     weights: Weights
     checkpoint: Path | None = None
-    trained_spec: ModelSpec | None = None
+    trained_spec: NetworkSpec | None = None
     """The checkpoint's own spec, where `spec` is an artifact's."""
     trained_on: str | None = None
     """What the checkpoint calls its data: to be shown, never opened."""
+
+    @property
+    def own(self) -> Network:
+        """The network as one of this project's families, as the fold needs it; InputError for any other module."""
+        if not isinstance(self.network, Network):
+            raise InputError(f"{self.spec.name} is none of this project's networks, and these alone are folded.")
+        return self.network
 
     def weights_seen_from(self, folder: Path) -> Weights:
         """The origin as an artifact in `folder` records it."""
@@ -69,6 +84,47 @@ def source_from_checkpoint(
     return Source(checkpoint.model, spec, weights, Path(path), trained_on=trained_on(checkpoint.details))
 
 
+def source_from_module(
+    module: nn.Module, preprocessing: Preprocessing, *, labels: Sequence[str] | None = None, name: str | None = None
+) -> Source:
+    """Any classifier in memory, as a copy: inputs (n, 3, size, size) as `preprocessing` makes them, to logits (n, classes).
+
+    Raises InputError for a module that is no such classifier in float32, or whose answers float64 or repetition does not give.
+    """
+    if not isinstance(module, nn.Module) or not isinstance(preprocessing, Preprocessing):
+        found = type(preprocessing if isinstance(module, nn.Module) else module).__name__
+        raise InputError(f"A source is made from a torch.nn.Module and an iresnet_export.Preprocessing, not from a {found}.")
+    if isinstance(module, Network):
+        raise InputError(f"This is {module.spec.name}, a network of this project:", "save it by save_checkpoint, and load that.")
+    network = copy.deepcopy(module).cpu().eval().requires_grad_(False)
+    kinds = {value.dtype for value in network.state_dict().values() if value.is_floating_point()}
+    if kinds != {torch.float32} or not any(True for _ in network.parameters()):
+        found = ", ".join(sorted(str(kind) for kind in kinds)) or "no parameters"
+        raise InputError(f"The module's weights are to be float32, and it has {found}.", "Convert it by module.float().")
+    images = normalised(noise_pixels(preprocessing, 2, seed=0), preprocessing)
+    try:
+        with torch.inference_mode():
+            logits, again = network(images), network(images)
+            exact = copy.deepcopy(network).double()(images.double())
+    except Exception as error:
+        raise InputError(
+            f"The module does not run on images {tuple(images.shape)} in float32 and in float64: {named_line(error)}."
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != 2 or logits.dtype is not torch.float32:
+        found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+        raise InputError(f"A classifier gives logits (images, classes) in float32, and for two images this module gives {found}.")
+    if not torch.equal(logits, again) or exact.dtype is not torch.float64:
+        raise InputError("The module gives other answers the second time, or none in float64: there is nothing to compare with.")
+    spec = NetworkSpec(
+        **dataclasses.asdict(preprocessing),
+        arch=name or type(module).__name__,
+        depth=None,
+        num_classes=logits.shape[1],
+        labels=None if labels is None else tuple(labels),
+    )
+    return Source(network, spec, Weights("module", state_sha256(network)))
+
+
 def untrained_source(spec: ModelSpec, seed: int) -> Source:
     """An untrained network, filled from `seed`."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
@@ -77,31 +133,44 @@ def untrained_source(spec: ModelSpec, seed: int) -> Source:
     return Source(network, spec, Weights("untrained", state_sha256(network), seed=seed))
 
 
-def source_of_artifact(artifact: Artifact, checkpoint: Path | None = None) -> Source:
-    """The network that an artifact should be: that of `checkpoint`, or of the manifest beside it.
+def source_of_artifact(artifact: Artifact, given: Source | Path | None = None) -> Source:
+    """The network that an artifact should be: the `given` one, or that of the manifest beside it. A path is a checkpoint's.
 
-    Raises StaleManifestError where the checkpoint is not the recorded one, and ArtifactError or InputError where
+    Raises StaleManifestError where the given network is not the recorded one, and ArtifactError or InputError where
     nothing leads to one.
     """
     if artifact.manifest is None:
-        if checkpoint is None:
+        if given is None:
             artifact.require_intact()  # says what is missing
             raise AssertionError
-        return source_from_checkpoint(checkpoint)
+        return given if isinstance(given, Source) else source_from_checkpoint(given)
     manifest = artifact.manifest
-    if manifest.weights.kind == "untrained" and checkpoint is None:
-        return _rebuilt(artifact, manifest)
-    path = checkpoint if checkpoint is not None else _checkpoint_of(artifact, manifest)
-    source = source_from_checkpoint(path)
+    if given is None:
+        if manifest.weights.kind == "module":
+            raise InputError(
+                f"{artifact.path} was exported from a module in memory, which no file makes again.",
+                "Give it in Python, as in iresnet_export.verify(artifact, source=source).",
+            )
+        if manifest.weights.kind == "untrained":
+            return _rebuilt(artifact, manifest)
+        given = _checkpoint_of(artifact, manifest)
+    source = given if isinstance(given, Source) else source_from_checkpoint(given)
     if source.weights.sha256 != manifest.weights.sha256:
-        raise StaleManifestError(
-            f"{artifact.path} was exported from another checkpoint than {path}: the checkpoint's SHA-256 is "
-            f"{source.weights.sha256[:16]}…, the recorded one {manifest.weights.sha256[:16]}….",
-            "Export it again from the checkpoint you mean.",
+        what = (
+            f"network than the given {source.spec.name}: its"
+            if isinstance(given, Source)
+            else f"checkpoint than {given}: the checkpoint's"
         )
-    trained = source.spec
-    source.network.spec = manifest.spec
-    return dataclasses.replace(source, spec=manifest.spec, trained_spec=trained)
+        raise StaleManifestError(
+            f"{artifact.path} was exported from another {what} SHA-256 is "
+            f"{source.weights.sha256[:16]}…, the recorded one {manifest.weights.sha256[:16]}….",
+            "Export it again from the one you mean.",
+        )
+    network = source.network
+    if isinstance(network, Network) and isinstance(manifest.spec, ModelSpec):
+        network = copy.copy(network)  # the given source stays as it is
+        network.spec = manifest.spec
+    return dataclasses.replace(source, network=network, spec=manifest.spec, trained_spec=source.spec)
 
 
 def _checkpoint_of(artifact: Artifact, manifest: Manifest) -> Path:
@@ -140,31 +209,35 @@ def _has(path: Path, sha256: str) -> bool:
 class Subject:
     """What is known of a network without building it. `trained_on`: what its checkpoint calls its data, to be shown only."""
 
-    spec: ModelSpec
+    spec: NetworkSpec
     weights: Weights
     trained_on: str | None = None
 
 
-def subject_of(artifact: Artifact, checkpoint: Path | None) -> Subject:
-    """Of an artifact (from its manifest, `checkpoint`, or what the file says of itself) or of a checkpoint (from itself)."""
+def subject_of(artifact: Artifact, given: Source | Path | None) -> Subject:
+    """Of an artifact (from its manifest, the `given` network, or what the file says of itself) or of a checkpoint (from itself)."""
     if artifact.manifest is not None:
         return Subject(artifact.manifest.spec, artifact.manifest.weights)
     if artifact.format == "checkpoint":
         own = load_checkpoint(artifact.path)
         return Subject(own.spec, Weights("checkpoint", own.sha256), trained_on(own.details))
-    embedded = embedded_spec(artifact) if checkpoint is None else None
+    embedded = embedded_spec(artifact) if given is None else None
     if embedded is not None:
         return Subject(embedded, Weights("checkpoint", ""))  # whose weights they are only a manifest or a checkpoint says
-    source = source_of_artifact(artifact, checkpoint)
+    source = source_of_artifact(artifact, given)
     return Subject(source.spec, source.weights, source.trained_on)
 
 
-def spec_of(artifact: Artifact, checkpoint: Path | None) -> ModelSpec:
+def spec_of(artifact: Artifact, checkpoint: Path | None) -> NetworkSpec:
     """The same subject's spec."""
     return subject_of(artifact, checkpoint).spec
 
 
 def _rebuilt(artifact: Artifact, manifest: Manifest) -> Source:
+    if not isinstance(manifest.spec, ModelSpec):
+        raise ArtifactError(
+            f"The manifest of {artifact.path} tells of untrained weights of {manifest.spec.name}, which none can make."
+        )
     source = untrained_source(manifest.spec, manifest.weights.seed or 0)
     if source.weights.sha256 != manifest.weights.sha256:
         raise StaleManifestError(

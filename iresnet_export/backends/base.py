@@ -16,10 +16,11 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iresnet_data.named_data import short_name
-from iresnet_export.artifacts.artifact import Artifact, FormatName, Manifest
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName, Manifest, OnnxSettings, Settings
 from iresnet_export.errors import ArtifactError, InputError, IResNetError
 from iresnet_export.graph.ir import Graph
 from iresnet_export.graph.probe import Probe
@@ -27,11 +28,10 @@ from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.schemes import CALIBRATORS, TARGETS, Calibrator, Scheme, Target, scheme_for
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_models.archives import is_archive, require_whole
-from iresnet_models.deployed import Deployable
 from iresnet_models.errors import is_out_of_memory, named_line
 from iresnet_models.precisions import PRECISIONS, Precision
 from iresnet_models.preprocessing import normalised
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 MOST_BATCH, MOST_THREADS = 65_536, 1024
 
@@ -115,13 +115,14 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportJob:
-    """The network to be written to `path`, quantized by `quantization` if there is one.
+    """The network to be written to `path`, quantized by `quantization` if there is one; `spec` says what images it takes.
 
     `identity` is what the file is to say of itself, where its format has a place for that. `parent` is what the format is built
     from, where it has one.
     """
 
-    network: Deployable
+    network: nn.Module
+    spec: NetworkSpec
     path: Path
     options: ExportOptions
     identity: dict[str, Any] = field(default_factory=dict)
@@ -138,6 +139,8 @@ class Session(ABC):
     """The smallest and largest batch that it takes; None for any."""
     with_preprocessing: bool = False
     """Whether the artifact does its own normalisation: its batches are pixels (n, h, w, 3), uint8, and not inputs."""
+    image: tuple[int | None, ...] | None = None
+    """The extents of what it takes for each image, None for those that may be any; None as a whole where nothing says so."""
     computed_precision: str = "fp32"
     """The precision that its convolutions are really computed in here, whatever the artifact stores."""
     notices: Sequence[str] = ()
@@ -147,7 +150,11 @@ class Session(ABC):
     def run(self, batch: Tensor) -> Tensor:
         """Logits (n, classes), float32, for inputs (n, 3, h, w), float32, or for pixels, both on `device`."""
 
-    def batch_of(self, pixels: Tensor, spec: ModelSpec) -> Tensor:
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...] | None:
+        """Everything that the artifact gives for a batch, logits first, in its own order; None where only logits can be had."""
+        return None
+
+    def batch_of(self, pixels: Tensor, spec: NetworkSpec) -> Tensor:
         """Pixels (n, h, w, 3), uint8, in host memory as what `run` takes, on the session's device."""
         host = pixels if self.with_preprocessing else normalised(pixels, spec)
         if self.device.type == "cuda":
@@ -193,10 +200,12 @@ class Format(ABC):
     """The format that it is built from, where that is not the network itself."""
     precisions: ClassVar[tuple[Precision, ...]] = PRECISIONS
     options_type: ClassVar[type[ExportOptions]] = ExportOptions
+    takes_modules: ClassVar[bool] = False
+    """Whether it can be written of any module, and not of this project's own networks alone."""
 
-    def settings(self, options: ExportOptions) -> dict[str, Any]:
+    def settings(self, options: ExportOptions) -> Settings:
         """Those of the options that change what is written, for the manifest. Says what is missing before any work is done."""
-        return {}
+        return Settings()
 
     def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
         """The batch sizes that an export with these options takes; None for any."""
@@ -208,12 +217,11 @@ class Format(ABC):
 
     def options_of(self, manifest: Manifest) -> ExportOptions:
         """Those of the export that a manifest tells of, as far as they decide what the file holds; InputError if they cannot be."""
-        settings = manifest.details.get("settings", {})
         told: dict[str, Any] = {name: getattr(manifest, name) for name in ("precision", "fold", "with_preprocessing")}
         if manifest.batch is not None:
             told |= {"dynamic_batch": False, "batch": manifest.batch[0]}
-        known = {entry.name for entry in dataclasses.fields(self.options_type)}
-        told |= {name: settings[name] for name in ("opset", "target") if name in settings and name in known}
+        if isinstance(settings := manifest.details.settings, OnnxSettings):
+            told |= {"opset": settings.opset, "target": settings.target or self.options_type.target}
         return self.options_type(**told)
 
     def content(self, job: ExportJob) -> bytes | None:

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.backends.base import ExportJob, Format, Runtime, Session
 from iresnet_export.errors import ExportError
 from iresnet_export.graph.ir import Graph

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.onnx_files import read_onnx, require_sound
 from iresnet_export.backends.base import Runtime, Session
 from iresnet_export.backends.onnx.probing import OnnxProbe, with_outputs
@@ -87,10 +88,16 @@ class OpenVinoSession(Session):
             (taken,) = self._compiled.inputs
             batch = taken.partial_shape[0]
             self.batch = None if batch.is_dynamic else (batch.get_length(), batch.get_length())
+            self.image = tuple(None if extent.is_dynamic else extent.get_length() for extent in list(taken.partial_shape)[1:])
             self.with_preprocessing = taken.element_type == openvino.Type.u8
             self.computed_precision = widest(_computed_precisions(self._compiled))
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            if (foreign := _operators_of_onnxruntime(path)) is not None:
+                raise UnavailableError(
+                    f"{path.name} was optimised by ONNX Runtime for itself: it holds {foreign}, which OpenVINO does not know.",
+                    "Give the file that it was made from.",
+                ) from error
             if "No conversion rule found" in str(error):
                 raise UnavailableError(f"OpenVINO cannot compute {path.name} here: {lines[-1]}") from error
             if "precision" in str(error).lower() and _HINTS[precision] in str(error):
@@ -103,8 +110,19 @@ class OpenVinoSession(Session):
         found = self._request.infer({0: batch.numpy()}, share_inputs=True)
         return torch.from_numpy(found[self._compiled.outputs[0]].copy())
 
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...]:
+        found = self._request.infer({0: batch.numpy()}, share_inputs=True)
+        return tuple(torch.from_numpy(found[output].copy()) for output in self._compiled.outputs)
+
     def close(self) -> None:
         del self._request, self._compiled
+
+
+def _operators_of_onnxruntime(path: Path) -> str | None:
+    """Those in a file that only ONNX Runtime computes."""
+    nodes = read_onnx(path, external=False).graph.node
+    own = sorted({f"{node.domain}.{node.op_type}" for node in nodes if node.domain.startswith("com.microsoft")})
+    return ", ".join(own[:3]) or None
 
 
 def imported() -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from iresnet_export.artifacts.artifact import FormatName
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.backends.base import Format, Runtime
 from iresnet_export.errors import InputError
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.backends.base import Session
@@ -15,14 +16,16 @@ from iresnet_export.benchmark.child import in_fresh_process
 from iresnet_export.benchmark.cold import cold
 from iresnet_export.benchmark.entrants import Entrant, Origin, Origins, open_entrants, parities
 from iresnet_export.benchmark.limits import better, measured_limits, raised, with_fractions
-from iresnet_export.benchmark.measuring import Bench, Watch, in_turns, no_watch, without_contradictions
+from iresnet_export.benchmark.measuring import Bench, Watch, in_turns, no_watch
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.peers import open_peers
+from iresnet_export.benchmark.reasons import with_reasons
 from iresnet_export.benchmark.recommendation import recommendation
-from iresnet_export.benchmark.results import BenchReport, Limit, Result
 from iresnet_export.benchmark.server import server
+from iresnet_export.benchmark.stability import without_contradictions
 from iresnet_export.benchmark.throughput import throughput
 from iresnet_export.errors import UnavailableError
+from iresnet_export.reporting.schemas import BenchReport, BenchResult, Limit, Recommendation, environment_here
 from iresnet_export.system.machine import OthersLoad, cpu_state, gpu_state, load_now, load_warnings, under_load
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.reference import Reference
@@ -51,11 +54,26 @@ def bench(
     if verification is None and options.verify:
         verification = verify(paths, _verify_options(options), progress)
     cpu, gpu = cpu_state() | {"load_before": load_now()}, gpu_state(options.device.index or 0)
-    meter, limits, results = OthersLoad(), list[Limit](), list[Result]()
+    meter, limits, results = OthersLoad(), list[Limit](), list[BenchResult]()
 
-    def keep_so_far(found: Sequence[Result]) -> None:
+    def report(
+        results: Sequence[BenchResult], warnings: Sequence[str], load_after: float | None, best: Recommendation | None = None
+    ) -> BenchReport:
+        reasons = {} if gpu else {"environment.gpu": "torch finds no GPU here"}
+        if best is None:
+            reasons["recommendation"] = "nothing passed" if options.recommend else "none was asked for"
+        return BenchReport(
+            environment_here(cpu=cpu | {"load_after": load_after}, gpu=gpu, warnings=warnings),
+            tuple(with_reasons(result, options) for result in results),
+            _settings(options),
+            tuple(limits),
+            best,
+            reasons,
+        )
+
+    def keep_so_far(found: Sequence[BenchResult]) -> None:
         if keep is not None:
-            keep(BenchReport(list(found), list(limits), cpu | {"load_after": None}, gpu, [UNFINISHED]))
+            keep(report(found, [UNFINISHED], None))
 
     with temporary_folder() as folder, _own_compiler_cache(folder):
         origins = Origins(options, folder)
@@ -63,7 +81,7 @@ def bench(
             origins.of(artifact)
         for threads in options.thread_counts:
             before = _limits(artifacts, threads, options, folder, progress)
-            found = Bench(options, progress, watch, keep_so_far, list(results))
+            found = Bench(options, progress, watch, keep_so_far, tuple(results))
             with ExitStack() as stack:
                 candidates = open_entrants(artifacts, threads, options, origins, parities(verification), stack)
                 if options.peers:
@@ -71,15 +89,30 @@ def bench(
                     for origin in origins.all:
                         candidates += open_peers(origin, threads, options, folder, reference, progress, stack)
                 _every_mode(candidates, found)
-                here = _with_memory(candidates, found, len(results))
+                here = _with_memory(candidates, found)
             limits += raised(better([*before, *_limits(artifacts, threads, options, folder, progress)]), here)
             results += here
-    cpu["load_after"] = load_now()
-    warnings = load_warnings(cpu, gpu, meter.cores())
+    load_after = load_now()
+    warnings = load_warnings(cpu | {"load_after": load_after}, gpu, meter.cores())
     results = without_contradictions(results)
     loaded = under_load(warnings)
     best = recommendation(results, options.max_accuracy_drop, options.seed, loaded=loaded) if options.recommend else None
-    return BenchReport(with_fractions(results, limits), limits, cpu, gpu, warnings, best)
+    return report(with_fractions(results, limits), warnings, load_after, best)
+
+
+def _settings(options: BenchOptions) -> dict[str, Any]:
+    plain = ("seconds", "warmup_seconds", "seed", "peers", "p99_limit_ms", "repeats", "max_accuracy_drop")
+    return {
+        "modes": list(options.modes),
+        "batch_sizes": list(options.batch_sizes),
+        "device": options.device.type,
+        "backends": list(options.backends) or None,
+        "threads": list(options.thread_counts),
+        "clock": "host to host",
+        "verified": options.verify,
+        "rates": list(options.rates),
+        **{key: getattr(options, key) for key in plain},
+    }
 
 
 def _limits(artifacts: Sequence[Artifact], threads: int, options: BenchOptions, folder: Path, progress: Progress) -> list[Limit]:
@@ -100,40 +133,34 @@ def _every_mode(candidates: Sequence[Entrant], found: Bench) -> None:
             cold(candidates, found)
 
 
-def _with_memory(candidates: Sequence[Entrant], found: Bench, start: int) -> list[Result]:
-    """The results from `start` on, with the peak memory of a process that runs that candidate alone."""
+def _with_memory(candidates: Sequence[Entrant], found: Bench) -> list[BenchResult]:
+    """What this run has found, with the peak memory of a process that runs that candidate alone."""
     peaks: dict[tuple[int, int], float | str] = {}
-    results = found.results[start:]
-    places = {id(candidate.subject): index for index, candidate in enumerate(candidates)}
     for index, candidate in enumerate(candidates) if found.options.memory else ():
-        batches = sorted({r.batch for r in results if r.subject is candidate.subject and r.latency is not None})
+        batches = sorted({r.batch for of, r in found.found if of is candidate and r.latency_ms is not None})
         if not batches:
             continue
         found.progress(f"Peak memory of {candidate.name}", index / len(candidates))
         try:
             fresh = in_fresh_process(candidate.recipe, batches)
-            peaks |= {(index, batch): peak for batch, peak in zip(batches, fresh.peaks_mb, strict=True)}
+            peaks |= {(id(candidate), batch): peak for batch, peak in zip(batches, fresh.peaks_mb, strict=True)}
         except UnavailableError as error:
-            peaks |= {(index, batch): str(error) for batch in batches}
-    sessions = {id(candidate.subject): candidate.session for candidate in candidates}
-    return [
-        _complete(_noticed(result, sessions[id(result.subject)]), peaks.get((places[id(result.subject)], result.batch)))
-        for result in results
-    ]
+            peaks |= {(id(candidate), batch): str(error) for batch in batches}
+    return [_complete(_noticed(result, of.session), peaks.get((id(of), result.batch))) for of, result in found.found]
 
 
-def _noticed(result: Result, session: Session | None) -> Result:
+def _noticed(result: BenchResult, session: Session | None) -> BenchResult:
     """With what its session says by now of how it ran."""
     return result if session is None else dataclasses.replace(result, notices=tuple(session.notices))
 
 
-def _complete(result: Result, peak: float | str | None) -> Result:
-    if result.memory_mb is not None or "memory_mb" in result.missing:
+def _complete(result: BenchResult, peak: float | str | None) -> BenchResult:
+    if result.memory_mb is not None or "memory_mb" in result.null_reasons:
         return result
     if isinstance(peak, float):
         return dataclasses.replace(result, memory_mb=peak)
-    why = peak or (result.reason if result.latency is None else None) or "memory was not asked for"
-    return dataclasses.replace(result, missing=result.missing | {"memory_mb": why})
+    why = peak or (result.reason if result.latency_ms is None else None) or "memory was not asked for"
+    return dataclasses.replace(result, null_reasons=result.null_reasons | {"memory_mb": why})
 
 
 def _precisions(artifacts: Sequence[Artifact]) -> list[str]:
@@ -143,6 +170,7 @@ def _precisions(artifacts: Sequence[Artifact]) -> list[str]:
 def _verify_options(options: BenchOptions) -> VerifyOptions:
     return VerifyOptions(
         checkpoint=options.checkpoint,
+        source=options.source,
         data=options.data,
         images=options.parity_images,
         batch_sizes=tuple(sorted({1, min(8, options.parity_images)})),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from statistics import median
 
 from iresnet_export.benchmark.child import FreshRun, in_fresh_process
 from iresnet_export.benchmark.entrants import Entrant
 from iresnet_export.benchmark.measuring import Bench, status_of, unmeasured
-from iresnet_export.benchmark.results import ColdRun, Result
 from iresnet_export.errors import UnavailableError
+from iresnet_export.reporting.schemas import BenchResult, Cold, Timing
 
 _WHY = "mode cold measures load time and first inference: see cold"
 _NOT_MEASURED = ("latency_ms", "throughput", "gflops", "peak_fraction", "speedup", "stable", "device_ms", "copy_ms")
@@ -33,13 +34,15 @@ def cold(candidates: Sequence[Entrant], bench: Bench) -> None:
     results = []
     for index, candidate in enumerate(candidates):
         reason = candidate.takes(1) or reasons.get(index)
-        results.append(unmeasured(candidate, "cold", 1, reason) if reason else _result(candidate, runs[index]))
+        results.append((candidate, unmeasured(candidate, "cold", 1, reason) if reason else _result(candidate, runs[index])))
     bench.add(results)
 
 
-def _result(candidate: Entrant, runs: Sequence[FreshRun]) -> Result:
+def _result(candidate: Entrant, runs: Sequence[FreshRun]) -> BenchResult:
     status, reason = status_of(candidate, None)
-    found = ColdRun(tuple(run.load_ms for run in runs), tuple(run.first_inference_ms for run in runs))
-    memory = max(run.peaks_mb[0] for run in runs)
-    missing = dict.fromkeys(_NOT_MEASURED, _WHY)
-    return Result(candidate.subject, "cold", 1, status, reason, memory_mb=memory, cold=found, missing=missing)
+    loads, firsts = ([getattr(run, key) for run in runs] for key in ("load_ms", "first_inference_ms"))
+    return candidate.subject.result(
+        "cold", 1, status, reason, samples=tuple(map(sum, zip(loads, firsts, strict=True))),
+        memory_mb=max(run.peaks_mb[0] for run in runs), null_reasons=dict.fromkeys(_NOT_MEASURED, _WHY),
+        cold=Cold(*(Timing(median(times), tuple(times)) for times in (loads, firsts))),
+    )  # fmt: skip

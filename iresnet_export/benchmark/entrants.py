@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from iresnet_export.artifacts.artifact import Artifact
@@ -15,12 +16,12 @@ from iresnet_export.backends.eager import EagerSession
 from iresnet_export.backends.registry import runtimes_for
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.recipe import Recipe
-from iresnet_export.benchmark.results import Parity, Subject
 from iresnet_export.benchmark.work import Work, work_of
 from iresnet_export.errors import ArtifactError, StaleManifestError, UnavailableError
+from iresnet_export.reporting.schemas import Parity, Subject, validated
 from iresnet_export.verification.verify import Verification
 from iresnet_models.checkpoint import save_checkpoint
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Entrant:
     """`session` is None where it cannot be run, and `reason` says why."""
 
     subject: Subject
-    spec: ModelSpec
+    spec: NetworkSpec
     recipe: Recipe
     work: Work
     session: Session | None
@@ -57,11 +58,20 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Origin:
-    """A network that artifacts were made from: its name in tables, and a checkpoint that a fresh process can read."""
+    """A network that artifacts were made from: its name in tables, and the checkpoint, if any, that a fresh process can read."""
 
     label: str
     source: Source
-    checkpoint: Path
+    checkpoint: Path | None
+
+    @cached_property
+    def work(self) -> Work:
+        return work_of(self.source.network, self.source.spec.image_size)
+
+    def recipe(self, opener: str, options: BenchOptions, threads: int) -> Recipe:
+        """How its network is opened as it is."""
+        network = self.source.network if self.checkpoint is None else None
+        return Recipe(opener, self.checkpoint, self.source.spec, options.device, threads, network=network)
 
 
 class Origins:
@@ -69,21 +79,22 @@ class Origins:
 
     def __init__(self, options: BenchOptions, folder: Path) -> None:
         self._options, self._folder = options, folder
-        self._known: dict[tuple[str, ModelSpec], Origin] = {}
+        self._known: dict[tuple[str, NetworkSpec], Origin] = {}
 
     @property
     def all(self) -> list[Origin]:
         return list(self._known.values())
 
     def of(self, artifact: Artifact) -> Origin:
-        source = source_of_artifact(artifact, self._options.checkpoint)
+        source = source_of_artifact(artifact, self._options.given)
         key = (source.weights.sha256, source.spec)
         if key not in self._known:
             name = f"{source.spec.name}-{source.weights.sha256[:8]}"
             namesakes = sum(origin.label.startswith(name) for origin in self.all)
             label = f"{name}-{namesakes + 1}" if namesakes else name
-            path = self._folder / f"{label}.pt"
-            save_checkpoint(path, source.network)
+            path = None if source.weights.kind == "module" else self._folder / f"{label}.pt"
+            if path is not None:
+                save_checkpoint(path, source.own)
             self._known[key] = Origin(label, source, path)
         return self._known[key]
 
@@ -94,13 +105,14 @@ def parities(verification: Verification | None) -> dict[tuple[Path, str], Parity
     for candidate in verification.candidates if verification else ():
         outputs = candidate.outputs
         accuracy = outputs.decisions.accuracy if outputs and outputs.decisions else None
-        found[candidate.artifact, candidate.backend] = Parity(
-            candidate.status,
-            outputs.noise_ratio if outputs else None,
-            outputs.sqnr_db if outputs else None,
-            candidate.reason,
-            accuracy.points if accuracy else None,
-        )
+        verdict = {
+            "status": candidate.status,
+            "noise_ratio": outputs.noise_ratio if outputs else None,
+            "sqnr_db": outputs.sqnr_db if outputs else None,
+            "reason": candidate.reason,
+            "accuracy_drop_points": accuracy.points if accuracy else None,
+        }
+        found[candidate.artifact, candidate.backend] = validated(Parity, verdict)
     return found
 
 
@@ -121,16 +133,14 @@ def open_entrants(
 def subject_of(origin: Origin, threads: int, options: BenchOptions) -> Subject:
     """The subject of an origin's baseline, which others are made from."""
     spec = origin.source.spec
-    macs = work_of(spec).macs
-    common = (spec.arch, spec.depth, spec.image_size, options.device.type, threads)
-    return Subject(origin.label, "eager", "fp32", *common, macs=macs)
+    which = (origin.label, "eager", "fp32", options.device.type, threads)
+    return Subject(*which, spec.arch, spec.depth, spec.image_size, macs=origin.work.macs)
 
 
 def _baseline(origin: Origin, threads: int, options: BenchOptions) -> Entrant:
     spec = origin.source.spec
-    recipe = Recipe("eager", origin.checkpoint, spec, options.device, threads)
     session = EagerSession(origin.source.network, options.device, threads)
-    return Entrant(subject_of(origin, threads, options), spec, recipe, work_of(spec), session)
+    return Entrant(subject_of(origin, threads, options), spec, origin.recipe("eager", options, threads), origin.work, session)
 
 
 def _entrant(
@@ -157,7 +167,7 @@ def _entrant(
     recipe = Recipe(runtime.spelled, artifact.path.resolve(), spec, options.device, threads, options.trust)
 
     def entrant(session: Session | None, reason: str | None = None) -> Entrant:
-        return Entrant(subject, spec, recipe, work_of(spec), session, reason)
+        return Entrant(subject, spec, recipe, origin.work, session, reason)
 
     try:
         if artifact.manifest is not None:

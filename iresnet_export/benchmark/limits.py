@@ -20,8 +20,8 @@ from iresnet_export.backends.base import Session
 from iresnet_export.backends.onnxruntime.runtime import OnnxSession
 from iresnet_export.backends.openvino import OpenVino, OpenVinoSession
 from iresnet_export.benchmark.clock import CLOCK, Clock
-from iresnet_export.benchmark.results import Limit, Result
 from iresnet_export.errors import IResNetError
+from iresnet_export.reporting.schemas import BenchResult, Limit
 from iresnet_export.system.progress import Progress
 from iresnet_export.system.torch_settings import torch_threads
 
@@ -63,11 +63,11 @@ def measured_limits(precisions: Sequence[str], threads: int, device: torch.devic
     return found
 
 
-def raised(limits: Sequence[Limit], results: Sequence[Result]) -> list[Limit]:
+def raised(limits: Sequence[Limit], results: Sequence[BenchResult]) -> list[Limit]:
     """The limits, and where a network itself was faster than every kernel that was tried, what it reached."""
     found = []
     for limit in limits:
-        own = [r for r in results if r.gflops and (r.precision, r.subject.threads) == (limit.precision, limit.threads)]
+        own = [r for r in results if r.gflops and (r.precision, r.threads) == (limit.precision, limit.threads)]
         best = max(own, key=lambda result: result.gflops or 0.0, default=None)
         if best is not None and best.gflops is not None and best.gflops > limit.gflops:
             kernel = f"{best.artifact} by {best.backend} at batch {best.batch}, faster than every kernel that was tried"
@@ -81,23 +81,24 @@ def better(limits: Sequence[Limit]) -> list[Limit]:
     groups: dict[tuple[str, int], list[Limit]] = {}
     for limit in limits:
         groups.setdefault((limit.precision, limit.threads), []).append(limit)
-    return [
-        dataclasses.replace(max(group, key=lambda limit: limit.gflops), bandwidth_gb_s=max(limit.bandwidth_gb_s for limit in group))
-        for group in groups.values()
-    ]
+    found = []
+    for group in groups.values():
+        bandwidth = max(limit.bandwidth_gb_s or 0.0 for limit in group)
+        found.append(dataclasses.replace(max(group, key=lambda limit: limit.gflops), bandwidth_gb_s=bandwidth))
+    return found
 
 
-def with_fractions(results: Sequence[Result], limits: Sequence[Limit]) -> list[Result]:
+def with_fractions(results: Sequence[BenchResult], limits: Sequence[Limit]) -> list[BenchResult]:
     """The results with the share of the limit that each one reached."""
     known = {(limit.precision, limit.threads): limit.gflops for limit in limits}
     found = []
     for result in results:
-        limit = known.get((result.precision, result.subject.threads))
+        limit = known.get((result.precision, result.threads))
         if result.gflops is not None and limit is not None:
             result = dataclasses.replace(result, peak_fraction=result.gflops / limit)
         elif result.gflops is not None:
             why = f"what this machine can do in {result.precision} was not measured"
-            result = dataclasses.replace(result, missing=result.missing | {"peak_fraction": why})
+            result = dataclasses.replace(result, null_reasons=result.null_reasons | {"peak_fraction": why})
         found.append(result)
     return found
 

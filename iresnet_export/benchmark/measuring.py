@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -17,26 +16,26 @@ from iresnet_export.benchmark.entrants import Entrant
 from iresnet_export.benchmark.memory import release
 from iresnet_export.benchmark.options import BenchOptions, Mode
 from iresnet_export.benchmark.recipe import host_to_host
-from iresnet_export.benchmark.results import Result, Status
-from iresnet_export.benchmark.stability import NOT_STEADY, contradictions, unsteadiness
+from iresnet_export.benchmark.stability import NOT_STEADY, unsteadiness
 from iresnet_export.benchmark.statistics import latency_of, speedup_of
+from iresnet_export.reporting.schemas import BenchResult, BenchStatus
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.verify import VerifyOptions, pixels_for
 from iresnet_models.errors import first_line, is_out_of_memory, named_line
 from iresnet_models.preprocessing import normalised
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
-Watch = Callable[[Sequence[Result], Sequence[Samples]], None]
+Watch = Callable[[Sequence[BenchResult], Sequence[Samples]], None]
 """Told, while it measures, of the results so far and of the samples of what is being measured."""
 
 FIGURES = ("samples", "latency_ms", "throughput", "gflops", "peak_fraction", "speedup", "stable")
 
 
-def no_watch(_results: Sequence[Result], _samples: Sequence[Samples]) -> None:
+def no_watch(_results: Sequence[BenchResult], _samples: Sequence[Samples]) -> None:
     """For callers that show nothing."""
 
 
-def keep_nothing(_results: Sequence[Result]) -> None:
+def keep_nothing(_results: Sequence[BenchResult]) -> None:
     """For callers that write nothing before the end."""
 
 
@@ -47,11 +46,17 @@ class Bench:
     options: BenchOptions
     progress: Progress = no_progress
     watch: Watch = no_watch
-    keep: Callable[[Sequence[Result]], None] = keep_nothing
-    results: list[Result] = field(default_factory=list)
+    keep: Callable[[Sequence[BenchResult]], None] = keep_nothing
+    before: Sequence[BenchResult] = ()
+    """What earlier runs have found, with other threads."""
+    found: list[tuple[Entrant, BenchResult]] = field(default_factory=list)
     _images: dict[Any, Tensor] = field(default_factory=dict)
 
-    def images_for(self, spec: ModelSpec, session: Session, batch: int) -> Tensor:
+    @property
+    def results(self) -> list[BenchResult]:
+        return [*self.before, *(result for _, result in self.found)]
+
+    def images_for(self, spec: NetworkSpec, session: Session, batch: int) -> Tensor:
         """Images in host memory as the session takes them; candidates of one kind share them."""
         if any(key[1] != batch for key in self._images):
             self._images.clear()  # those of an earlier batch size
@@ -70,9 +75,9 @@ class Bench:
         images = self.images_for(candidate.spec, session, batch)
         return lambda: host_to_host(session, images)
 
-    def add(self, results: Sequence[Result]) -> None:
+    def add(self, found: Iterable[tuple[Entrant, BenchResult]]) -> None:
         """Takes what has been found, shows it, and keeps it."""
-        self.results += results
+        self.found += found
         self.watch(self.results, ())
         self.keep(self.results)
 
@@ -80,7 +85,7 @@ class Bench:
         self.watch(self.results, samples)
 
 
-def in_turns(candidates: Sequence[Entrant], batch: int, mode: Mode, bench: Bench) -> list[Result]:
+def in_turns(candidates: Sequence[Entrant], batch: int, mode: Mode, bench: Bench) -> list[BenchResult]:
     """One result for each candidate, those that do not take such batches "skipped"."""
     options = bench.options
     usable = [candidate for candidate in candidates if candidate.takes(batch) is None]
@@ -110,20 +115,19 @@ def in_turns(candidates: Sequence[Entrant], batch: int, mode: Mode, bench: Bench
             continue
         baseline = None if candidate.subject.baseline is None else baselines.get(candidate.subject.baseline)
         results.append(_result(candidate, batch, mode, found[id(candidate)], baseline, bench))
-    bench.add(results)
+    bench.add(zip(candidates, results, strict=True))
     return results
 
 
-def unmeasured(candidate: Entrant, mode: Mode, batch: int, reason: str, status: Status = "skipped") -> Result:
+def unmeasured(candidate: Entrant, mode: Mode, batch: int, reason: str, status: BenchStatus = "skipped") -> BenchResult:
     """A result that says why there is none. What verification failed goes by that."""
     parity = candidate.subject.parity
     if parity is not None and parity.status == "fail":
         status, reason = "failed_parity", parity.reason or reason
-    missing = dict.fromkeys(FIGURES, reason)
-    return Result(candidate.subject, mode, batch, status, reason, missing=missing)
+    return candidate.subject.result(mode, batch, status, reason, null_reasons=dict.fromkeys(FIGURES, reason))
 
 
-def status_of(candidate: Entrant, unstable: str | None) -> tuple[Status, str | None]:
+def status_of(candidate: Entrant, unstable: str | None) -> tuple[BenchStatus, str | None]:
     """The verdict on what was measured, with its reason; `unstable` is why no figure describes it."""
     parity = candidate.subject.parity
     if parity is not None and parity.status == "fail":
@@ -131,14 +135,14 @@ def status_of(candidate: Entrant, unstable: str | None) -> tuple[Status, str | N
     return ("ok", None) if unstable is None else ("unstable", unstable)
 
 
-def failed(candidate: Entrant, mode: Mode, batch: int, error: Exception) -> Result:
+def failed(candidate: Entrant, mode: Mode, batch: int, error: Exception) -> BenchResult:
     """A result of what could not be run."""
     if is_out_of_memory(error):
         return unmeasured(candidate, mode, batch, f"there is not enough memory: {first_line(error)}", "oom")
     return unmeasured(candidate, mode, batch, f"it does not run: {named_line(error)}")
 
 
-def _result(candidate: Entrant, batch: int, mode: Mode, samples: Samples, baseline: Samples | None, bench: Bench) -> Result:
+def _result(candidate: Entrant, batch: int, mode: Mode, samples: Samples, baseline: Samples | None, bench: Bench) -> BenchResult:
     if samples.failure is not None:
         return failed(candidate, mode, batch, samples.failure)
     subject, options = candidate.subject, bench.options
@@ -151,26 +155,17 @@ def _result(candidate: Entrant, batch: int, mode: Mode, samples: Samples, baseli
         missing["speedup"] = why
     elif baseline is not None:
         speedup = speedup_of(baseline, samples, options.seed)
-    return Result(
-        subject,
-        mode,
-        batch,
-        status,
-        reason,
-        samples=samples,
-        latency=latency,
+    moved = candidate.work.moved_bytes(batch, subject.precision)
+    return subject.result(
+        mode, batch, status, reason, samples=samples.rounds, latency_ms=latency, speedup=speedup, stable=unstable is None,
         device_ms=median(time.compute for time in samples.device) if samples.device else None,
         copy_ms=median(time.copies for time in samples.device) if samples.device else None,
-        throughput=batch / latency.p50 * 1e3,
-        gflops=gflops,
-        speedup=speedup,
-        stable=unstable is None,
-        moved_bytes=candidate.work.moved_bytes(batch, subject.precision),
-        missing=missing,
-    )
+        throughput=batch / latency.p50 * 1e3, gflops=gflops, bytes=moved,
+        arithmetic_intensity=2 * subject.macs * batch / moved if moved and subject.macs else None, null_reasons=missing,
+    )  # fmt: skip
 
 
-def _no_speedup(candidate: Entrant, status: Status, reason: str | None, baseline: Samples | None) -> str | None:
+def _no_speedup(candidate: Entrant, status: BenchStatus, reason: str | None, baseline: Samples | None) -> str | None:
     """Why there is no verdict on a candidate's speed; None if there is one."""
     if candidate.subject.baseline is None:
         return "this is the baseline"
@@ -180,27 +175,3 @@ def _no_speedup(candidate: Entrant, status: Status, reason: str | None, baseline
         return "its baseline was not measured at this batch size"
     unstable = unsteadiness(baseline.rounds)
     return None if unstable is None else f"{NOT_STEADY}: {unstable}"
-
-
-def without_contradictions(results: Sequence[Result]) -> list[Result]:
-    """The results, those baselines that contradict themselves "unstable", and what was compared with them without a verdict.
-
-    A baseline does where it takes longer for a small batch than for a large one.
-    """
-    found = list(results)
-    places: dict[tuple[str, int, str], dict[int, int]] = {}
-    for index, result in enumerate(found):
-        if result.is_baseline and result.latency is not None and result.mode in ("latency", "throughput"):
-            places.setdefault((result.artifact, result.subject.threads, result.mode), {})[result.batch] = index
-    doubts = {}
-    for key, own in places.items():
-        medians = {batch: latency.p50 for batch, index in own.items() if (latency := found[index].latency) is not None}
-        for batch, why in contradictions(medians).items():
-            doubts[*key, batch] = why
-            found[own[batch]] = dataclasses.replace(found[own[batch]], status="unstable", reason=why, stable=False)
-    for index, result in enumerate(found):
-        doubt = doubts.get((result.subject.baseline or "", result.subject.threads, result.mode, result.batch))
-        if doubt is not None and result.speedup is not None:
-            missing = result.missing | {"speedup": f"{NOT_STEADY}: {doubt}"}
-            found[index] = dataclasses.replace(result, speedup=None, missing=missing)
-    return found

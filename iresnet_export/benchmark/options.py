@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import torch
 
+from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import MOST_BATCH, MOST_THREADS
 from iresnet_export.errors import InputError
 from iresnet_models.cores import usable_cores
@@ -50,6 +51,12 @@ class BenchOptions:
     """Whether to measure peak memory, in a process of its own for each candidate."""
     limits: bool = True
     """Whether to measure what the machine can do at most."""
+    source: Source | None = None
+    """The network that artifacts should be, in place of `checkpoint`."""
+
+    @property
+    def given(self) -> Source | Path | None:
+        return self.source or self.checkpoint
 
     def __post_init__(self) -> None:
         unknown = [mode for mode in self.modes if mode not in MODES]

@@ -17,9 +17,9 @@ from iresnet_export.backends.registry import runtime_named
 from iresnet_export.benchmark.entrants import Entrant, Origin, subject_of
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.recipe import COMPILED, TORCHVISION, Recipe
-from iresnet_export.benchmark.results import Parity, Subject
-from iresnet_export.benchmark.work import Work, work_of, work_of_torchvision
+from iresnet_export.benchmark.work import Work, work_of_torchvision
 from iresnet_export.errors import IResNetError, UnavailableError
+from iresnet_export.reporting.schemas import Parity, Subject, validated
 from iresnet_export.system.progress import Progress
 from iresnet_export.verification.criteria import Criterion
 from iresnet_export.verification.outputs import compare_outputs
@@ -39,14 +39,14 @@ def open_peers(
     """Every peer of a network; one that cannot be had here has no session, and says why."""
     spec = origin.source.spec
     base = dataclasses.replace(subject_of(origin, threads, options), peer=True, baseline=origin.label)
-    here = Recipe("", origin.checkpoint, spec, options.device, threads)
+    here = origin.recipe(COMPILED, options, threads)
     made = []
 
     def add(subject: Subject, recipe: Recipe, work: Work, prepare: Callable[[], None], compare: bool = True) -> None:
         session, reason = _opened(recipe, prepare, stack)
         if session is not None and compare and options.verify:
             subject = dataclasses.replace(subject, parity=_parity(session, reference(origin), progress, recipe.opener))
-        if session is not None and recipe.path != origin.checkpoint:
+        if session is not None and recipe.path is not None and recipe.path != origin.checkpoint:
             subject = dataclasses.replace(subject, size_bytes=recipe.path.stat().st_size)
         made.append(Entrant(subject, spec, recipe, work, session, reason))
 
@@ -60,16 +60,19 @@ def open_peers(
                 raise UnavailableError(f"{name} is not installed here")
             plain_onnx(origin, plain)
 
-        add(subject, dataclasses.replace(here, opener=name, path=plain), work_of(spec), export)
+        add(subject, dataclasses.replace(here, opener=name, path=plain, network=None), origin.work, export)
     compiled = dataclasses.replace(base, artifact=origin.label, backend=COMPILED)
     progress(f"Compiling {origin.label}", 0.0)
-    add(compiled, dataclasses.replace(here, opener=COMPILED), work_of(spec), lambda: _require_compiler(options.device))
-    known = spec.depth in TORCHVISION_DEPTHS
-    twin = dataclasses.replace(base, artifact=f"torchvision resnet{spec.depth}", arch="resnet")
-    work = work_of_torchvision(spec) if known else work_of(spec)
+    add(compiled, here, origin.work, lambda: _require_compiler(options.device))
+    depth = spec.depth
+    if depth is None:  # which no ResNet is a twin of
+        return made
+    known = depth in TORCHVISION_DEPTHS
+    twin = dataclasses.replace(base, artifact=f"torchvision resnet{depth}", arch="resnet")
+    work = work_of_torchvision(spec) if known else origin.work
     twin = dataclasses.replace(twin, macs=work.macs if known else None)
     recipe = dataclasses.replace(here, opener=TORCHVISION)
-    add(twin, recipe, work, lambda: _require_depth(spec.depth), compare=False)
+    add(twin, recipe, work, lambda: _require_depth(depth), compare=False)
     return made
 
 
@@ -106,8 +109,9 @@ def _parity(session: Session, reference: Reference | None, progress: Progress, o
     try:
         outputs = compare_outputs(session, reference, criterion, sizes, progress)
     except Exception as error:
-        return Parity("fail", None, None, f"it does not run: {named_line(error)}")
-    return Parity("fail" if outputs.reason else "pass", outputs.noise_ratio, outputs.sqnr_db, outputs.reason)
+        return Parity("fail", reason=f"it does not run: {named_line(error)}")
+    figures = {"noise_ratio": outputs.noise_ratio, "sqnr_db": outputs.sqnr_db}
+    return validated(Parity, {"status": "fail" if outputs.reason else "pass", "reason": outputs.reason, **figures})
 
 
 def _require_compiler(device: torch.device) -> None:

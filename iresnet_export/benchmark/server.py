@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from iresnet_export.benchmark.clock import CLOCK, Clock
 from iresnet_export.benchmark.entrants import Entrant
 from iresnet_export.benchmark.measuring import Bench, failed, status_of, unmeasured
-from iresnet_export.benchmark.results import Result, ServerRun, Trial
 from iresnet_export.benchmark.statistics import percentile, samples_needed
 from iresnet_export.graph.ir import Array
+from iresnet_export.reporting.schemas import BenchResult, Response, Server, Trial
 
 BACKLOG = 2.0
 """A queue that is not served within this many times the arrivals' duration is given up: it would only grow."""
@@ -25,15 +26,35 @@ LEAST_UTILISATION = 0.01
 _CHANCE = 1e-3
 """A limit counts as out of reach where the inferences alone break it, and would by chance so often more rarely than this."""
 
+_PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9}
 _NOT_MEASURED = ("latency_ms", "gflops", "peak_fraction", "speedup", "memory_mb", "device_ms", "copy_ms")
+
+
+@dataclass(frozen=True)
+class ServerRun:
+    """What came of offering requests. Response times in milliseconds, from arrival to logits; the rest as in `Server`."""
+
+    rate_per_s: float
+    offered: int
+    completed: int
+    utilisation: float
+    responses: tuple[float, ...]
+    seconds: float
+    highest_rate_per_s: float | None = None
+    p99_limit_ms: float | None = None
+    trials: tuple[Trial, ...] = ()
+
+    @property
+    def keeps_up(self) -> bool:
+        return self.completed == self.offered and self.utilisation < 1
 
 
 def server(candidates: Sequence[Entrant], bench: Bench) -> None:
     """Every candidate on its own, in random order, at every rate asked for; with a limit also at the highest rate within it."""
-    start, places = len(bench.results), {id(candidate.subject): place for place, candidate in enumerate(candidates)}
+    start, places = len(bench.found), {id(candidate): place for place, candidate in enumerate(candidates)}
     for candidate in random.Random(bench.options.seed).sample(candidates, len(candidates)):
-        bench.add(_of_candidate(candidate, bench))
-    bench.results[start:] = sorted(bench.results[start:], key=lambda result: places[id(result.subject)])
+        bench.add((candidate, result) for result in _of_candidate(candidate, bench))
+    bench.found[start:] = sorted(bench.found[start:], key=lambda pair: places[id(pair[0])])
 
 
 def queue(
@@ -96,10 +117,8 @@ def highest_rate(run: Callable[[], object], limit_ms: float, seconds: float, see
                 break
             rate = max(least, rate * (1 - STEP * (1 if len(trials) < 3 else 3)))
     shown = best or found
-    return ServerRun(
-        shown.rate_per_s, shown.offered, shown.completed, shown.utilisation, shown.responses, shown.seconds,
-        0.0 if best is None else best.rate_per_s, limit_ms, tuple(trials),
-    )  # fmt: skip
+    highest = 0.0 if best is None else best.rate_per_s
+    return replace(shown, highest_rate_per_s=highest, p99_limit_ms=limit_ms, trials=tuple(trials))
 
 
 def _out_of_reach(service: Sequence[float], limit_ms: float) -> bool:
@@ -144,7 +163,7 @@ def _service_times(run: Callable[[], object], clock: Clock) -> list[float]:
     return found
 
 
-def _of_candidate(candidate: Entrant, bench: Bench) -> list[Result]:
+def _of_candidate(candidate: Entrant, bench: Bench) -> list[BenchResult]:
     options = bench.options
     if (reason := candidate.takes(1)) is not None:
         return [unmeasured(candidate, "server", 1, reason)]
@@ -165,7 +184,7 @@ def _of_candidate(candidate: Entrant, bench: Bench) -> list[Result]:
     return found
 
 
-def _result(candidate: Entrant, found: ServerRun) -> Result:
+def _result(candidate: Entrant, found: ServerRun) -> BenchResult:
     text = (
         f"it does not keep up with {found.rate_per_s:g} requests a second: {found.completed:,} of {found.offered:,} were answered, "
         "and the queue only grew"
@@ -173,9 +192,23 @@ def _result(candidate: Entrant, found: ServerRun) -> Result:
     if found.highest_rate_per_s == 0:
         text = f"no rate that was tried keeps p99 within {found.p99_limit_ms:g} ms"
     status, reason = status_of(candidate, None if found.keeps_up else text)
-    missing = dict.fromkeys(_NOT_MEASURED, "mode server measures response times: see server.response_ms")
-    throughput = found.completed / found.seconds
-    return Result(
-        candidate.subject, "server", 1, status, reason,
-        throughput=throughput, stable=found.keeps_up, server=found, missing=missing,
+    return candidate.subject.result(
+        "server", 1, status, reason, samples=found.responses, throughput=found.completed / found.seconds,
+        stable=found.keeps_up, server=_document(found),
+        null_reasons=dict.fromkeys(_NOT_MEASURED, "mode server measures response times: see server.response_ms"),
+    )  # fmt: skip
+
+
+def _document(found: ServerRun) -> Server:
+    response = {key: response_percentile(found, percent) for key, percent in _PERCENTILES.items()}
+    reasons = {}
+    for key, percent in _PERCENTILES.items():
+        if response[key] is None:
+            few = f"it takes {samples_needed(percent):,} requests"
+            reasons[f"response_ms.{key}"] = few if found.completed == found.offered else "not all requests were answered"
+    if found.p99_limit_ms is None:
+        reasons |= dict.fromkeys(("highest_rate_per_s", "p99_limit_ms"), "no limit was given")
+    return Server(
+        found.rate_per_s, found.offered, found.completed, found.utilisation, Response(**response),
+        found.highest_rate_per_s, found.p99_limit_ms, found.trials, reasons,
     )  # fmt: skip

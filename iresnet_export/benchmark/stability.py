@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from statistics import median, quantiles
+
+from iresnet_export.reporting.schemas import BenchResult
 
 TOLERANCE = 0.05
 DISPERSION = 0.5
@@ -48,6 +51,29 @@ def contradictions(medians: Mapping[int, float]) -> dict[int, str]:
                 text = f"it took {_figure(medians[small])} ms at batch {small} and {_figure(medians[large])} ms at batch {large}"
                 found.setdefault(small, text)
                 found.setdefault(large, text)
+    return found
+
+
+def without_contradictions(results: Sequence[BenchResult]) -> list[BenchResult]:
+    """The results, those baselines that contradict themselves "unstable", and what was compared with them without a verdict.
+
+    A baseline does where it takes longer for a small batch than for a large one; earlier versions gave speed-ups over such.
+    """
+    medians: dict[tuple[str, int, str], dict[int, float]] = {}
+    for one in results:
+        if one.is_baseline and one.latency_ms is not None:
+            medians.setdefault((one.artifact, one.threads, one.mode), {})[one.batch] = one.latency_ms.p50
+    doubts = {(*key, batch): why for key, own in medians.items() for batch, why in contradictions(own).items()}
+    found = []
+    for one in results:
+        of = one.artifact if one.is_baseline else one.baseline or ""
+        why = doubts.get((of, one.threads, one.mode, one.batch))
+        if why is not None and one.is_baseline and one.latency_ms is not None:
+            one = dataclasses.replace(one, status="unstable", reason=why, stable=False)
+        elif why is not None and one.speedup is not None:
+            reasons = one.null_reasons | {"speedup": f"{NOT_STEADY}: {why}"}
+            one = dataclasses.replace(one, speedup=None, null_reasons=reasons)
+        found.append(one)
     return found
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from iresnet_export.benchmark.clock import Samples
+from iresnet_export.reporting.schemas import Latency, Speedup
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 RESAMPLES = 2000
@@ -18,32 +18,6 @@ SAMPLES_BEYOND = 10
 """A percentile needs at least so many samples beyond it: p90 needs 100, p99 1,000 and p99.9 10,000."""
 
 _LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds. A percentile for which there are too few samples is None. `p50_ci95` is a 95 % confidence interval."""
-
-    p50: float
-    p90: float | None
-    p99: float | None
-    mean: float
-    std: float
-    min: float
-    max: float
-    p50_ci95: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """How many times as fast as the baseline; `tie` if the interval holds 1."""
-
-    p50: float
-    ci95: tuple[float, float]
-
-    @property
-    def tie(self) -> bool:
-        return self.ci95[0] <= 1 <= self.ci95[1]
 
 
 def samples_needed(percent: float) -> int:
@@ -66,7 +40,7 @@ def latency_of(samples: Samples, seed: int = 0) -> Latency:
         p90=percentile(samples.all, 90),
         p99=percentile(samples.all, 99),
         mean=float(values.mean()),
-        std=float(values.std(ddof=1)),
+        std=float(values.std(ddof=1)) if len(values) > 1 else None,
         min=float(values.min()),
         max=float(values.max()),
         p50_ci95=interval(medians, float(np.median(values)), len(rounds), values),
@@ -79,7 +53,8 @@ def speedup_of(baseline: Samples, candidate: Samples, seed: int = 0) -> Speedup:
     ratios = np.array([np.median(slow) / np.median(fast) for slow, fast in pairs])
     medians = np.median(ratios[_resampled(len(ratios), seed)], axis=1)
     middle = float(np.median(ratios))
-    return Speedup(middle, interval(medians, middle, len(ratios), ratios))
+    low, high = interval(medians, middle, len(ratios), ratios)
+    return Speedup(middle, (low, high), low <= 1 <= high)
 
 
 def _resampled(count: int, seed: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from iresnet_export.benchmark.entrants import Entrant
 from iresnet_export.benchmark.measuring import Bench, in_turns, unmeasured
 from iresnet_export.benchmark.memory import Growth
-from iresnet_export.benchmark.results import Result
+from iresnet_export.reporting.schemas import BenchResult
 
 GAIN, FLAT_DOUBLINGS = 1.05, 2
 """Saturated: twice in a row, doubling the batch did not make it 5 % faster than the best before."""
@@ -22,7 +22,7 @@ class Sweep:
         self._best, self._flat = 0.0, 0
         self.over = False
 
-    def add(self, result: Result) -> None:
+    def add(self, result: BenchResult) -> None:
         """Takes note of the next batch size; whatever could not be measured ends the sweep."""
         if result.throughput is None:
             self.over = True
@@ -40,7 +40,7 @@ def throughput(candidates: Sequence[Entrant], bench: Bench) -> None:
     while active and batch <= LARGEST_BATCH:
         shortage = growth.shortage() if batch > 1 and bench.options.device.type == "cpu" else None
         if shortage is not None:
-            bench.add([unmeasured(candidate, "throughput", batch, shortage, "oom") for candidate in active])
+            bench.add((one, unmeasured(one, "throughput", batch, shortage, "oom")) for one in active)
             return
         for candidate, result in zip(active, in_turns(active, batch, "throughput", bench), strict=True):
             sweeps[id(candidate)].add(result)

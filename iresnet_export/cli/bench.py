@@ -36,7 +36,8 @@ from iresnet_export.errors import InputError
 if TYPE_CHECKING:
     from iresnet_export.benchmark.clock import Samples
     from iresnet_export.benchmark.options import Mode
-    from iresnet_export.benchmark.results import BenchReport, Result
+    from iresnet_export.reporting.schemas import BenchReport, BenchResult
+    from iresnet_export.reporting.tables import Table
     from iresnet_export.system.progress import Progress
 
 WHAT, PARITY, SERVER = "What is measured", "Parity and recommendation", "Mode server"
@@ -164,8 +165,6 @@ def bench(
     """
     from iresnet_export.benchmark.bench import bench as bench_artifacts
     from iresnet_export.benchmark.options import BenchOptions
-    from iresnet_export.reporting.bench_document import bench_document
-    from iresnet_export.reporting.bench_tables import bench_tables
     from iresnet_models.files import write_json
 
     options = BenchOptions(
@@ -196,7 +195,7 @@ def bench(
     def keep(unfinished: BenchReport) -> None:
         nonlocal kept
         if json is not None and (json.is_file() or not json.exists()) and not is_standard_output(json):
-            write_json(json, bench_document(unfinished, options))
+            write_json(json, unfinished.to_json())
             kept = True
 
     try:
@@ -207,16 +206,16 @@ def bench(
         if kept:
             notice(f"What was measured until then is in {json}.")
         raise
-    write_report(json, bench_document(report, options))
+    write_report(json, report)
     counts = " and ".join(map(str, options.thread_counts))
     say(f"On {options.device.type}, with {counts} threads, from images in host memory to logits in host memory.")
-    for made in bench_tables(report.results, options.verify):
+    for made in _tables(report.results):
         show(made)
     _explain(report, recommend)
     if not report.measured:
         notice("None of the artifacts could be run here.")
         raise typer.Exit(3)
-    if any(result.status == "failed_parity" and not result.subject.peer for result in report.results):
+    if any(result.status == "failed_parity" and not result.peer for result in report.results):
         notice("What failed verification has no verdict on its speed; `iresnet-export verify` says more.")
         raise typer.Exit(1)
     if recommend and report.recommendation is None:
@@ -225,29 +224,48 @@ def bench(
 
 def _explain(report: BenchReport, recommend: bool) -> None:
     from iresnet_export.benchmark.recommendation import unsteady_baseline
-    from iresnet_export.reporting.bench_tables import limits_in_words, remarks
+    from iresnet_export.reporting.remarks import bench_remarks, limits_in_words
     from iresnet_export.system.machine import under_load
 
-    for line in (*limits_in_words(report.limits), *remarks(report)):
+    for line in (*limits_in_words(report.limits or ()), *bench_remarks(report)):
         say(line)
     if report.recommendation is not None:
         sentence = report.recommendation.sentence
-        say(sentence if under_load(report.warnings) else bold(sentence))
+        say(sentence if under_load(report.environment.warnings) else bold(sentence))
     elif recommend:
         whys = dict.fromkeys(why for result in report.results if (why := unsteady_baseline(result)))
         why = "; ".join(whys) or "no artifact passed verification with a stable measurement"
         say(f"Nothing can be recommended: {why}.")
 
 
+def _tables(results: Sequence[BenchResult]) -> list[Table]:
+    from iresnet_export.reporting.collection import Measured
+    from iresnet_export.reporting.tables import measurement_tables
+
+    return measurement_tables([Measured(result, parity=result.parity) for result in results])
+
+
+def _so_far(samples: Sequence[Samples]) -> Table:
+    """What is being measured, and its median so far."""
+    from statistics import median
+
+    from iresnet_export.reporting.tables import table
+
+    def middle(sample: Samples) -> str:
+        return f"{median(sample.all):.2f}" if sample.rounds else "failed" if sample.failure else ""
+
+    rows = [[sample.name, middle(sample), str(len(sample.rounds))] for sample in samples]
+    return table("so-far", "", ("measuring in turns", ">median ms so far", ">turns"), rows)
+
+
 @contextmanager
-def _live() -> Iterator[tuple[Progress, Callable[[Sequence[Result], Sequence[Samples]], None]]]:
+def _live() -> Iterator[tuple[Progress, Callable[[Sequence[BenchResult], Sequence[Samples]], None]]]:
     """On a terminal: a bar, and tables that grow while they are measured, on stderr. Nothing where stderr is not one."""
     from rich.console import Console, Group
     from rich.live import Live
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from iresnet_export.reporting.bench_tables import bench_tables, progress_table
-    from iresnet_export.reporting.tables import fitted
+    from iresnet_export.reporting.terminal import rich_tables
     from iresnet_export.reporting.words import one_line
 
     console = Console(stderr=True, markup=False)
@@ -266,9 +284,9 @@ def _live() -> Iterator[tuple[Progress, Callable[[Sequence[Result], Sequence[Sam
             bar.update(task, description=one_line(step), completed=share)
             live.update(Group(*tables, bar), refresh=True)
 
-        def watch(results: Sequence[Result], samples: Sequence[Samples]) -> None:
-            made = [*bench_tables(results), *([progress_table(samples)] if samples else [])]
-            tables[:] = [part for whole in made for part in fitted(whole, console.width)]
+        def watch(results: Sequence[BenchResult], samples: Sequence[Samples]) -> None:
+            made = [*_tables(results), *([_so_far(samples)] if samples else [])]
+            tables[:] = [part for whole in made for part in rich_tables(whole, console.width)]
 
         yield update, watch
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from iresnet_export.reporting.tables import ResultTable
+    from iresnet_export.reporting.schemas import Report
+    from iresnet_export.reporting.tables import Table
     from iresnet_export.system.progress import Progress
 
 _PIPED_WIDTH = 200
@@ -32,7 +33,7 @@ def out() -> Console:
 
 def say(text: str | Text) -> None:
     """A line of the result; here as below, nothing in it acts on the terminal."""
-    from iresnet_export.reporting.tables import safe
+    from iresnet_export.reporting.terminal import safe
 
     out().print(safe(text), soft_wrap=True)
 
@@ -41,7 +42,7 @@ def notice(text: str | Text) -> None:
     """A line that is not part of the result."""
     from rich.console import Console
 
-    from iresnet_export.reporting.tables import safe
+    from iresnet_export.reporting.terminal import safe
 
     Console(stderr=True, highlight=False, markup=False).print(safe(text), soft_wrap=True)
 
@@ -59,12 +60,12 @@ def bold(text: str) -> Text:
     return Text(text, "bold")
 
 
-def show(table: ResultTable) -> None:
+def show(table: Table) -> None:
     """A table, in as many parts as the terminal's width takes."""
-    from iresnet_export.reporting.tables import fitted
+    from iresnet_export.reporting.terminal import rich_tables
 
     console = out()
-    for part in fitted(table, console.width):
+    for part in rich_tables(table, console.width):
         console.print(part)
 
 
@@ -87,13 +88,13 @@ def progress_bar() -> Iterator[Progress]:
         yield update
 
 
-def write_report(path: Path | None, document: dict[str, Any]) -> None:
+def write_report(path: Path | None, report: Report | dict[str, Any]) -> None:
     """Writes a report where one was asked for, and says so."""
     if path is None:
         return
     from iresnet_models.files import json_text
 
-    write_output(path, json_text(document), "Report")
+    write_output(path, json_text(report if isinstance(report, dict) else report.to_json()), "Report")
 
 
 def write_output(path: Path, text: str, what: str) -> None:

@@ -24,13 +24,13 @@ def doctor(
     else 3.
     """
     from iresnet_export.doctor import diagnose
-    from iresnet_export.reporting.diagnosis import diagnosis_tables
+    from iresnet_export.reporting.tables import doctor_tables
 
     with progress_bar() as progress:
-        diagnosis = diagnose(folder, progress)
-    for made in diagnosis_tables(diagnosis):
+        report = diagnose(folder, progress)
+    for made in doctor_tables(report):
         show(made)
-    write_report(json, diagnosis.to_json())
-    if not diagnosis.usable:
+    write_report(json, report)
+    if not report.usable:
         notice("Nothing can be both exported and run here; the table says what is missing.")
         raise typer.Exit(3)

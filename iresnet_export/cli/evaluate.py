@@ -43,17 +43,17 @@ def evaluate(
     json: JsonFile = None,
 ) -> None:
     """Count top-1 and top-5 accuracy on held-out images, of checkpoints and artifacts alike."""
-    from iresnet_export.evaluation import EvalOptions, accuracies
-    from iresnet_export.reporting.documents import eval_document
+    from iresnet_export.evaluation import EvalOptions, accuracies, eval_report
     from iresnet_export.reporting.tables import eval_table
 
     options = EvalOptions(data, batch_size, workers, device_from_option(device), checkpoint, trust, tuple(backend or ()))
     with progress_bar() as progress:
         found = accuracies(files, options, progress)
-    show(eval_table(found))
-    for accuracy in found:
-        if accuracy.reason is not None:
-            say(f"{accuracy.artifact}: skipped: {accuracy.reason}")
-    write_report(json, eval_document(found, options))
-    if not any(accuracy.status == "ok" for accuracy in found):
+    report = eval_report(found, options)
+    show(eval_table(report.results))
+    for result in report.results:
+        if result.reason is not None:
+            say(f"{result.artifact} by {result.backend}: {result.status}: {result.reason}")
+    write_report(json, report)
+    if not any(result.status == "ok" for result in report.results):
         raise typer.Exit(3)

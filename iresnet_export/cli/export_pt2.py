@@ -86,8 +86,8 @@ def pt2(
         Package().settings(options)  # says what is missing before any work is done
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
     artifact = run_export("aotinductor" if compile else "pt2", source, options, output, force)
-    if compile and artifact.manifest is not None:
-        from iresnet_export.backends.aotinductor.target import target_in_words
+    if compile:
+        from iresnet_export.backends.aotinductor.target import package_details, target_in_words
 
-        details = artifact.manifest.details
-        say(f"Compiled by {details['compiler']} for torch {details['torch']} and {target_in_words(details)}.")
+        details = package_details(artifact)
+        say(f"Compiled by {details.compiler} for torch {details.torch} and {target_in_words(details)}.")

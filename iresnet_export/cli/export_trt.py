@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from iresnet_export.backends.tensorrt.plan import engine_details
 from iresnet_export.cli.console import notice, say
 from iresnet_export.cli.exports import Opset, run_export
 from iresnet_export.cli.options import (
@@ -201,8 +202,8 @@ def trt(
     source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
     with tensorrt.listening(_said if verbose else None):
         artifact = run_export("engine", source, options, output, force)
-    details = artifact.manifest.details if artifact.manifest else {}
-    say(f"Built by {details['flavour']} {details['builder_version']} for {details['gpus']}.")
+    details = engine_details(artifact)
+    say(f"Built by {details.flavour} {details.builder_version} for {details.gpus}.")
 
 
 def batches(text: str, option: str) -> tuple[int, int, int]:

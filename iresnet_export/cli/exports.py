@@ -34,7 +34,8 @@ from iresnet_export.cli.options import (
 from iresnet_export.errors import InputError
 
 if TYPE_CHECKING:
-    from iresnet_export.artifacts.artifact import Artifact, FormatName
+    from iresnet_export.artifacts.artifact import Artifact
+    from iresnet_export.artifacts.manifest import FormatName
     from iresnet_export.artifacts.source import Source
     from iresnet_export.backends.base import ExportOptions
 
@@ -167,18 +168,19 @@ def run_export(format: FormatName, source: Source, options: ExportOptions, outpu
         batch = f"batch {manifest.batch[0]}"
     if manifest.parent is not None:
         say(f"{artifact.path.parent / manifest.parent.file}: {_PARENTS[manifest.format]}.")
-    if (about := manifest.details.get("fold")) is not None:
-        ratio, images = about["proof"]["error_ratio"], about["proof"]["image_source"]
-        say(f"Folded: no BatchNorm is left; over {images} its error is {ratio:.2f} times the unfolded network's own.")
-        if source.checkpoint is not None and not about["exact_everywhere"] and images.endswith("noise"):
+    if (fold := manifest.details.fold) is not None:
+        ratio, images = fold.proof.error_ratio, fold.proof.image_source
+        left = fold.kept or "no BatchNorm is left"
+        say(f"Folded: {left}. Over {images} its error is {ratio:.2f} times the unfolded network's own.")
+        if source.checkpoint is not None and not fold.exact_everywhere and images.endswith("noise"):
             warn(_BOUNDS_FROM_NOISE)
-    if (about := manifest.details.get("quantization")) is not None:
-        equalized = "; the stream's channels are equalized, which measured better" if about["equalized"] else ""
+    if (about := manifest.details.quantization) is not None:
+        equalized = "; the stream's channels are equalized, which measured better" if about.equalized else ""
         say(
-            f"Quantized: ranges by {about['calibrator']} over {about['image_source']}{equalized}. Predicted: signal to noise "
-            f"{about['predicted_sqnr_db']:.1f} dB, {about['predicted_agreement']:.1%} of the first classes as in fp32."
+            f"Quantized: ranges by {about.calibrator} over {about.image_source}{equalized}. Predicted: signal to noise "
+            f"{about.predicted_sqnr_db:.1f} dB, {about.predicted_agreement:.1%} of the first classes as in fp32."
         )
-    if shares := manifest.details.get("multiply_accumulates"):
+    if shares := manifest.details.multiply_accumulates:
         say(f"Multiply-accumulates: {in_words(shares)}.")
     say(
         f"{artifact.path}: {source.spec.name}, {manifest.size_bytes / 1e6:.1f} MB, {manifest.precision}, {batch}; "

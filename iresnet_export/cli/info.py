@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from iresnet_export.cli.console import bold, say, show, write_report
+from iresnet_export.cli.console import say, show, write_report
 from iresnet_export.cli.options import JsonFile
 
 
@@ -17,19 +17,15 @@ def models() -> None:
     from iresnet_models.operations import multiply_accumulates, parameter_count
     from iresnet_models.spec import IMAGENET_TOP1, OFFICIAL_WEIGHTS, ModelSpec, list_models
 
-    made = table("arch", ">depth", ">parameters", ">multiply-accumulates", ">ImageNet top-1, published", "official weights", keys=2)
+    columns = ("arch", ">depth", ">parameters", ">multiply-accumulates", ">ImageNet top-1, published", "official weights")
+    rows = []
     for arch, depth in list_models():
         spec = ModelSpec(arch, depth)
+        sizes = f"{parameter_count(spec) / 1e6:.1f} M", f"{multiply_accumulates(spec) / 1e9:.2f} G"
         top1 = IMAGENET_TOP1.get((arch, depth))
-        made.line(
-            arch,
-            str(depth),
-            f"{parameter_count(spec) / 1e6:.1f} M",
-            f"{multiply_accumulates(spec) / 1e9:.2f} G",
-            "" if top1 is None else f"{top1:.2f} %",
-            "yes" if (arch, depth) in OFFICIAL_WEIGHTS else "",
-        )
-    show(made)
+        official = "yes" if (arch, depth) in OFFICIAL_WEIGHTS else ""
+        rows.append([arch, str(depth), *sizes, "" if top1 is None else f"{top1:.2f} %", official])
+    show(table("models", "", columns, rows, keys=2))
     say("Multiply-accumulates are for one image of 224 × 224 pixels. Official weights: --weights official.")
 
 
@@ -39,13 +35,9 @@ def inspect(
 ) -> None:
     """Say what a file is: its network and manifest, inputs and outputs, operators, and the precision of its weights."""
     from iresnet_export.inspection import inspect_file
-    from iresnet_export.reporting.tables import table
+    from iresnet_export.reporting.tables import Cell, table
     from iresnet_export.reporting.words import one_line
 
     found = inspect_file(artifact)
-    made = table("", "")
-    made.show_header = False
-    for key, value in found.rows():
-        made.line(bold(one_line(key)), one_line(value))
-    show(made)
+    show(table("file", "", ("", ""), [[Cell(key, strong=True), one_line(value)] for key, value in found.rows()]))
     write_report(json, found.to_json())

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from iresnet_export.cli.console import notice, progress_bar, show, write_report
 from iresnet_export.cli.options import MOST_CLASSES, AtATime, Device, JsonFile, NetworkFile, Trust, backends, device_from_option
-
-if TYPE_CHECKING:
-    from iresnet_export.prediction import Predictions
-    from iresnet_export.reporting.tables import ResultTable
 
 
 def predict(
@@ -39,29 +35,15 @@ def predict(
     """
     from iresnet_export.prediction import PredictOptions
     from iresnet_export.prediction import predict as predict_images
+    from iresnet_export.reporting.tables import predict_table
 
     options = PredictOptions(top_k, batch_size, device_from_option(device), checkpoint, trust, backend)
     with progress_bar() as progress:
-        predictions = predict_images(artifact, images, options, progress)
-    show(_table(predictions))
-    for image in predictions.unreadable:
+        report = predict_images(artifact, images, options, progress)
+    show(predict_table(report))
+    for image in report.unreadable:
         notice(image.reason or "")
-    write_report(json, predictions.to_json())
-    if predictions.unreadable:
-        notice(f"Not read: {len(predictions.unreadable)} of {len(predictions.images)} images; see the reasons above.")
+    write_report(json, report)
+    if report.unreadable:
+        notice(f"Not read: {len(report.unreadable)} of {len(report.results)} images; see the reasons above.")
         raise typer.Exit(2)
-
-
-def _table(predictions: Predictions) -> ResultTable:
-    """A row for each image, a line in it for each class."""
-    from iresnet_export.reporting.tables import status, table
-    from iresnet_export.reporting.words import one_line
-
-    made = table("image", "class", ">probability")
-    for image in predictions.images:
-        if not image.top:
-            made.line(one_line(image.file), status(image.status), "")
-            continue
-        labels = "\n".join(one_line(entry.label) for entry in image.top)
-        made.line(one_line(image.file), labels, "\n".join(f"{entry.probability:.2%}" for entry in image.top))
-    return made

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from iresnet_export.quickstart import Row, Summary
-    from iresnet_export.reporting.tables import Cell, ResultTable
+    from iresnet_export.reporting.tables import Cell, Table
 
 
 def quickstart(
@@ -54,7 +54,7 @@ def _explain(summary: Summary) -> None:
         notice(f"{name} was not exported: {reason}")
     for candidate in summary.verification.candidates:
         if candidate.reason is not None:
-            say(f"{candidate.artifact.name} by {candidate.backend} {candidate.status}: {candidate.reason}")
+            say(f"{candidate.artifact} by {candidate.backend} {candidate.status}: {candidate.reason}")
     units = "error against float64 in units of the network's own rounding error in that precision"
     say(f"Parity: {units}; up to {NOISE_LIMIT:g} is rounding.")
     say("int8 has no such unit: its signal to noise in dB, and its decisions, are held against what calibration predicted.")
@@ -75,48 +75,42 @@ def _speed_in_words(summary: Summary) -> Text | str:
     from iresnet_export.system.machine import under_load
 
     best = summary.fastest
-    if best is None or best.result is None or best.result.latency is None:
+    if best is None or best.result is None or best.result.latency_ms is None:
         return (
             "Which is the fastest cannot be said: no measurement of one that passed was steady. Measure again on a quiet machine."
         )
-    latency, speedup = best.result.latency, best.result.speedup
+    latency, speedup = best.result.latency_ms, best.result.speedup
     name, loaded = f"{best.path.name} by {best.backend}", under_load(summary.warnings)
-    low, high = latency.p50_ci95
-    said = f"{name}, {latency.p50:.2f} ms an image (median; 95 % interval {low:.2f} to {high:.2f})"
+    said = f"{name}, {latency.p50:.2f} ms an image ({latency.in_words()})"
     if speedup is None:
-        return f"Fastest as measured: {said}; {best.result.missing.get('speedup', 'no verdict')}."
+        return f"Fastest as measured: {said}; {best.result.null_reasons.get('speedup', 'no verdict')}."
     times = f"{speedup.p50:.1f} times as fast as eager PyTorch ({speedup.ci95[0]:.1f} to {speedup.ci95[1]:.1f})"
     if loaded:
         return f"Fastest as measured, while the machine was loaded: {said}; {times}, to be measured again on a quiet one."
     return bold(f"Fastest on this machine: {said}; {times}.")
 
 
-def _table(summary: Summary) -> ResultTable:
+def _table(summary: Summary) -> Table:
     from iresnet_export.reporting.tables import table
 
-    columns = ("artifact", "runs by", "precision", "parity", ">noise ratio", ">top-1", ">median ms", ">speed-up", ">size")
-    made = table(*columns, keys=2)
-    for row in summary.rows:
-        made.line(*_row(row))
-    return made
+    columns = ("artifact", "by", "precision", "parity", ">error", ">top-1", ">median ms", ">speed-up", ">size")
+    return table("quickstart", "", columns, map(_row, summary.rows), keys=2)
 
 
-def _row(row: Row) -> list[Cell]:
-    from iresnet_export.reporting.tables import noise, status
-    from iresnet_export.reporting.words import megabytes
+def _row(row: Row) -> list[Cell | str]:
+    from iresnet_export.reporting.tables import status_cell
+    from iresnet_export.reporting.words import backend_name, figures, megabytes, parity_figure, percent, times
 
-    cells: list[Cell] = [row.path.name, row.backend, row.precision]
-    size = megabytes(row.size_bytes)
-    candidate, found, result = row.candidate, row.accuracy.evaluation, row.result
+    candidate, result, size = row.candidate, row.result, megabytes(row.size_bytes)
+    cells: list[Cell | str] = [row.path.name, backend_name(row.backend), row.precision]
     if candidate is None:
         cells += ["reference", ""]
     else:
-        cells += [status(candidate.status), "" if candidate.outputs is None else noise(candidate.outputs)]
-    cells.append("" if found is None else f"{found.top1:.1f} %")
-    if result is None or result.latency is None:
+        cells += [status_cell(candidate.status), parity_figure(candidate.noise_ratio, candidate.sqnr_db)]
+    cells.append(percent(row.accuracy.top1))
+    if result is None or result.latency_ms is None:
         return [*cells, "", "", size]
-    if result.speedup is None:
-        said = "baseline" if result.is_baseline else status(result.status) if result.status != "ok" else "no verdict"
-    else:
-        said = f"{result.speedup.p50:.2f} ×" + (" (tie)" if result.speedup.tie else "")
-    return [*cells, f"{result.latency.p50:.2f}", said, size]
+    said: Cell | str = "baseline" if result.is_baseline else status_cell(result.status) if result.status != "ok" else "no verdict"
+    if result.speedup is not None:
+        said = times(result.speedup.p50) + (" (tie)" if result.speedup.is_tie else "")
+    return [*cells, figures(result.latency_ms.p50), said, size]

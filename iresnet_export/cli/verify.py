@@ -48,6 +48,12 @@ def verify(
     quick: Annotated[
         bool, typer.Option("--quick", help="Rebuild the files and compare them, and no outputs: some seconds each.")
     ] = False,
+    from_scratch: Annotated[
+        bool,
+        typer.Option(
+            "--from-scratch", help="Measure again, from its data, what an export measured: calibration, and the fold's proof."
+        ),
+    ] = False,
     max_accuracy_drop: Annotated[
         float | None,
         typer.Option(
@@ -76,10 +82,10 @@ def verify(
     in units of the network's own float32 rounding error. Exit status: 0 if at least one passes and none fails, 1 if one fails,
     3 if nothing could be verified.
     """
-    from iresnet_export.reporting.documents import verify_document
+    from iresnet_export.reporting.documents import verify_report
     from iresnet_export.reporting.markdown import verify_markdown
-    from iresnet_export.reporting.tables import decision_lines, localisation_table, verify_table
-    from iresnet_export.verification.criteria import NOISE_LIMIT
+    from iresnet_export.reporting.remarks import references_in_words, verify_remarks
+    from iresnet_export.reporting.tables import localisation_table, verify_table
     from iresnet_export.verification.verify import VerifyOptions
     from iresnet_export.verification.verify import verify as verify_artifacts
 
@@ -94,29 +100,23 @@ def verify(
         localise=localise,
         max_accuracy_drop=max_accuracy_drop,
         quick=quick,
+        from_scratch=from_scratch,
         cache=not no_cache,
     )
     with progress_bar() as progress:
         verification = verify_artifacts(artifacts, options, progress)
-    for reference in verification.references:
-        say(
-            f"Reference: {reference.source.spec.name} in float64 over {reference.image_source}; "
-            f"its float32 rounding error is {reference.noise_floor:.3g} (1 noise floor; up to {NOISE_LIMIT:g} passes)"
-            + (", computed before." if reference.cached else ".")
-        )
-    show(verify_table(verification))
-    for candidate in verification.candidates:
-        if localise and candidate.localisation is not None:
-            show(localisation_table(candidate, candidate.localisation))
-        if candidate.reason is not None:
-            say(f"{candidate.artifact} by {candidate.backend}: {candidate.status}: {candidate.reason}")
-        for notice_of_it in candidate.notices:
-            say(f"{candidate.artifact} by {candidate.backend}: {notice_of_it}")
-        for line in decision_lines(candidate, max_accuracy_drop):
-            say(f"{candidate.artifact} by {candidate.backend}: {line}")
-    write_report(json, verify_document(verification, options))
+    report = verify_report(verification, options)
+    for line in references_in_words(report):
+        say(f"Reference: {line}.")
+    show(verify_table(report.candidates))
+    for candidate in report.candidates if localise else ():
+        if candidate.localisation is not None:
+            show(localisation_table(candidate))
+    for line in verify_remarks(report.candidates):
+        say(line)
+    write_report(json, report)
     if markdown is not None:
-        write_output(markdown, verify_markdown(verification, options), "Summary")
+        write_output(markdown, verify_markdown(report), "Summary")
     if verification.exit_status == 3:
         notice("Nothing could be verified here; see the reasons above.")
     raise typer.Exit(verification.exit_status)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from iresnet_export.graph.align import in_order_of
 from iresnet_export.graph.ir import Array, Graph, Node
+from iresnet_export.reporting.schemas import GraphReport
+
+_NAMED = 3
+"""Tensors that a message names."""
 
 _E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 
@@ -32,38 +36,37 @@ class WeightsReport:
     def passed(self) -> bool:
         return self.first_difference is None and self.compared > 0
 
-    def to_json(self) -> dict[str, Any]:
-        return {"compared": self.compared, "worst_ulp": self.worst_ulp, "first_difference": self.first_difference}
-
-
-@dataclass(frozen=True)
-class GraphReport:
-    """`operations`: how many were compared. `first_difference` names the first that is not as it should be; None if all are."""
-
-    operations: int
-    first_difference: str | None
-
 
 @dataclass(frozen=True)
 class Comparison:
-    """Weights and operations are told apart: a foreign file may have fused its layers, and hold every weight nevertheless."""
+    """Weights and operations are told apart: a foreign file may have fused its layers, and hold every weight nevertheless.
+
+    `graph` is None where the two are of other operators, which cannot be compared one by one.
+    """
 
     weights: WeightsReport
-    graph: GraphReport
+    graph: GraphReport | None
 
     @property
     def first_difference(self) -> str | None:
-        return self.weights.first_difference or self.graph.first_difference
+        return self.weights.first_difference or (None if self.graph is None else self.graph.first_difference)
 
 
 def compare(expected: Graph, found: Graph) -> Comparison:
-    """Compares node by node in execution order."""
-    return Comparison(_compare_weights(expected.weighted, found.weighted), _compare_operations(expected.nodes, found.nodes))
+    """Compares node by node, in the network's order; where the network has named tensors, these by their names too, or alone."""
+    if expected.operators != found.operators and expected.named:
+        return Comparison(_compare_named(expected.named, found.named), None)
+    found = in_order_of(expected, found)
+    weights = _compare_weights(expected.weighted, found.weighted)
+    if expected.named and weights.first_difference is None:
+        weights = _compare_named(expected.named, found.named)
+    return Comparison(weights, _compare_operations(expected.nodes, found.nodes))
 
 
 def same_as(graph: Graph) -> Comparison:
     """What comparing a file gives that holds this very graph."""
-    compared = sum(values.size for node in graph.weighted for values in node.tensors.values())
+    tensors = graph.named.values() or [values for node in graph.weighted for values in node.tensors.values()]
+    compared = sum(values.size for values in tensors)
     return Comparison(WeightsReport(compared, 0.0, None), GraphReport(len(graph.nodes), None))
 
 
@@ -71,7 +74,8 @@ def _compare_operations(expected: Sequence[Node], found: Sequence[Node]) -> Grap
     """Operations, their order, what they read, and the attributes of those without weights."""
 
     def described(node: Node, number: int) -> str:
-        return f"{node.kind} {number + 1}" + (f" ({node.name})" if node.name else "")
+        name = node.module or node.name
+        return f"{node.kind} {number + 1}" + (f" ({name})" if name else "")
 
     def sources(node: Node) -> str:
         return " and ".join("the image" if number < 0 else described(expected[number], number) for number in node.inputs)
@@ -99,7 +103,7 @@ def _compare_weights(expected: Sequence[Node], found: Sequence[Node]) -> Weights
             first = _attribute_difference(wanted, got)
         for name, values in wanted.tensors.items():
             other = got.tensors.get(name)
-            difference, ulp = _tensor_difference(f"{wanted.name}.{name}", values, other)
+            difference, ulp = _tensor_difference(f"{wanted.module or wanted.name}.{name}", values, other)
             first = first or difference
             worst = max(worst, ulp)
             compared += 0 if other is None else other.size
@@ -107,6 +111,22 @@ def _compare_weights(expected: Sequence[Node], found: Sequence[Node]) -> Weights
             surplus = ", ".join(sorted(got.tensors.keys() - wanted.tensors.keys()))
             first = f"{wanted.name} has a {surplus} which the network's has not"
     return WeightsReport(compared, worst, first)
+
+
+def _compare_named(expected: Mapping[str, Array], found: Mapping[str, Array]) -> WeightsReport:
+    """Tensors by their names. Where one is missing the file may have fused some: what is equal is counted, and no more."""
+    missing = [name for name in expected if name not in found or found[name].shape != expected[name].shape]
+    differences = {name: _tensor_difference(name, expected[name], found[name]) for name in expected if name not in missing}
+    unequal = [name for name, (difference, _) in differences.items() if difference is not None]
+    compared = sum(expected[name].size for name in differences if not missing or name not in unequal)
+    if missing:
+        others = sorted([*missing, *unequal])
+        named = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
+        return WeightsReport(
+            compared, 0.0, f"not comparable by name: {len(others)} of {len(expected)} tensors ({named})", matched=False
+        )
+    worst = max((ulp for _, ulp in differences.values()), default=0.0)
+    return WeightsReport(compared, worst, differences[unequal[0]][0] if unequal else None)
 
 
 def _structural_difference(expected: Sequence[Node], found: Sequence[Node]) -> str | None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = npt.NDArray[Any]
 Value = TypeVar("Value")
 
-KINDS = ("conv", "batch_norm", "relu", "add", "sub", "mul", "max_pool", "average_pool", "linear", "softmax")
-"""The operations that a network consists of. Each format's reader lists by name what only carries values along (casts, reshapes,
-quantization); whatever else a file computes is a node too, of a kind of its own name, which no network has."""
+KINDS = ("conv", "batch_norm", "relu", "add", "sub", "mul", "div", "max_pool", "average_pool", "linear", "softmax", "log_softmax")
+"""The operations that a network consists of, or is wrapped in. Each format's reader lists by name what only carries values along
+(casts, reshapes, quantization); whatever else a file computes is a node too, of a kind of its own name, which no network has."""
 
 WEIGHTED = ("conv", "batch_norm", "linear")
 
@@ -34,6 +35,7 @@ ATEN_KINDS = {
     "add_": "add",
     "sub": "sub",
     "mul": "mul",
+    "div": "div",
     "max_pool2d": "max_pool",
     "max_pool2d_with_indices": "max_pool",
     "adaptive_avg_pool2d": "average_pool",
@@ -42,6 +44,8 @@ ATEN_KINDS = {
     "addmm": "linear",
     "softmax": "softmax",
     "_softmax": "softmax",
+    "log_softmax": "log_softmax",
+    "_log_softmax": "log_softmax",
 }
 """KINDS by the names of PyTorch's own operators, which TorchScript and torch.export write."""
 
@@ -54,6 +58,7 @@ class Node:
     order of their numbers; -1 for the image, and nothing for constants. `tensors`, in torch's shapes: `weight` (outputs,
     inputs / groups, height, width) of a convolution, (outputs, inputs) of a linear layer, and their `bias`; BatchNorm's four; the
     `constant` (1, channels, 1, 1) of an addition, subtraction or multiplication; of quantized ones scales and zero points too.
+    `module`: the innermost module of the network that it stands in, where a file tells; empty for arithmetic with shapes.
     """
 
     kind: str
@@ -61,6 +66,7 @@ class Node:
     inputs: tuple[int, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, Array] = field(default_factory=dict)
+    module: str = ""
 
     @property
     def is_weighted(self) -> bool:
@@ -69,10 +75,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """The nodes in execution order. `codes`: scale and zero point of every quantized activation, by name, sorted."""
+    """The nodes in execution order. `codes`: scale and zero point of every quantized activation, by name, sorted.
+
+    `named`: the floating-point tensors that it computes with, by the file's own names. `operators`: whose operators the nodes are
+    that are none of KINDS; those of two such sets cannot be compared. Empty for networks that consist of KINDS alone.
+    """
 
     nodes: Sequence[Node]
     codes: Sequence[Node] = ()
+    named: Mapping[str, Array] = field(default_factory=dict)
+    operators: Literal["", "aten", "onnx"] = ""
 
     @property
     def weighted(self) -> list[Node]:
@@ -82,6 +94,12 @@ class Graph:
     @property
     def kinds(self) -> set[str]:
         return {node.kind for node in self.nodes}
+
+    @property
+    def modules(self) -> dict[str, int]:
+        """For each module the number of its last node, in the order of those."""
+        last = {node.module: number for number, node in enumerate(self.nodes) if node.module}
+        return dict(sorted(last.items(), key=lambda item: item[1]))
 
     @property
     def layers(self) -> Iterator[Node]:
@@ -139,6 +157,8 @@ def pair(value: Any) -> tuple[Any, ...]:
 
 def array_of(tensor: Tensor) -> Array:
     """A tensor's values as an array, bfloat16 too."""
+    import torch
+
     tensor = tensor.detach().cpu()
     if tensor.dtype is torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
@@ -147,6 +167,8 @@ def array_of(tensor: Tensor) -> Array:
 
 def tensor_of(values: Array) -> Tensor:
     """An array's values as a tensor of its own, float8 too."""
+    import torch
+
     if values.dtype == ml_dtypes.float8_e4m3fn:
         return torch.from_numpy(values.view(np.uint8).copy()).view(torch.float8_e4m3fn)
     return torch.from_numpy(values.copy())

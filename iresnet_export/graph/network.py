@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from iresnet_export.errors import ExportError
-from iresnet_export.graph.align import place_of
 from iresnet_export.graph.ir import KINDS, Graph, Node, Wiring, array_of, conv_attributes, float32, pair, pool_attributes
 from iresnet_export.graph.probe import Probe
 from iresnet_models.deployed import Deployable
+from iresnet_models.network import Network
+
+STEM, POOL, CLASSIFIER = "stem", "pool", "classifier"
 
 _MODULES: dict[type[nn.Module], str] = {
     nn.Conv2d: "conv",
@@ -24,16 +27,41 @@ _MODULES: dict[type[nn.Module], str] = {
 
 
 class NetworkProbe(Probe):
-    """A network of ours, of any type, in eager PyTorch. `places`: the number of the last node of each place, in order."""
+    """A network of ours, of any type, in eager PyTorch. Its places are the ends of its blocks."""
 
     def __init__(self, network: Deployable) -> None:
-        self._traced = traced(network)
+        self._network, self._traced = network, traced(network)
         self._calls = [call for call in self._traced.graph.nodes if operation_of(self._traced, call)[0] in KINDS]
         self.graph = _graph_of(self._traced)
-        self.places = {place_of(node): number for number, node in enumerate(self.graph.nodes) if node.kind != "softmax"}
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        return {place_of(node): number for number, node in enumerate(self.graph.nodes) if node.kind != "softmax"}
+
+    def in_words(self, place: str) -> str:
+        return place_in_words(place, self._network) if isinstance(self._network, Network) else place
 
     def values(self, batch: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         return values_of_calls(self._traced, batch, [self._calls[number] for number in wanted])
+
+
+def place_of(node: Node) -> str:
+    """Of a network's node: stem, `layer1.0` ..., pool or classifier."""
+    parts = node.name.split(".")
+    if parts[0].startswith("layer") and len(parts) > 1:
+        return ".".join(parts[:2])
+    if node.kind == "average_pool":
+        return POOL
+    return CLASSIFIER if node.kind == "linear" else STEM
+
+
+def place_in_words(place: str, network: Network) -> str:
+    """Such as `stage 3 block 1 (end)`."""
+    if place in (STEM, POOL, CLASSIFIER):
+        return place
+    stage, index = place.removeprefix("layer").split(".")
+    role = network.stages[int(stage) - 1][int(index)].layout.role
+    return f"stage {stage} block {index}" + ("" if role == "block" else f" ({role})")
 
 
 def graph_of_network(network: Deployable) -> Graph:
@@ -63,7 +91,7 @@ def plain_name(name: str) -> str:
 
 
 def values_of_calls(graph: fx.GraphModule, batch: Tensor, wanted: Sequence[fx.Node]) -> list[Tensor]:
-    """What the calls of a graph give for a batch."""
+    """What the calls of a graph give for a batch, each as it is before a later call changes it in place."""
     kept: dict[fx.Node, Tensor] = {}
     chosen = set(wanted)
 
@@ -71,7 +99,7 @@ def values_of_calls(graph: fx.GraphModule, batch: Tensor, wanted: Sequence[fx.No
         def run_node(self, n: fx.Node) -> Any:
             result = super().run_node(n)
             if n in chosen:
-                kept[n] = result
+                kept[n] = result.clone()
             return result
 
     with torch.inference_mode():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from iresnet_models.operations import layer_multiply_accumulates
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ NAMES = {
 }
 
 
-def precision_shares(layers: Iterable[Node], spec: ModelSpec, without: Sequence[str] = ()) -> dict[str, float]:
+def precision_shares(layers: Iterable[Node], spec: NetworkSpec, without: Sequence[str] = ()) -> dict[str, float]:
     """Share of the multiply-accumulates by the precision of the weights, largest first; empty for other layers than the spec's.
 
     `without`: names of layers that are left out of the spec's.
@@ -49,7 +49,7 @@ def shares(precisions: Sequence[str], counts: Sequence[int]) -> dict[str, float]
     return {name: count / sum(counts) for name, count in sorted(sums.items(), key=lambda item: -item[1])}
 
 
-def in_words(found: dict[str, float]) -> str:
+def in_words(found: Mapping[str, float]) -> str:
     """Such as `99.95 % int8, 0.05 % fp32`."""
     return ", ".join(f"{100 * share:.4g} % {name}" for name, share in found.items())
 

@@ -72,6 +72,14 @@ def calibrated_ranges(
     `minmax`: everything that was seen. `percentile`: 99.999 % of it. `entropy`: what loses least information (Kullback-Leibler
     divergence) when it is coded in 8 bits. Raises CheckFailedError for values that are not finite.
     """
+    observers = observed(graph, activations, batches, count, calibrator, progress)
+    return {name: _RANGES[calibrator](observer) for name, observer in observers.items()}
+
+
+def observed(
+    graph: Watched, activations: Sequence[str], batches: Iterable[Tensor], count: int, calibrator: Calibrator, progress: Progress
+) -> dict[str, Observer]:
+    """What is known of every activation after `count` batches. Raises CheckFailedError for values that are not finite."""
     observers = {name: Observer() for name in activations}
 
     def watch(name: str, values: Tensor) -> None:
@@ -88,7 +96,20 @@ def calibrated_ranges(
     for name, observer in observers.items():
         if not (np.isfinite(observer.low) and np.isfinite(observer.high)):
             raise CheckFailedError(f"{name} takes NaN or infinite values on the calibration images; the weights have diverged.")
-    return {name: _RANGES[calibrator](observer) for name, observer in observers.items()}
+    return observers
+
+
+def is_range_of(observer: Observer, recorded: Range, calibrator: Calibrator) -> bool:
+    """Whether a range is this observer's, but for what float32 rounds otherwise on another processor or with other threads.
+
+    Ends may lie half a step of 255 codes apart, or one bin of the histogram, into which rounding moves the value that decides.
+    """
+    own = _near_entropy(observer) if calibrator == "entropy" else [_RANGES[calibrator](observer)]
+    bin_width = 2 * observer.reach / _BINS
+    bounds = [max((high - low) / 510, bin_width) for low, high in own]
+    return any(
+        abs(low - recorded[0]) <= bound and abs(high - recorded[1]) <= bound for (low, high), bound in zip(own, bounds, strict=True)
+    )
 
 
 def _extremes(observer: Observer) -> Range:
@@ -107,13 +128,25 @@ def _percentile(observer: Observer) -> Range:
 
 def _entropy(observer: Observer) -> Range:
     """The threshold on |x| that TensorRT's and ONNX Runtime's entropy calibrators look for (Migacz, GTC 2017)."""
+    return _by_divergence(observer)[0][1]
+
+
+def _near_entropy(observer: Observer) -> list[Range]:
+    """The same, and those of all thresholds that lose a thousandth more at most: which is the best of them, rounding decides."""
+    found = _by_divergence(observer)
+    return [limits for lost, limits in found if lost <= 1.001 * found[0][0]]
+
+
+def _by_divergence(observer: Observer) -> list[tuple[float, Range]]:
+    """What each threshold loses, and its range; the least first."""
     half = _BINS // 2
     counts = (observer.counts[half:] + observer.counts[:half][::-1]).astype(np.float64)
     counts[0] = 0 if counts[1:].any() else counts[0]  # zeros, of which a ReLU makes many, are exact whatever the threshold
-    sizes = range(_ENTROPY_LEVELS, half + 1, _ENTROPY_STEP)
-    best = min(sizes, key=lambda size: _divergence(counts, size))
-    threshold = best / half * observer.reach
-    return max(observer.low, -threshold), min(observer.high, threshold)
+    found = []
+    for size in range(_ENTROPY_LEVELS, half + 1, _ENTROPY_STEP):
+        threshold = size / half * observer.reach
+        found.append((_divergence(counts, size), (max(observer.low, -threshold), min(observer.high, threshold))))
+    return sorted(found, key=lambda entry: entry[0])
 
 
 def _divergence(counts: Array, size: int) -> float:

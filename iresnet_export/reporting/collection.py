@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from iresnet_export.benchmark.stability import contradictions
+from iresnet_export.benchmark.stability import without_contradictions
 from iresnet_export.reporting.report_files import ReportFile
 from iresnet_export.reporting.schemas import (
     BenchReport,
@@ -16,6 +16,7 @@ from iresnet_export.reporting.schemas import (
     Environment,
     EvalReport,
     Evaluated,
+    Limit,
     Parity,
     Recommendation,
     TrainReport,
@@ -41,9 +42,9 @@ class Measured:
     """One line of a benchmark. `file`: the report that it is from, where a page has several benchmarks; else empty."""
 
     result: BenchResult
-    file: str
-    parity: Parity | None
-    accuracy: Accuracy | None
+    file: str = ""
+    parity: Parity | None = None
+    accuracy: Accuracy | None = None
 
     @property
     def network(self) -> str:
@@ -103,6 +104,10 @@ class Collection:
         return [candidate for _, report in self.verifications for candidate in report.candidates]
 
     @property
+    def limits(self) -> list[Limit]:
+        return [limit for _, report in self.benchmarks for limit in report.limits or ()]
+
+    @property
     def environments(self) -> list[tuple[ReportFile, Environment]]:
         return [(file, file.report.environment) for file in self.files]
 
@@ -117,7 +122,7 @@ class Collection:
                 (one.artifact, one.backend, one.batch, one.threads) == (found.artifact, found.backend, found.batch, found.threads)
                 and one.speedup is not None
                 and kept.speedup is None
-                for one, kept in zip(report.results, _without_contradictions(report.results), strict=True)
+                for one, kept in zip(report.results, without_contradictions(report.results), strict=True)
             )
         ]
 
@@ -128,7 +133,7 @@ class Collection:
         return [
             Measured(result, file.name if several else "", self._parity_of(result), self._accuracy_of(result))
             for file, report in self.benchmarks
-            for result in _without_contradictions(report.results)
+            for result in without_contradictions(report.results)
         ]
 
     def in_mode(self, mode: str) -> list[Measured]:
@@ -168,7 +173,7 @@ class Collection:
         worst = max(found, key=lambda one: _SEVERITY[one.status], default=None)
         if worst is None:
             return None
-        return Parity(status=worst.status, noise_ratio=worst.noise_ratio, sqnr_db=worst.sqnr_db, reason=worst.reason)
+        return Parity(worst.status, worst.noise_ratio, worst.sqnr_db, worst.reason)
 
     def _accuracy_of(self, result: BenchResult) -> Accuracy | None:
         """By `eval`; where nothing was evaluated, by the labelled images of `verify`. Never both: they count other images."""
@@ -188,28 +193,6 @@ class Collection:
             baselines = {one.artifact for _, report in self.benchmarks for one in report.results if one.is_baseline}
             return evaluated.backend == "eager" and len(eager) == len(baselines) == 1
         return (evaluated.artifact, evaluated.backend) == (result.artifact, result.backend)
-
-
-def _without_contradictions(results: Sequence[BenchResult]) -> list[BenchResult]:
-    """The results as the benchmark itself gives them by now: none against a baseline that contradicts itself.
-
-    Earlier versions gave speed-ups over baselines that took longer for a small batch than for a large one.
-    """
-    medians: dict[tuple[str, int, str], dict[int, float]] = {}
-    for one in results:
-        if one.is_baseline and one.latency_ms is not None:
-            medians.setdefault((one.artifact, one.threads, one.mode), {})[one.batch] = one.latency_ms.p50
-    doubts = {(*key, batch): why for key, own in medians.items() for batch, why in contradictions(own).items()}
-    found = []
-    for one in results:
-        of = one.artifact if one.is_baseline else one.baseline or ""
-        why = doubts.get((of, one.threads, one.mode, one.batch))
-        if why is not None and one.is_baseline and one.status == "ok":
-            one = one.model_copy(update={"status": "unstable", "reason": why, "stable": False})
-        elif why is not None and one.speedup is not None:
-            one = one.model_copy(update={"speedup": None})
-        found.append(one)
-    return found
 
 
 def without_hash(artifact: str) -> str:

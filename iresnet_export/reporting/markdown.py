@@ -1,53 +1,69 @@
-"""The summary of `verify` for a pull request, in GitHub's Markdown."""
+"""Reports as GitHub's Markdown, for a pull request or a wiki. What comes from reports is escaped."""
 
 from __future__ import annotations
 
-from iresnet_export.reporting.markdown_text import bullets, table, text
-from iresnet_export.reporting.tables import decision_lines, noise, weights_in_words
-from iresnet_export.verification.criteria import NOISE_LIMIT
-from iresnet_export.verification.reference import Reference
-from iresnet_export.verification.verify import Candidate, Verification, VerifyOptions
+import re
+from collections.abc import Iterable
 
-_COLUMNS = ("artifact", "backend", "verdict", "precision", "weights", "noise ratio", "top-1 agrees")
+from iresnet_export.reporting.collection import Collection
+from iresnet_export.reporting.comparison import Comparison
+from iresnet_export.reporting.missing import not_measured
+from iresnet_export.reporting.remarks import references_in_words, verify_remarks
+from iresnet_export.reporting.schemas import VerifyReport
+from iresnet_export.reporting.summary import headline, verdicts
+from iresnet_export.reporting.tables import Table, comparison_table, environment_rows, eval_table, measurement_tables, verify_table
+from iresnet_export.reporting.words import printable
 
 
-def verify_markdown(verification: Verification, options: VerifyOptions) -> str:
+def verify_markdown(report: VerifyReport) -> str:
     """A table of the candidates, what is wrong with them or differs, and what they were compared with."""
-    verdict = "passed" if verification.passed else "did not pass"
     parts = [
-        f"### Verification {verdict}",
-        table([(name, False) for name in _COLUMNS], (_row(candidate) for candidate in verification.candidates)),
-        bullets(line for candidate in verification.candidates for line in _remarks(candidate, options)),
-        "Compared with:" if verification.references else "",
-        bullets(_compared_with(reference) for reference in verification.references),
+        f"### Verification {'passed' if report.passed else 'did not pass'}",
+        _table(verify_table(report.candidates)),
+        _bullets(map(text, verify_remarks(report.candidates))),
+        "Compared with:" if report.references else "",
+        _bullets(map(text, references_in_words(report))),
     ]
+    return _document(parts)
+
+
+def markdown_report(collection: Collection, comparison: Comparison | None, title: str | None) -> str:
+    """The sentence, the verdicts, the tables, the comparison."""
+    parts = [f"## {text(title)}" if title else "", f"### {text(headline(collection, comparison))}"]
+    if comparison is not None:
+        parts += [_table(comparison_table(comparison)), _bullets(map(text, comparison.differences))]
+        parts += [text(gap) for gap in comparison.gaps]
+    parts.append(_bullets(text(warning) for warning in collection.warnings()))
+    parts.append(_bullets(f"**{text(one.status)}** {text(f'{one.subject} {one.text}'.strip())}" for one in verdicts(collection)))
+    parts += map(_table, measurement_tables(collection.measurements))
+    parts += [_table(verify_table(collection.candidates))] if collection.candidates else []
+    parts += [_table(eval_table(collection.evaluations))] if collection.evaluations else []
+    absent = [f"{text(what)}: {_how(how)}" for what, how in not_measured(collection)]
+    parts += ["Not measured:", _bullets(absent)] if absent else []
+    for name, rows in environment_rows(collection):
+        parts += [f"**{text(name)}**", _bullets(f"{text(key)}: {text(value)}" for key, value in rows)]
+    return _document(parts)
+
+
+def text(words: str) -> str:
+    """On one line, nothing in it read as markup or as the end of a cell, nothing that turns or hides what follows."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~@])", r"\\\1", printable(" ".join(words.split())))
+
+
+def _document(parts: Iterable[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _row(candidate: Candidate) -> list[str]:
-    outputs = candidate.outputs
-    verdict = candidate.status if candidate.status == "pass" else f"**{candidate.status}**"
-    agrees = "" if outputs is None or outputs.decisions is None else f"{outputs.decisions.top1.share:.1%}"
-    return [
-        text(candidate.artifact.name),
-        candidate.backend,
-        verdict,
-        text(candidate.precision),
-        weights_in_words(candidate),
-        "" if outputs is None else noise(outputs),
-        agrees,
-    ]
+def _how(command: str) -> str:
+    return f"`{command}`" if command.startswith("iresnet-export ") else text(command)
 
 
-def _remarks(candidate: Candidate, options: VerifyOptions) -> list[str]:
-    said = [] if candidate.reason is None else [f"**{candidate.status}**: {text(candidate.reason)}"]
-    said += [text(line) for line in decision_lines(candidate, options.max_accuracy_drop)]
-    return [f"{text(candidate.artifact.name)} by {candidate.backend}: {line}" for line in said]
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
-def _compared_with(reference: Reference) -> str:
-    weights = reference.source.weights
-    return (
-        f"{text(reference.source.spec.name)} in float64 over {text(reference.image_source)}; {weights.kind} weights "
-        f"`{weights.sha256[:16]}`; noise floor of float32 {reference.noise_floor:.3g}, up to {NOISE_LIMIT:g} of it pass"
-    )
+def _table(made: Table) -> str:
+    heads = [text(column.name) for column in made.columns]
+    rule = ["---:" if column.right else "---" for column in made.columns]
+    rows = ([text(cell.text) for cell in row] for row in made.rows)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))

@@ -50,7 +50,7 @@ def make_report(paths: Sequence[Path], options: ReportOptions) -> Made:
 
         return Made(csv_report(collection, comparison), comparison)
     if options.format == "md":
-        from iresnet_export.reporting.markdown_report import markdown_report
+        from iresnet_export.reporting.markdown import markdown_report
 
         return Made(markdown_report(collection, comparison, options.title), comparison)
     from iresnet_export.reporting.page.page import html_page

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from iresnet_export.errors import InputError
 from iresnet_export.reporting.schemas import KINDS, VERSION, AnyReport
@@ -54,7 +54,7 @@ def read_report(path: Path, name: str | None = None) -> ReportFile:
     document = _parsed(require_file(path, "Report"))
     kind = _kind(document, path)
     try:
-        report = KINDS[kind].model_validate_json(json.dumps(document))
+        report = TypeAdapter(KINDS[kind]).validate_json(json.dumps(document))
     except ValidationError as error:
         raise InputError(_complaint(path, kind, error)) from error
     return ReportFile(name or path.name, kind, sha256_of(path), report)

@@ -1,26 +1,56 @@
-"""What `report` reads of other commands' reports (docs/reports.md). Keys that are not named here are passed over."""
+"""Every report: commands write it by these classes and `report` reads it by them (docs/reports.md).
+
+A key that an earlier version did not write has a default; keys that are not named here are passed over.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from collections.abc import Mapping
+from dataclasses import field, fields
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 
+from iresnet_export.system.environment import environment
+
+VERSION = 1
 LARGEST = 1e40
 """Beyond every float32, and so beyond what a network, a clock or a loss gives. Plots square and add what they show."""
+
+STRICT = ConfigDict(strict=True, extra="ignore")
+"""Types are not converted: "12" is no number."""
 
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Positive = Annotated[float, Field(ge=1e-9, le=LARGEST, allow_inf_nan=False)]
 Interval = tuple[Number, Number]
+Reasons = dict[str, str]
+"""Why figures are null, by their keys; of nested ones with a dot: `latency_ms.p99`."""
+
+Verdict = Literal["pass", "fail", "skipped"]
+Coverage = Literal["whole file", "parent", "graph", "outputs"]
+"""How much of an artifact was compared."""
+
+BenchStatus = Literal["ok", "failed_parity", "unstable", "oom", "skipped"]
+R = TypeVar("R")
 
 
-class Part(BaseModel):
-    """A JSON object. Types are not converted: "12" is no number."""
+def validated(kind: type[R], document: Mapping[str, Any]) -> R:
+    """A document of a kind from plain values; what is not a number, or is none that a network gives, becomes null."""
+    return TypeAdapter(kind).validate_python(_nulled(document), strict=False)
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", protected_namespaces=())
+
+def _nulled(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _nulled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nulled(item) for item in value]
+    return None if isinstance(value, float) and not (math.isfinite(value) and abs(value) <= LARGEST) else value
 
 
-class Hardware(Part):
+@dataclass(frozen=True, config=STRICT)
+class Hardware:
     cpu: str | None = None
     cores: int | None = None
     memory_bytes: int | None = None
@@ -28,11 +58,12 @@ class Hardware(Part):
     gpus: tuple[dict[str, Any], ...] = ()
 
 
-class Environment(Part):
-    """`cpu`, `gpu` and `warnings` are the benchmark's; earlier reports have none."""
+@dataclass(frozen=True, config=STRICT)
+class Environment:
+    """`cpu`, `gpu` and `warnings` are the benchmark's; other reports have none."""
 
-    versions: dict[str, str] = {}
-    hardware: Hardware = Hardware()
+    versions: dict[str, str] = field(default_factory=dict)
+    hardware: Hardware = field(default_factory=Hardware)
     commit: str | None = None
     command: str | None = None
     cpu: dict[str, Any] | None = None
@@ -40,71 +71,181 @@ class Environment(Part):
     warnings: tuple[str, ...] = ()
 
 
-class Place(Part):
+def environment_here(**more: Any) -> Environment:
+    """Of this process, with what a command adds."""
+    return validated(Environment, environment() | more)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Report:
+    """What every report begins with."""
+
+    kind: ClassVar[str]
+
+    environment: Environment
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as it is written to a file."""
+        found = TypeAdapter(type(self)).dump_python(self, mode="json", by_alias=True)
+        if self.kind != "bench":
+            for key in ("cpu", "gpu", "warnings"):
+                del found["environment"][key]
+        return {"schema": f"iresnet-export/{self.kind}/{VERSION}", **found}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Place:
+    """A place in the network; signal to noise of candidate and of rounding alone there, and the ratio of the two errors."""
+
     place: str
     sqnr_db: Number | None = None
     floor_db: Number | None = None
     ratio: Number | None = None
 
 
-class Reference(Part):
+@dataclass(frozen=True, config=STRICT)
+class Reference:
+    """What outputs are compared with. `cached`: whether an earlier run computed it."""
+
     id: str
     arch: str | None = None
     depth: int | None = None
+    checkpoint_sha256: str | None = None
     weights: str | None = None
+    weights_sha256: str | None = None
     images: int | None = None
     image_source: str | None = None
-    noise_floor: dict[str, Number | None] = {}
+    noise_floor: dict[str, Number | None] = field(default_factory=dict)
+    cached: bool = False
 
 
-class Counted(Part):
+@dataclass(frozen=True, config=STRICT)
+class Share:
+    """From 0 to 1, with its Wilson interval."""
+
+    share: Number
+    ci95: Interval | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Percent:
     percent: Number
     ci95: Interval | None = None
 
 
-class DecisionAccuracy(Part):
-    reference: Counted
-    candidate: Counted
+@dataclass(frozen=True, config=STRICT)
+class DecisionAccuracy:
+    """Top-1 accuracy over the same labelled images; `verdict` says what may be said of the drop."""
+
+    reference: Percent
+    candidate: Percent
+    only_reference_right: int | None = None
+    only_candidate_right: int | None = None
+    mcnemar_p: Number | None = None
+    drop_points: Number | None = None
+    drop_bound95_points: Number | None = None
     verdict: str | None = None
 
 
-class Flips(Part):
+@dataclass(frozen=True, config=STRICT)
+class Flip:
+    """An image, by its index, that the candidate puts into another class than the reference.
+
+    `margin`: how far the reference's logit of its own class is above that of the candidate's class, in float64. `error`: by how
+    much the candidate errs in that gap, at least `margin` by necessity. `explained`: whether rounding alone may do that.
+    """
+
+    image: int
+    reference: int
+    candidate: int
+    margin: Number
+    error: Number
+    explained: bool
+
+
+@dataclass(frozen=True, config=STRICT)
+class Flips:
     total: int
     explained: int
     unexplained: int
+    largest_margin: Number | None = None
+    listed: tuple[Flip, ...] = ()
 
 
-class Decisions(Part):
+@dataclass(frozen=True, config=STRICT)
+class Decisions:
+    """`kl_divergence` is in nats."""
+
     images: int
+    top1_agreement: Share | None = None
+    top5_agreement: Share | None = None
     flips: Flips | None = None
+    kl_divergence: Number | None = None
     accuracy: DecisionAccuracy | None = None
+    null_reasons: Reasons = field(default_factory=dict)
 
 
-class Weights(Part):
+@dataclass(frozen=True, config=STRICT)
+class Weights:
+    """`compared`: how many numbers; none where the layers are not the network's, one for one."""
+
     compared: int = 0
     worst_ulp: Number | None = None
     first_difference: str | None = None
 
 
-class VerifyCandidate(Part):
+@dataclass(frozen=True, config=STRICT)
+class GraphReport:
+    """`operations`: how many were compared. `first_difference` names the first that is not as it should be; None if all are."""
+
+    operations: int
+    first_difference: str | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class VerifyCandidate:
+    """An artifact as one runtime runs it, and its verdict."""
+
     artifact: str
     backend: str
     precision: str
-    status: Literal["pass", "fail", "skipped"]
+    status: Verdict
     reason: str | None = None
     computed_precision: str | None = None
     reference: str | None = None
+    batch_sizes: tuple[int, ...] = ()
+    coverage: Coverage | None = None
+    notices: tuple[str, ...] = ()
     weights: Weights | None = None
+    graph: GraphReport | None = None
     noise_ratio: Number | None = None
     max_abs: Number | None = None
+    max_rel: Number | None = None
+    cosine: Number | None = None
     sqnr_db: Number | None = None
     top1_agreement: Number | None = None
     decisions: Decisions | None = None
     first_divergence: str | None = None
     localisation: tuple[Place, ...] | None = None
+    null_reasons: Reasons = field(default_factory=dict)
 
 
-class Latency(Part):
+@dataclass(frozen=True, config=STRICT)
+class VerifyReport(Report):
+    """`passed`: at least one candidate passed and none failed."""
+
+    kind: ClassVar[str] = "verify"
+
+    candidates: tuple[VerifyCandidate, ...]
+    passed: bool
+    settings: dict[str, Any] = field(default_factory=dict)
+    references: tuple[Reference, ...] = ()
+
+
+@dataclass(frozen=True, config=STRICT)
+class Latency:
+    """Milliseconds. A percentile for which there are too few samples is None. `p50_ci95` is a 95 % confidence interval."""
+
     p50: Positive
     p90: Number | None = None
     p99: Number | None = None
@@ -123,8 +264,16 @@ class Latency(Part):
         least = min(self.p50, 0.0 if self.min is None else max(self.min, 0.0))
         return max(low, least), high if self.max is None else min(high, max(self.max, self.p50))
 
+    def in_words(self) -> str:
+        """What the median is."""
+        bounds = self.interval
+        return "median" if bounds is None else f"median; 95 % interval {bounds[0]:.2f} to {bounds[1]:.2f}"
 
-class Speedup(Part):
+
+@dataclass(frozen=True, config=STRICT)
+class Speedup:
+    """How many times as fast as the baseline; a tie if the interval holds 1."""
+
     p50: Number
     ci95: Interval
     tie: bool | None = None
@@ -134,100 +283,182 @@ class Speedup(Part):
         return self.ci95[0] <= 1 <= self.ci95[1] if self.tie is None else self.tie
 
 
-class Parity(Part):
-    status: Literal["pass", "fail", "skipped"]
+@dataclass(frozen=True, config=STRICT)
+class Parity:
+    """The verdict of `verify` on a candidate. The drop is in percentage points, None where the classes are unknown."""
+
+    status: Verdict
     noise_ratio: Number | None = None
     sqnr_db: Number | None = None
     reason: str | None = None
+    accuracy_drop_points: Number | None = None
 
 
-class Response(Part):
+@dataclass(frozen=True, config=STRICT)
+class Response:
+    """Milliseconds from a request's arrival to its logits."""
+
     p50: Number | None = None
     p90: Number | None = None
     p99: Number | None = None
     p999: Number | None = None
 
 
-class Server(Part):
+@dataclass(frozen=True, config=STRICT)
+class Trial:
+    """One rate that the search for the highest one tried."""
+
+    rate_per_s: Number
+    p99_ms: Number | None
+    held: bool
+
+
+@dataclass(frozen=True, config=STRICT)
+class Server:
+    """Requests that came at random (Poisson) to one server. `utilisation` is the share of the time in which it worked.
+
+    `highest_rate_per_s` is 0 where no rate that was tried holds the limit, and None where no limit was given.
+    """
+
     rate_per_s: Number
     offered: int | None = None
     completed: int | None = None
-    response_ms: Response = Response()
+    utilisation: Number | None = None
+    response_ms: Response = field(default_factory=Response)
     highest_rate_per_s: Number | None = None
     p99_limit_ms: Number | None = None
+    trials: tuple[Trial, ...] = ()
+    null_reasons: Reasons = field(default_factory=dict)
 
 
-class Timing(Part):
+@dataclass(frozen=True, config=STRICT)
+class Timing:
     p50: Number | None = None
     samples: tuple[Number, ...] = ()
 
 
-class Cold(Part):
+@dataclass(frozen=True, config=STRICT)
+class Cold:
+    """Milliseconds in fresh processes: from a file to a session, and its first inference."""
+
     load_ms: Timing
     first_inference_ms: Timing
 
 
-class BenchResult(Part):
+@dataclass(frozen=True, config=STRICT)
+class Subject:
+    """Which candidate a measurement is of. `baseline` is the artifact that it is compared with, None for a baseline itself."""
+
     artifact: str
     backend: str
     precision: str
     device: str
-    batch: Annotated[int, Field(ge=1)]
     threads: int
-    status: Literal["ok", "failed_parity", "unstable", "oom", "skipped"]
-    mode: str = "latency"
-    reason: str | None = None
     arch: str | None = None
     depth: int | None = None
     image_size: int | None = None
     peer: bool = False
     baseline: str | None = None
+    size_bytes: int | None = None
+    macs: int | None = None
+    """Multiply-accumulates of one image."""
     parity: Parity | None = None
+
+    @property
+    def is_baseline(self) -> bool:
+        """What the others' speed-ups are against."""
+        return self.backend == "eager" and self.baseline is None and not self.peer
+
+    def result(self, mode: str, batch: int, status: BenchStatus, reason: str | None = None, **found: Any) -> BenchResult:
+        """A measurement of it."""
+        own = {entry.name: getattr(self, entry.name) for entry in fields(Subject)}
+        return BenchResult(**own, mode=mode, batch=batch, status=status, reason=reason, **found)
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class BenchResult(Subject):
+    """One candidate in one mode at one batch size. `gflops` counts an addition and a multiplication each.
+
+    `samples` are milliseconds by turn; of a server the response times, of cold starts the whole of each. `bytes`: weights and
+    activations of one batch, each moved once. `notices`: what is to be said of how it ran.
+    """
+
+    mode: str = "latency"
+    batch: Annotated[int, Field(ge=1)]
+    status: BenchStatus
+    reason: str | None = None
+    notices: tuple[str, ...] = ()
     samples: tuple[tuple[Number, ...], ...] | tuple[Number, ...] | None = None
     latency_ms: Latency | None = None
     device_ms: Number | None = None
     copy_ms: Number | None = None
     throughput: Number | None = None
     memory_mb: Number | None = None
-    size_bytes: int | None = None
     gflops: Number | None = None
     peak_fraction: Number | None = None
-    arithmetic_intensity: Positive | None = None
     speedup: Speedup | None = None
     stable: bool | None = None
+    bytes: int | None = None
+    arithmetic_intensity: Positive | None = None
     server: Server | None = None
     cold: Cold | None = None
+    null_reasons: Reasons = field(default_factory=dict)
 
     @property
     def measured(self) -> bool:
         return self.latency_ms is not None or self.server is not None or self.cold is not None
 
     @property
-    def is_baseline(self) -> bool:
-        """What the others' speed-ups are against."""
-        return self.backend == "eager" and self.speedup is None and self.baseline is None and not self.peer
+    def turns(self) -> tuple[tuple[float, ...], ...]:
+        """Samples in their turns; none where they have none."""
+        return tuple(turn for turn in self.samples or () if isinstance(turn, tuple))
 
 
-class Limit(Part):
+@dataclass(frozen=True, config=STRICT)
+class Limit:
+    """What the machine does at most: 10⁹ additions and multiplications a second, by which kernel, and bytes from memory."""
+
     precision: str
-    threads: int | None = None
+    threads: int
     gflops: Positive
     kernel: str | None = None
     bandwidth_gb_s: Positive | None = None
 
 
-class Recommendation(Part):
+@dataclass(frozen=True, config=STRICT)
+class Recommendation:
+    """The fastest that passes, in one sentence."""
+
     artifact: str
     backend: str
     precision: str
     batch: int
     threads: int
+    sentence: str
     speedup: Number | None = None
     accuracy_drop_points: Number | None = None
-    sentence: str
 
 
-class Evaluated(Part):
+@dataclass(frozen=True, config=STRICT)
+class BenchReport(Report):
+    kind: ClassVar[str] = "bench"
+
+    results: tuple[BenchResult, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    limits: tuple[Limit, ...] | None = None
+    recommendation: Recommendation | None = None
+    null_reasons: Reasons = field(default_factory=dict)
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything but a baseline was measured."""
+        return any(result.status not in ("skipped", "oom") and result.baseline is not None for result in self.results)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Evaluated:
+    """Accuracies in percent, each with its Wilson interval."""
+
     artifact: str
     backend: str
     status: Literal["ok", "skipped"]
@@ -236,10 +467,21 @@ class Evaluated(Part):
     top1: Number | None = None
     top1_ci95: Interval | None = None
     top5: Number | None = None
+    top5_ci95: Interval | None = None
     loss: Number | None = None
+    null_reasons: Reasons = field(default_factory=dict)
 
 
-class Epoch(Part):
+@dataclass(frozen=True, config=STRICT)
+class EvalReport(Report):
+    kind: ClassVar[str] = "eval"
+
+    results: tuple[Evaluated, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Epoch:
     epoch: int
     train_loss: Number | None = None
     train_acc1: Number | None = None
@@ -252,49 +494,116 @@ class Epoch(Part):
     ema_val_acc1: Number | None = None
 
 
-class TrainedNetwork(Part):
+@dataclass(frozen=True, config=STRICT)
+class TrainedNetwork:
     arch: str
     depth: int
     num_classes: int | None = None
     image_size: int | None = None
 
 
-class Best(Part):
+@dataclass(frozen=True, config=STRICT)
+class Best:
     epoch: int
     val_acc1: Number
 
 
-class VerifyReport(Part):
-    environment: Environment
-    settings: dict[str, Any] = {}
-    references: tuple[Reference, ...] = ()
-    candidates: tuple[VerifyCandidate, ...]
-    passed: bool
+@dataclass(frozen=True, config=STRICT)
+class TrainReport(Report):
+    """What training leaves in its folder; it writes it by itself, below this package."""
 
+    kind: ClassVar[str] = "train"
 
-class BenchReport(Part):
-    environment: Environment
-    settings: dict[str, Any] = {}
-    results: tuple[BenchResult, ...]
-    limits: tuple[Limit, ...] | None = None
-    recommendation: Recommendation | None = None
-
-
-class EvalReport(Part):
-    environment: Environment
-    settings: dict[str, Any] = {}
-    results: tuple[Evaluated, ...]
-
-
-class TrainReport(Part):
-    environment: Environment
-    settings: dict[str, Any] = {}
     network: TrainedNetwork
     epochs: tuple[Epoch, ...]
-    best: Best | None = None
     status: Literal["running", "done", "preempted", "failed"]
+    settings: dict[str, Any] = field(default_factory=dict)
+    best: Best | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClassProbability:
+    """A class by its number, its label (the number again, where classes have no names), and its probability."""
+
+    number: Annotated[int, Field(serialization_alias="class")]
+    label: str
+    probability: Number
+
+
+@dataclass(frozen=True, config=STRICT)
+class ImagePrediction:
+    """The likeliest classes of an image, the likeliest first; none where it is unreadable, and `reason` says why."""
+
+    file: str
+    status: Literal["ok", "unreadable"]
+    reason: str | None = None
+    top: tuple[ClassProbability, ...] = ()
+
+
+@dataclass(frozen=True, config=STRICT)
+class PredictReport(Report):
+    """What an artifact says of images, in the order in which they were named and found."""
+
+    kind: ClassVar[str] = "predict"
+
+    settings: dict[str, Any]
+    artifact: str
+    backend: str
+    computed_precision: str
+    results: tuple[ImagePrediction, ...]
+
+    @property
+    def unreadable(self) -> tuple[ImagePrediction, ...]:
+        return tuple(image for image in self.results if image.status == "unreadable")
+
+
+Direction = Literal["export", "run", "train"]
+Answer = Literal["yes", "untried", "no"]
+"""`untried`: all that it needs is here, and trying it would take minutes."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Finding:
+    """One thing that might be done. `remedy` is a command where there is one, else a step."""
+
+    backend: str
+    direction: Direction
+    device: str
+    answer: Answer
+    reason: str | None = None
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Component:
+    """A piece of the stack; `version` is None where it is not here, and `note` says more."""
+
+    name: str
+    version: str | None
+    note: str | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class EngineFile:
+    """What a plan in a folder would do here."""
+
+    file: str
+    answer: Answer
+    says: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class DoctorReport(Report):
+    """`usable`: whether at least one format can be both exported and run here."""
+
+    kind: ClassVar[str] = "doctor"
+
+    usable: bool
+    findings: tuple[Finding, ...]
+    components: tuple[Component, ...]
+    engines: tuple[EngineFile, ...]
 
 
 AnyReport = VerifyReport | BenchReport | EvalReport | TrainReport
-KINDS: dict[str, type[AnyReport]] = {"verify": VerifyReport, "bench": BenchReport, "eval": EvalReport, "train": TrainReport}
-VERSION = 1
+KINDS: dict[str, type[AnyReport]] = {kind.kind: kind for kind in (VerifyReport, BenchReport, EvalReport, TrainReport)}
+"""What `report` reads."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from iresnet_export.reporting.collection import Collection, Measured
 from iresnet_export.reporting.comparison import Comparison
-from iresnet_export.reporting.schemas import BenchResult, VerifyCandidate
+from iresnet_export.reporting.schemas import BenchResult, Coverage, VerifyCandidate
+from iresnet_export.reporting.tables import TONES, Tone
 from iresnet_export.reporting.words import (
     STATUS,
     backend_name,
@@ -25,15 +25,11 @@ from iresnet_export.reporting.words import (
 )
 from iresnet_export.system.machine import under_load
 
-Tone = Literal["good", "bad", "warn", "quiet"]
-TONES: dict[str, Tone] = {
-    "pass": "good",
-    "ok": "good",
-    "fail": "bad",
-    "failed_parity": "bad",
-    "unstable": "warn",
-    "oom": "warn",
-    "skipped": "warn",
+_COMPARED: dict[Coverage, str] = {
+    "whole file": "the whole file, bit by bit",
+    "parent": "the whole file that it was compiled from, and its outputs",
+    "graph": "its graph, weights and outputs",
+    "outputs": "its outputs alone",
 }
 
 
@@ -249,6 +245,8 @@ def _reason(candidate: VerifyCandidate, collection: Collection) -> str:
             said.append(f"Its error is {figures(candidate.noise_ratio)} times the network's own rounding error{bound}")
         elif error:
             said.append(f"Signal to noise is {error}, as calibration predicted")
+    if candidate.coverage is not None:
+        said.append(f"Compared: {_COMPARED[candidate.coverage]}")
     if candidate.weights is not None and candidate.weights.first_difference is None and candidate.weights.compared:
         said.append(f"{candidate.weights.compared:,} weights are equal")
     if candidate.top1_agreement is not None:
@@ -259,6 +257,7 @@ def _reason(candidate: VerifyCandidate, collection: Collection) -> str:
     if accuracy is not None and accuracy.candidate.percent != accuracy.reference.percent:
         verdict = f": {accuracy.verdict}" if accuracy.verdict else ""
         said.append(f"Accuracy {percent(accuracy.candidate.percent)}, in float64 {percent(accuracy.reference.percent)}{verdict}")
+    said += [_sentence(notice) for notice in candidate.notices]
     return " ".join(text if text.endswith(".") else f"{text}." for text in said)
 
 

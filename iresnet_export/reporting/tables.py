@@ -1,214 +1,359 @@
-"""Results as tables for a terminal."""
+"""Tables of reports as cells of text, for the terminal, HTML and Markdown alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from rich import box
-from rich.cells import cell_len
-from rich.table import Table
-from rich.text import Text
-
-from iresnet_export.reporting.words import one_line, printable
+from iresnet_export.reporting.schemas import (
+    DoctorReport,
+    Environment,
+    Evaluated,
+    Limit,
+    Parity,
+    PredictReport,
+    VerifyCandidate,
+    Weights,
+)
+from iresnet_export.reporting.words import (
+    STATUS,
+    backend_name,
+    figures,
+    interval,
+    megabytes,
+    one_line,
+    parity_figure,
+    percent,
+    printable,
+    share,
+    times,
+)
 
 if TYPE_CHECKING:
-    from iresnet_export.evaluation import Accuracy
-    from iresnet_export.verification.localisation import Localisation
-    from iresnet_export.verification.outputs import OutputsReport
-    from iresnet_export.verification.verify import Candidate, Verification
+    from iresnet_export.reporting.collection import Collection, Measured
+    from iresnet_export.reporting.comparison import Comparison
 
-Cell = str | Text
-
-STATUS_STYLE = {
-    "pass": "green",
-    "ok": "green",
-    "fail": "bold red",
-    "failed_parity": "bold red",
-    "oom": "yellow",
-    "skipped": "yellow",
-    "unstable": "yellow",
-}
+Tone = Literal["good", "bad", "warn", "quiet"]
+TONES: dict[str, Tone] = {
+    "pass": "good", "ok": "good", "yes": "good", "faster": "good", "fail": "bad", "failed_parity": "bad", "no": "bad",
+    "slower": "bad", "within noise": "quiet", "not compared": "warn", "unstable": "warn", "oom": "warn", "skipped": "warn",
+    "unreadable": "warn", "untried": "warn",
+}  # fmt: skip
 
 
-_LEAST = (24, 16, 12)
-"""Columns of text are folded to no fewer characters than this; the first one at which something fits."""
+@dataclass(frozen=True)
+class Column:
+    """`right`: figures, which line up at the right."""
+
+    name: str
+    right: bool = False
 
 
-class ResultTable(Table):
-    """A table whose first `keys` columns say what a row is of. Nothing in a cell acts on the terminal."""
+@dataclass(frozen=True)
+class Cell:
+    """`tone` gives it a sign beside its text, or a colour; `strong` makes it stand out."""
 
-    def __init__(self, columns: Sequence[str], title: str | None, keys: int) -> None:
-        title = None if title is None else one_line(title)
-        super().__init__(
-            title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, collapse_padding=True
-        )
-        self.names, self.keys = tuple(columns), keys
-        self.lines: list[tuple[tuple[Cell, ...], str | None]] = []
-        for column in columns:
-            self.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
-
-    def line(self, *cells: Cell, style: str | None = None) -> None:
-        """Adds a row."""
-        shown = tuple(safe(cell) for cell in cells)
-        self.lines.append((shown, style))
-        self.add_row(*shown, style=style)
+    text: str
+    tone: Tone | None = None
+    strong: bool = False
 
 
-def table(*columns: str, title: str | None = None, keys: int = 1) -> ResultTable:
-    """An empty table of the project's look; columns whose name begins with `>` are aligned right."""
-    return ResultTable(columns, title, keys)
+@dataclass(frozen=True)
+class Table:
+    """The first `keys` columns say what a row is of."""
+
+    identifier: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    keys: int = 1
 
 
-def safe(text: Cell) -> Cell:
-    """Text with what would act on a terminal written out."""
-    plain = text.plain if isinstance(text, Text) else text
-    shown = printable(plain)
-    return text if shown == plain else Text(shown, text.style) if isinstance(text, Text) else shown
+Row = Sequence[Cell | str]
 
 
-def fitted(made: ResultTable, width: int) -> list[ResultTable]:
-    """The table in as many parts, one below the other, as it takes to fit so many characters; each says what its rows are of.
+def table(identifier: str, caption: str, columns: Sequence[str | None], rows: Iterable[Row], keys: int = 1) -> Table:
+    """Columns whose name begins with `>` are aligned right; those named None, and those that hold nothing at all, are left out.
 
-    Figures are never folded, text is to no fewer than a dozen characters. A row that says nothing in a part is left out there.
+    Cells hold nothing that acts on a terminal, and what a row is of is one line.
     """
-    natural = [_natural(made, index) for index in range(len(made.names))]
-    for least in _LEAST:
-        needed = [_needed(made, index, least) for index in range(len(made.names))]
-        keys = list(range(made.keys))
-        if _framed([needed[index] for index in keys] + [max(needed[made.keys :], default=0)]) <= width:
-            break
-    whole = _framed(natural) <= width
-    parts: list[list[int]] = [[]]
-    for index in range(made.keys, len(made.names)):
-        if not whole and not any(str(cells[index]) for cells, _ in made.lines):
-            continue  # there is little room
-        if parts[-1] and _framed([needed[place] for place in (*keys, *parts[-1], index)]) > width:
-            parts.append([])
-        parts[-1].append(index)
-    shown = []
-    for part in parts:
-        columns = [*keys, *part]
-        found = made if len(columns) == len(made.names) else _part(made, columns, first=part is parts[0])
-        widths = _widths([needed[index] for index in columns], [natural[index] for index in columns], width)
-        for column, size in zip(found.columns, widths, strict=True):
-            column.width = size
-        shown.append(found)
-    return shown
+    cells = [[_cell(cell, index < keys) for index, cell in enumerate(row)] for row in rows]
+    kept = [
+        index for index, name in enumerate(columns) if name is not None and (not cells or any(row[index].text for row in cells))
+    ]
+    names = [str(columns[index]) for index in kept]
+    return Table(
+        identifier,
+        one_line(caption),
+        tuple(Column(name.removeprefix(">"), name.startswith(">")) for name in names),
+        tuple(tuple(row[index] for index in kept) for row in cells),
+        sum(index < keys for index in kept),
+    )
 
 
-def _widths(needed: Sequence[int], natural: Sequence[int], width: int) -> list[int]:
-    """What each column gets: what it needs, and of the rest what brings the narrowest nearest to their longest line."""
-    widths = list(needed)
-    while _framed(widths) < width and widths != list(natural):
-        index = max(range(len(widths)), key=lambda place: natural[place] - widths[place])
-        widths[index] += 1
-    return widths
+def _cell(cell: Cell | str, key: bool) -> Cell:
+    plain = cell if isinstance(cell, Cell) else Cell(cell)
+    shown = one_line(plain.text) if key else printable(plain.text)
+    return plain if shown == plain.text else Cell(shown, plain.tone, plain.strong)
 
 
-def _natural(made: ResultTable, index: int) -> int:
-    """The longest line of a column."""
-    cells = [made.names[index].removeprefix(">"), *(str(cells[index]) for cells, _ in made.lines)]
-    return max(cell_len(line) for cell in cells for line in cell.split("\n"))
+def status_cell(status: str) -> Cell:
+    return Cell(STATUS.get(status, status), TONES.get(status))
 
 
-def _needed(made: ResultTable, index: int, least: int) -> int:
-    """The fewest characters that a column takes: figures whole, text at least so many, each word of the head whole."""
-    name = made.names[index]
-    lines = [line for cells, _ in made.lines for line in str(cells[index]).split("\n")]
-    longest = max(map(cell_len, lines), default=0)
-    words = max(map(cell_len, name.removeprefix(">").split()), default=0)
-    return max(words, longest if name.startswith(">") else min(longest, least))
+def _ended(status: str) -> Cell:
+    """A status that says nothing against what was measured has no sign."""
+    return Cell(STATUS[status]) if status == "ok" else status_cell(status)
 
 
-def _framed(widths: Sequence[int]) -> int:
-    """What columns take with what stands between and beside them."""
-    return sum(widths) + 2 * len(widths)
-
-
-def _part(made: ResultTable, columns: Sequence[int], first: bool) -> ResultTable:
-    part = table(*(made.names[index] for index in columns), title=str(made.title) if first and made.title else None, keys=made.keys)
-    part.show_header = made.show_header
-    for cells, style in made.lines:
-        if first or any(str(cells[index]) for index in columns[made.keys :]):
-            part.line(*(cells[index] for index in columns), style=style)
-    return part
-
-
-def status(text: str) -> Text:
-    return Text(text, STATUS_STYLE.get(text, ""))
-
-
-def noise(outputs: OutputsReport) -> str:
-    """The error in noise floors, or of int8 and fp8 the signal-to-noise ratio."""
-    if outputs.noise_ratio is not None:
-        return f"{outputs.noise_ratio:.2f}"
-    return "" if outputs.sqnr_db is None else f"{outputs.sqnr_db:.1f} dB"
-
-
-def verify_table(verification: Verification) -> ResultTable:
-    columns = ("artifact", "backend", "precision", "verdict", ">weights", ">noise ratio", ">max error", ">top-1 agrees", "batch")
-    made = table(*columns, keys=2)
-    for candidate in verification.candidates:
-        made.line(*_verify_row(candidate))
+def measurement_tables(measured: Sequence[Measured]) -> list[Table]:
+    """One for latency and throughput, one for the server, one for cold starts; those that have something to show."""
+    made = []
+    for modes, make in ((("latency", "throughput"), bench_table), (("server",), server_table), (("cold",), cold_table)):
+        if group := [one for one in measured if one.result.mode in modes]:
+            made.append(make(group))
     return made
 
 
-def weights_in_words(candidate: Candidate) -> str:
+def bench_table(measured: Sequence[Measured]) -> Table:
+    """What was measured in mode latency or throughput. What all share is said above."""
+    columns: list[str | None] = [
+        "artifact", "by", "precision", "mode", "device", ">batch", ">threads", "parity", ">median ms", ">95 % interval",
+        ">speed-up", ">95 % of it", "status", ">p90", ">p99", ">device ms", ">copies ms", ">images/s", ">GFLOP/s", ">of the limit",
+        ">memory", ">size", "file",
+    ]  # fmt: skip
+    shared = []
+    for key, words in (("mode", "{}"), ("device", "on {}"), ("threads", "with {} threads")):
+        found = {getattr(one.result, key) for one in measured}
+        if len(found) == 1:
+            shared.append(words.format(found.pop()))
+            columns[columns.index(f">{key}" if key == "threads" else key)] = None
+    rows = map(_measured, sorted(measured, key=_order))
+    return table("measurements", ", ".join(["Every measurement", *shared]), columns, rows, keys=7)
+
+
+def _order(one: Measured) -> tuple[str, int, int, bool, float]:
+    """By setting; then the fastest first, and what was not measured last."""
+    result, latency = one.result, one.result.latency_ms
+    return result.mode, result.threads, result.batch, not result.measured, latency.p50 if latency else 0.0
+
+
+def _measured(one: Measured) -> Row:
+    result, latency, speedup = one.result, one.result.latency_ms, one.result.speedup
+    tie = " (tie)" if speedup is not None and speedup.is_tie else ""
+    verdict = "baseline" if result.is_baseline else "no verdict" if latency and result.status == "ok" and not result.peer else ""
+    return [
+        Cell(result.artifact + (" (peer)" if result.peer else "")),
+        backend_name(result.backend),
+        result.precision, result.mode, result.device, str(result.batch), str(result.threads),
+        _parity(one.parity, result.is_baseline),
+        Cell(figures(latency.p50 if latency else None), strong=True),
+        interval(latency.interval) if latency else "",
+        verdict if speedup is None else Cell(times(speedup.p50) + tie, strong=True),
+        interval(speedup.ci95) if speedup else "",
+        _ended(result.status),
+        figures(latency.p90 if latency else None), figures(latency.p99 if latency else None),
+        figures(result.device_ms), figures(result.copy_ms), figures(result.throughput), figures(result.gflops),
+        share(result.peak_fraction), _memory(result.memory_mb), megabytes(result.size_bytes), one.file,
+    ]  # fmt: skip
+
+
+def _parity(parity: Parity | None, is_baseline: bool) -> Cell:
+    if parity is None:
+        return Cell("reference") if is_baseline else Cell("not verified", "warn")
+    return status_cell(parity.status)
+
+
+def _memory(megabytes: float | None) -> str:
+    return "" if megabytes is None else f"{megabytes:,.0f} MB"
+
+
+def server_table(group: Sequence[Measured]) -> Table:
+    columns = [
+        "artifact", "by", "precision", ">threads", ">arrivals/s", ">offered", ">completed", ">busy", ">p50 ms", ">p90", ">p99",
+        ">p99.9", ">limit of p99", ">highest rate within it", "status",
+    ]  # fmt: skip
+    rows = list[Row]()
+    for one in group:
+        named = [one.result.artifact, backend_name(one.result.backend), one.result.precision, str(one.result.threads)]
+        if (server := one.result.server) is None:
+            rows.append([*named, *[""] * 10, _ended(one.result.status)])
+            continue
+        found = server.response_ms
+        counts = ["" if number is None else f"{number:,}" for number in (server.offered, server.completed)]
+        percentiles = [figures(value) for value in (found.p50, found.p90, found.p99, found.p999)]
+        limit = "" if server.p99_limit_ms is None else f"{figures(server.p99_limit_ms)} ms"
+        highest = "" if server.highest_rate_per_s is None else f"{figures(server.highest_rate_per_s)}/s"
+        cells = [figures(server.rate_per_s), *counts, share(server.utilisation), *percentiles, limit]
+        rows.append([*named, *cells, Cell(highest, strong=True), _ended(one.result.status)])
+    return table("server-table", "Response times under load, from arrival to logits", columns, rows, keys=3)
+
+
+def cold_table(group: Sequence[Measured]) -> Table:
+    columns = [
+        "artifact",
+        "by",
+        "precision",
+        ">threads",
+        ">loading ms",
+        ">first inference ms",
+        ">memory",
+        ">fresh processes",
+        "status",
+    ]
+    rows = list[Row]()
+    for one in group:
+        named = [one.result.artifact, backend_name(one.result.backend), one.result.precision, str(one.result.threads)]
+        cold = one.result.cold
+        medians = [Cell(figures(part.p50), strong=True) for part in (cold.load_ms, cold.first_inference_ms)] if cold else ["", ""]
+        starts = str(len(cold.load_ms.samples) or "") if cold else ""
+        rows.append([*named, *medians, _memory(one.result.memory_mb), starts, _ended(one.result.status)])
+    return table("cold-table", "Cold starts in fresh processes: medians", columns, rows, keys=3)
+
+
+def verify_table(candidates: Sequence[VerifyCandidate]) -> Table:
+    columns = [
+        "artifact", "by", "precision", "verdict", "compared", ">weights", ">error", ">largest error", ">top-1 agrees", ">flips",
+        "batch", "departs at",
+    ]  # fmt: skip
+    rows: list[Row] = [
+        [
+            one.artifact,
+            backend_name(one.backend),
+            one.precision,
+            status_cell(one.status),
+            one.coverage or "",
+            _weights(one.weights, one.status),
+            Cell(parity_figure(one.noise_ratio, one.sqnr_db), strong=True),
+            figures(one.max_abs),
+            share(one.top1_agreement),
+            "" if one.decisions is None or one.decisions.flips is None else str(one.decisions.flips.total),
+            ", ".join(map(str, one.batch_sizes)),
+            one.first_divergence or "",
+        ]
+        for one in candidates
+    ]
+    return table("parity-table", "Parity of every candidate with the float64 network", columns, rows, keys=2)
+
+
+def _weights(weights: Weights | None, status: str) -> str:
     """What was found of a candidate's weights."""
-    weights = candidate.weights
     if weights is None:
         return "not read"
-    if not weights.matched:
-        return "fused" if candidate.status == "pass" else "differ"
-    return f"{weights.compared:,} equal" if weights.passed else "differ"
+    if not weights.compared:
+        return "fused" if status == "pass" else "differ"
+    return "differ" if weights.first_difference else f"{weights.compared:,} equal"
 
 
-def _verify_row(candidate: Candidate) -> list[Cell]:
-    outputs, equal = candidate.outputs, weights_in_words(candidate)
-    row: list[Cell] = [one_line(candidate.artifact.name), candidate.backend, candidate.precision, status(candidate.status), equal]
-    if outputs is None:
-        return [*row, "", "", "", ""]
-    return [
-        *row,
-        noise(outputs),
-        f"{outputs.max_abs:.2g}",
-        f"{outputs.top1_agreement:.1%}",
-        ", ".join(map(str, outputs.batch_sizes)),
-    ]
-
-
-def decision_lines(candidate: Candidate, limit: float | None) -> list[str]:
-    """What there is to say of a candidate's decisions: those that flip, and the accuracy where there are labels."""
-    decisions = candidate.outputs.decisions if candidate.outputs else None
-    if decisions is None:
-        return []
-    flips, accuracy = decisions.in_words(), decisions.accuracy
-    lines = [] if flips is None else [flips]
-    if accuracy is not None:
-        figures = f"accuracy {accuracy.candidate.percent:.2f} %, in float64 {accuracy.reference.percent:.2f} %"
-        verdict = accuracy.verdict(limit)
-        lines.append(figures if verdict in (candidate.reason or "") else f"{figures}: {verdict}")
-    return lines
-
-
-def localisation_table(candidate: Candidate, found: Localisation) -> ResultTable:
-    title = f"{candidate.artifact.name} by {candidate.backend}, block by block"
-    made = table("place", ">signal to noise", ">of the reference's rounding", ">times its error", title=title)
-    for entry in found.places:
+def localisation_table(candidate: VerifyCandidate) -> Table:
+    rows = list[Row]()
+    for entry in candidate.localisation or ():
+        tone: Tone | None = "bad" if entry.place == candidate.first_divergence else None
         decibels = ["" if value is None else f"{value:.1f} dB" for value in (entry.sqnr_db, entry.floor_db)]
-        style = "bold red" if entry.place == found.first else None
-        made.line(entry.place, *decibels, "" if entry.ratio is None else f"{entry.ratio:.2f}", style=style)
-    return made
+        rows.append([Cell(entry.place, tone), *decibels, Cell("" if entry.ratio is None else f"{entry.ratio:.2f}", tone)])
+    columns = ("place", ">signal to noise", ">of the reference's rounding", ">times its error")
+    return table("places", f"{candidate.artifact} by {backend_name(candidate.backend)}, block by block", columns, rows)
 
 
-def eval_table(accuracies: Sequence[Accuracy]) -> ResultTable:
-    made = table("file", "backend", ">images", ">top-1", ">top-5", ">loss", keys=2)
-    for accuracy in accuracies:
-        found = accuracy.evaluation
-        row = [one_line(accuracy.artifact.name), accuracy.backend]
-        if found is None:
-            made.line(*row, status(accuracy.status), "", "", "")
-        else:
-            made.line(*row, f"{found.images:,}", f"{found.top1:.2f} %", f"{found.top5:.2f} %", f"{found.loss:.4f}")
-    return made
+def eval_table(results: Sequence[Evaluated]) -> Table:
+    columns = ["file", "by", ">images", ">top-1", ">95 % interval", ">top-5", ">loss", "status"]
+    rows: list[Row] = [
+        [
+            one.artifact,
+            backend_name(one.backend),
+            "" if one.images is None else f"{one.images:,}",
+            Cell(percent(one.top1), strong=True),
+            interval(one.top1_ci95),
+            percent(one.top5),
+            figures(one.loss),
+            _ended(one.status),
+        ]
+        for one in results
+    ]
+    return table("accuracies", "Accuracy over the held-out images", columns, rows, keys=2)
+
+
+def predict_table(report: PredictReport) -> Table:
+    """A row for each image, a line in it for each class."""
+    rows = list[Row]()
+    for image in report.results:
+        labels = Cell("\n".join(one_line(entry.label) for entry in image.top)) if image.top else status_cell(image.status)
+        rows.append([image.file, labels, "\n".join(f"{entry.probability:.2%}" for entry in image.top)])
+    return table("predictions", "", ["image", "class", ">probability"], rows)
+
+
+def doctor_tables(report: DoctorReport) -> Iterator[Table]:
+    """What can be done, the parts of the stack, and the engines of a folder where one was named."""
+    rows, said = list[Row](), set[str | None]()
+    for one in report.findings:
+        remedy = "as above" if one.remedy in said else one.remedy or ""
+        rows.append([one.backend, one.direction, one.device, status_cell(one.answer), one.reason or "", remedy])
+        said |= {one.remedy} if one.remedy else set()
+    yield table("findings", "", ("backend", "direction", "device", "here", "why not", "remedy"), rows, keys=3)
+    absent = Cell("not here", "bad")
+    parts: list[Row] = [[one.name, absent if one.version is None else one.version, one.note or ""] for one in report.components]
+    yield table("components", "", ("part", "version", ""), parts)
+    if report.engines:
+        engines: list[Row] = [[one.file, status_cell(one.answer), one.says] for one in report.engines]
+        yield table("engines", "", ("engine", "runs here", ""), engines)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    columns = ["measurement", "verdict", ">before, ms", ">now, ms", ">change of time", ">95 % interval", "remark"]
+    rows = list[Row]()
+    for one in comparison.in_order:
+        change = "" if one.ratio is None else f"{100 * (one.ratio - 1):+.1f} %"
+        bounds = "" if one.ci95 is None else " to ".join(f"{100 * (bound - 1):+.1f}" for bound in one.ci95)
+        both, changed = (figures(one.old_ms), figures(one.new_ms)), Cell(change, strong=True)
+        rows.append([one.name, status_cell(one.change), *both, changed, bounds, one.reason or ""])
+    return table("comparison-table", f"{comparison.new.name} against {comparison.old.name}", columns, rows)
+
+
+def limits_table(limits: Sequence[Limit]) -> Table:
+    columns = ["precision", ">threads", ">GFLOP/s", ">bandwidth GB/s", "measured by"]
+    rows = [[one.precision, str(one.threads), figures(one.gflops), figures(one.bandwidth_gb_s), one.kernel or ""] for one in limits]
+    return table("limits-table", "What this machine reaches at most, measured", columns, rows)
+
+
+def environment_rows(collection: Collection) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """What every file was made on; files of the same machine share one entry."""
+    found: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    commands: dict[str, str] = {}
+    for file, environment in collection.environments:
+        found.setdefault(tuple(_environment(environment)), []).append(file.name)
+        commands[file.name] = environment.command or ""
+    for rows, names in found.items():
+        said = [("Command" + (f" of {name}" if len(names) > 1 else ""), commands[name]) for name in names if commands[name]]
+        yield ", ".join(names), [*rows, *said]
+
+
+def _environment(environment: Environment) -> Iterator[tuple[str, str]]:
+    hardware = environment.hardware
+    plain = {
+        "Processor": hardware.cpu,
+        "Usable cores": hardware.cores,
+        "Memory": None if hardware.memory_bytes is None else f"{hardware.memory_bytes / 2**30:.1f} GiB",
+        "System": hardware.system,
+        "GPUs": ", ".join(str(gpu.get("name", gpu)) for gpu in hardware.gpus) or "none",
+    }
+    yield from ((key, str(value)) for key, value in plain.items() if value is not None)
+    for what, found in (("CPU", environment.cpu), ("GPU", environment.gpu)):
+        for key, value in (found or {}).items():
+            if value is not None and key != "model":
+                yield f"{what}: {key.replace('_', ' ')}", _plain(value)
+    if environment.versions:
+        yield "Versions", ", ".join(f"{package} {version}" for package, version in environment.versions.items())
+    if environment.commit:
+        changed = " with changes" if environment.commit.endswith("+") else ""
+        yield "Commit", environment.commit.rstrip("+")[:12] + changed
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    return figures(value) if isinstance(value, float) else str(value)

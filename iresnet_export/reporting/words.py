@@ -37,6 +37,7 @@ STATUS = {
     "failed_parity": "failed parity",
     "unstable": "unstable",
     "oom": "out of memory",
+    "unreadable": "unreadable",
 }
 
 

@@ -66,7 +66,7 @@ def hardware() -> dict[str, Any]:
 
 def commit() -> str | None:
     """The commit of this project's sources, with `+` if they are changed; None where they are installed, not cloned."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     git = shutil.which("git")
     if git is None or not (root / ".git").exists():
         return None

@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 from scipy.stats import binomtest
 
 from iresnet_export.graph.ir import Array
+from iresnet_export.reporting.schemas import Flip
 
 TELLING = 1.0
 """Percentage points: a bound of the drop above this says too little to be called an answer, where no limit is given."""
@@ -49,22 +50,6 @@ class Proportion:
     def percent_ci95(self) -> tuple[float, float]:
         low, high = self.ci95
         return 100 * low, 100 * high
-
-
-@dataclass(frozen=True)
-class Flip:
-    """An image (by its index) that the candidate puts into another class than the reference.
-
-    `margin`: how far the reference's logit of its own class is above that of the candidate's class, in float64. `error`: by how
-    much the candidate errs in that gap, at least `margin` by necessity. `explained`: whether rounding alone may do that.
-    """
-
-    image: int
-    reference: int
-    candidate: int
-    margin: float
-    error: float
-    explained: bool
 
 
 @dataclass(frozen=True)
@@ -151,19 +136,6 @@ class Decisions:
     @property
     def unexplained(self) -> int:
         return len(self.flips) - self.explained
-
-    def in_words(self) -> str | None:
-        """Flips in one line; None where there are none."""
-        count = len(self.flips)
-        if not count:
-            return None
-        differ = "decision differs" if count == 1 else "decisions differ"
-        if not self.unexplained:
-            why = f"rounding explains {({1: 'it', 2: 'both'}).get(count, 'all')}"
-        else:
-            why = f"rounding does not explain {'it' if count == 1 else 'any' if not self.explained else f'{self.unexplained:,}'}"
-        margins = f"margin{'' if count == 1 else 's up to'} {max(flip.margin for flip in self.flips):.2g}"
-        return f"{count:,} of {self.top1.total:,} {differ}; {why} ({margins})"
 
 
 def compare_decisions(candidate: Array, reference: Array, rounding: float, labels: Array | None = None) -> Decisions:

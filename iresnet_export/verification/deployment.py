@@ -7,16 +7,32 @@ from functools import cached_property
 
 import onnx
 import torch
+from torch import nn
 
-from iresnet_export.artifacts.artifact import Manifest
+from iresnet_export.artifacts.manifest import Manifest
 from iresnet_export.artifacts.source import Source
+from iresnet_export.backends.pt2.format import program_of
+from iresnet_export.backends.pt2.runtime import ProgramProbe
 from iresnet_export.errors import ArtifactError
 from iresnet_export.graph.ir import Graph
 from iresnet_export.graph.network import NetworkProbe
+from iresnet_export.graph.probe import Probe
 from iresnet_export.quantization.codes import Quantization, quantized_graph
 from iresnet_export.quantization.schemes import QUANTIZED
 from iresnet_models.deployed import DTYPES, Deployable, deployed
-from iresnet_models.folding_plan import FoldPlan
+from iresnet_models.spec import NetworkSpec
+
+
+def probe_of(network: nn.Module, spec: NetworkSpec, batch: tuple[int, int] | None = None) -> Probe:
+    """A network in PyTorch, traced with the names of its modules; for batches of any size unless one is given.
+
+    Networks of this project's own layers are traced by torch.fx, others by torch.export; ExportError where that cannot be.
+    """
+    if isinstance(network, Deployable):
+        return NetworkProbe(network)
+    size, dtype = spec.image_size, next(network.parameters()).dtype
+    example = torch.zeros(2 if batch is None else batch[0], 3, size, size, dtype=dtype)
+    return ProgramProbe(program_of(network, example, dynamic_batch=batch is None), torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -30,18 +46,17 @@ class Deployment:
     manifest: Manifest | None
 
     @cached_property
-    def network(self) -> Deployable:
+    def network(self) -> nn.Module:
         manifest = self.manifest
-        if manifest is None:
+        if manifest is None or (manifest.precision == "fp32" and not manifest.fold and not manifest.with_preprocessing):
             return self.source.network
         plan = None
         if manifest.fold:
-            details = manifest.details.get("fold")
-            if not isinstance(details, dict) or "plan" not in details:
+            if manifest.details.fold is None:
                 raise ArtifactError(f"The manifest of {manifest.file} tells of a fold but holds no plan of it.", "Export it again.")
-            plan = FoldPlan.from_json(details["plan"])
+            plan = manifest.details.fold.plan
         dtype = DTYPES.get(manifest.precision, torch.float32)
-        return deployed(self.source.network, plan, dtype, with_preprocessing=manifest.with_preprocessing)
+        return deployed(self.source.own, plan, dtype, with_preprocessing=manifest.with_preprocessing)
 
     @cached_property
     def quantization(self) -> Quantization | None:
@@ -49,7 +64,9 @@ class Deployment:
         manifest = self.manifest
         if manifest is None or manifest.precision not in QUANTIZED:
             return None
-        found = Quantization.from_json(manifest.details.get("quantization"))
+        found = manifest.details.quantization
+        if found is None:
+            raise ArtifactError(f"The manifest says that the artifact is in {manifest.precision}, and not how.", "Export it again.")
         if found.precision != manifest.precision:
             raise ArtifactError(
                 f"The manifest says that the artifact is in {manifest.precision}, and that it is quantized to {found.precision}.",
@@ -65,12 +82,13 @@ class Deployment:
 
         if self.quantization is None:
             raise ArtifactError("Only int8 and fp8 artifacts have a quantized graph.")
+        assert isinstance(self.network, Deployable)  # a quantized artifact is of no other
         return quantized_onnx(onnx_from_network(self.network), self.quantization)
 
     @cached_property
-    def probe(self) -> NetworkProbe:
+    def probe(self) -> Probe:
         """The network's own graph, its places and its inner values."""
-        return NetworkProbe(self.network)
+        return probe_of(self.network, self.source.spec, None if self.manifest is None else self.manifest.batch)
 
     @cached_property
     def graph(self) -> Graph:

@@ -18,19 +18,19 @@ from iresnet_export.backends.base import Runtime
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.probing import with_outputs
 from iresnet_export.backends.onnx.reading import graph_of_onnx
-from iresnet_export.graph.align import aligned, place_in_words
-from iresnet_export.graph.network import NetworkProbe
+from iresnet_export.graph.align import aligned
 from iresnet_export.quantization.schemes import QUANTIZED
 from iresnet_export.system.progress import Progress
 from iresnet_export.system.torch_settings import without_tf32
 from iresnet_export.verification.criteria import NOISE_LIMIT
-from iresnet_export.verification.deployment import Deployment
+from iresnet_export.verification.deployment import Deployment, probe_of
 from iresnet_export.verification.places import at_places, original_terms
 from iresnet_export.verification.reference import Reference, filled, onednn_off
 from iresnet_export.verification.tf32 import with_tf32
-from iresnet_models.network import Network
 from iresnet_models.preprocessing import normalised
 
+OUTPUT = "output"
+"""The place behind the classifier."""
 _BATCH = 8
 _QUANTIZED_LIMIT = 1.5
 """Quantized backends differ from the evaluated graph by ties between codes alone, and these keep its error as large as it is."""
@@ -56,6 +56,11 @@ class Localisation:
     places: tuple[PlaceError, ...]
     first: str | None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the artifact has a value at every place."""
+        return all(entry.ratio is not None for entry in self.places)
+
 
 def localise(
     artifact: Artifact,
@@ -73,8 +78,8 @@ def localise(
     if probe is None:
         return None
     source, own = reference.source, deployment.probe
-    exact = NetworkProbe(copy.deepcopy(source.network).double())
-    forms = list(_rounding_forms(deployment, source.network, precision))
+    exact = probe_of(copy.deepcopy(source.network).double(), source.spec)
+    forms = list(_rounding_forms(deployment, precision))
     places = own.places
     found = aligned(own.graph, probe.graph, places)
     terms = original_terms(deployment.network, places)
@@ -95,10 +100,12 @@ def localise(
         with without_tf32():
             given = probe.values(taken, list(found.values()))
         for place, values in zip(found, given, strict=True):
-            sums[place].add(terms[place](values[: len(pixels)].double().cpu()), wanted[place])
+            values = values[: len(pixels)] if len(values) == size else values  # some modules put images second
+            if values.shape == wanted[place].shape or not own.graph.operators:  # other operators may leave a module otherwise
+                sums[place].add(terms[place](values.double().cpu()), wanted[place])
     progress("Comparing block by block", 1.0)
     limit = _QUANTIZED_LIMIT if precision in QUANTIZED else NOISE_LIMIT
-    errors = [sums[place].error(place_in_words(place, source.network)) for place in places]
+    errors = [sums[place].error(exact.in_words(place)) for place in places]
     departing = (entry.place for entry in errors if entry.ratio is not None and not entry.ratio <= limit)
     return Localisation(tuple(errors), next(departing, None))
 
@@ -107,8 +114,8 @@ RoundingForm = tuple[Callable[[Tensor, Tensor], dict[str, Tensor]], bool]
 """From pixels and inputs to the values at all places, of a form that only rounds; and whether those are in the artifact's terms."""
 
 
-def _rounding_forms(deployment: Deployment, original: Network, precision: str) -> Iterator[RoundingForm]:
-    network, with_preprocessing = deployment.network, deployment.with_preprocessing
+def _rounding_forms(deployment: Deployment, precision: str) -> Iterator[RoundingForm]:
+    source, network, with_preprocessing = deployment.source, deployment.network, deployment.with_preprocessing
     if deployment.quantization is not None:
         model = deployment.quantized_model
         wanted = aligned(deployment.probe.graph, graph_of_onnx(model), deployment.probe.places)
@@ -124,10 +131,11 @@ def _rounding_forms(deployment: Deployment, original: Network, precision: str) -
         yield evaluated, True
         return
     if precision != "fp32":
-        own = NetworkProbe(with_tf32(network)) if precision == "tf32" else deployment.probe
+        own = probe_of(with_tf32(network), source.spec) if precision == "tf32" else deployment.probe
         yield lambda pixels, inputs: at_places(own, pixels if with_preprocessing else inputs), True
         return
-    plain, other = NetworkProbe(original), NetworkProbe(copy.deepcopy(original).to(memory_format=torch.channels_last))
+    plain = probe_of(source.network, source.spec)
+    other = probe_of(copy.deepcopy(source.network).to(memory_format=torch.channels_last), source.spec)
     yield lambda _pixels, inputs: at_places(plain, inputs), False
     yield lambda _pixels, inputs: at_places(other, inputs.to(memory_format=torch.channels_last)), False
 

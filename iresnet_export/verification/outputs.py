@@ -7,17 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 from torch import Tensor
 
+from iresnet_export.artifacts.manifest import Manifest
 from iresnet_export.backends.base import Session
-from iresnet_export.errors import ArtifactError
+from iresnet_export.errors import ArtifactError, UnavailableError
 from iresnet_export.graph.ir import Array
 from iresnet_export.system.progress import Progress
 from iresnet_export.verification.criteria import Criterion
 from iresnet_export.verification.decisions import Decisions, compare_decisions
-from iresnet_export.verification.reference import Reference, in_batches, rms
+from iresnet_export.verification.foreign import other_outputs
+from iresnet_export.verification.reference import Reference, filled, in_batches, rms
 
-_LARGEST_BATCH = 65_536
+_LARGEST_BATCH, _LARGEST_END = 65_536, 256
+_PROBABILITY = 1e-4
+"""float32 rounds the softmax of logits up to 100 by 1e-5."""
+_TELLING = ("onnx", "pt2")
+"""Formats whose sessions know of any fixed batch."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +59,48 @@ def usable_batch_sizes(session: Session, wanted: Sequence[int]) -> tuple[int, ..
             f"The artifact takes no fewer than {smallest:,} images at a time, which are too many.", "Export it again."
         )
     largest = min(largest, _LARGEST_BATCH)
-    return tuple(size for size in wanted if smallest <= size <= largest) or (largest,)
+    ends = {end for end in (smallest, largest) if end <= _LARGEST_END}
+    return tuple(sorted({size for size in wanted if smallest <= size <= largest} | ends)) or (largest,)
+
+
+def interface_reason(session: Session, reference: Reference, manifest: Manifest | None, batch_sizes: Sequence[int]) -> str | None:
+    """What a session takes or gives beside logits that is not as its manifest says: batches, number of outputs, probabilities."""
+    if manifest is not None and manifest.batch != session.batch and (session.batch is not None or manifest.format in _TELLING):
+        return f"it takes batches of {_range(session.batch)}, and the manifest says of {_range(manifest.batch)}"
+    size = min(max(usable_batch_sizes(session, batch_sizes)), max(len(reference.pixels), (session.batch or (1, 1))[0]))
+    batch = session.batch_of(filled(reference.pixels[:size], size), reference.source.spec)
+    found = session.all_outputs(batch)
+    if found is None:
+        return None
+    wanted = 2 if session.with_preprocessing else 1
+    if manifest is not None and len(found) != wanted:
+        return f"it gives {len(found)} outputs and not {wanted}"
+    if wanted == 1 or len(found) < wanted:
+        return None
+    logits, probabilities = (values.cpu().double().numpy() for values in found[:2])
+    error = np.abs(probabilities - softmax(logits, axis=1)).max() if probabilities.shape == logits.shape else math.inf
+    if error <= _PROBABILITY:
+        return None
+    return f"its probabilities are not the softmax of its logits: they differ by up to {error:.2g}"
+
+
+def _range(batch: tuple[int, int] | None) -> str:
+    return "any size" if batch is None else str(batch[0]) if batch[0] == batch[1] else f"{batch[0]} to {batch[1]}"
 
 
 def compare_outputs(
-    session: Session, reference: Reference, criterion: Criterion, batch_sizes: Sequence[int], progress: Progress
+    session: Session,
+    reference: Reference,
+    criterion: Criterion,
+    batch_sizes: Sequence[int],
+    progress: Progress,
+    *,
+    is_foreign: bool = False,
 ) -> OutputsReport:
-    """Runs the session over the reference's images at every batch size that it takes."""
+    """Runs the session over the reference's images at every batch size that it takes.
+
+    UnavailableError for outputs of others' artifacts that are right as far as can be seen, and no logits.
+    """
     sizes = usable_batch_sizes(session, batch_sizes)
     count = criterion.images if criterion.max_accuracy_drop is None else len(reference.pixels)
     pixels, exact = reference.pixels[:count], reference.logits[:count]
@@ -73,6 +115,8 @@ def compare_outputs(
         found = in_batches(run, pixels, size).numpy()
         if found.shape != exact.shape:
             return _unusable(sizes, f"at batch {size} the outputs have the shape {found.shape} and not {exact.shape}")
+        if is_foreign and (unlike := other_outputs(found, exact)) is not None:
+            raise UnavailableError(f"not comparable: {unlike}")
         if not np.isfinite(found).all():
             return _unusable(sizes, f"at batch {size} the outputs hold NaN or infinite values")
         reports.append(_report(sizes, size, found.astype(np.float64), exact, labels, criterion))

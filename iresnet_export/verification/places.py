@@ -1,4 +1,4 @@
-"""What a network gives at the places of its architecture: stem, `layer1.0` and so on, pool and classifier."""
+"""What a network gives at its places: stem, `layer1.0` and so on, pool and classifier; or the modules of another one."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from iresnet_export.graph.align import POOL, STEM
-from iresnet_export.graph.network import NetworkProbe
-from iresnet_models.deployed import Deployable, DeployedNetwork
+from iresnet_export.graph.network import POOL, STEM
+from iresnet_export.graph.probe import Probe
+from iresnet_models.deployed import DeployedNetwork
 from iresnet_models.folded import FoldedNetwork, Reading
 
 
-def at_places(probe: NetworkProbe, batch: Tensor) -> dict[str, Tensor]:
+def at_places(probe: Probe, batch: Tensor) -> dict[str, Tensor]:
     """The values at every place, in execution order, in the network's own terms."""
     return dict(zip(probe.places, probe.values(batch, list(probe.places.values())), strict=True))
 
 
-def original_terms(network: Deployable, places: Iterable[str]) -> dict[str, Callable[[Tensor], Tensor]]:
+def original_terms(network: nn.Module, places: Iterable[str]) -> dict[str, Callable[[Tensor], Tensor]]:
     """How the unfolded network's value is read from this one's, at each of the places: scale and shift of the stream undone."""
     inner: nn.Module = network.network if isinstance(network, DeployedNetwork) else network
     terms: dict[str, Callable[[Tensor], Tensor]] = dict.fromkeys(places, lambda values: values)

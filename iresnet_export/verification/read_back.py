@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from iresnet_export.artifacts.artifact import Artifact, Manifest, embedded_identity
-from iresnet_export.artifacts.metadata import contradiction
-from iresnet_export.backends.base import ExportJob, Format
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import Manifest
+from iresnet_export.artifacts.metadata import contradiction, embedded_identity
+from iresnet_export.backends.base import ExportJob, ExportOptions, Format
 from iresnet_export.backends.registry import format_named
 from iresnet_export.errors import ArtifactError, InputError
-from iresnet_export.graph.compare import Comparison, GraphReport, WeightsReport, compare, same_as
-from iresnet_export.graph.ir import KINDS
+from iresnet_export.graph.compare import Comparison, WeightsReport, compare, same_as
+from iresnet_export.graph.ir import KINDS, Graph
+from iresnet_export.graph.precision import precision_of, widest
+from iresnet_export.reporting.schemas import Coverage, GraphReport
 from iresnet_export.system.environment import versions
 from iresnet_export.system.progress import Progress
+from iresnet_export.verification.claims import false_claim, false_lineage
 from iresnet_export.verification.deployment import Deployment
-
-Coverage = Literal["whole file", "parent", "graph", "outputs"]
+from iresnet_models.archives import is_archive, require_whole
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,9 @@ class ReadBack:
 
     `coverage`: how much of the artifact was compared. The whole file, with the one that its checkpoint and manifest give; the same
     of the parent that it was compiled from; its graph with all weights; or nothing but outputs. `is_comparable`: whether it takes
-    the images that it should, so that its outputs can be compared at all.
+    the images that it should, so that its outputs can be compared at all. `is_repeated`: whether what its export measured was
+    measured again. Of artifacts without a manifest, `stored` is the precision that their weights are in, and `unlike` says why it
+    cannot be compared though nothing may be wrong with it.
     """
 
     weights: WeightsReport | None
@@ -33,18 +38,23 @@ class ReadBack:
     reason: str | None
     coverage: Coverage = "outputs"
     is_comparable: bool = True
+    is_repeated: bool = False
+    stored: str | None = None
+    unlike: str | None = None
+    note: str | None = None
+    """What is to be said beside a pass in place of what the coverage alone says."""
 
-    @property
-    def limit(self) -> str | None:
-        """What a pass does not say; None where nothing is left to say."""
-        return _LIMITS[self.coverage]
+    def limit(self, images: str = "some images") -> str | None:
+        """What a pass over so many images does not say; None where nothing is left to say."""
+        said = self.note or _LIMITS[self.coverage]
+        return None if said is None else said.format(images=images)
 
 
 _LIMITS: dict[Coverage, str | None] = {
     "whole file": None,
-    "parent": "compiled code: what it was compiled from is the network, whole; itself it is compared by its outputs",
+    "parent": "compiled code: what it was compiled from is the network, whole; itself it is compared by its outputs over {images}",
     "graph": "compared by its graph, weights and outputs: without a manifest of these versions no file is rebuilt",
-    "outputs": "compared by its outputs alone: of what no image of these shows, nothing is said",
+    "outputs": "compared by its outputs alone: what {images} exercise",
 }
 
 
@@ -57,7 +67,7 @@ def read_back(artifact: Artifact, deployment: Deployment, progress: Progress) ->
     contradicted = contradiction(artifact, deployment.source.trained_spec or deployment.source.spec)
     if contradicted is not None:
         return ReadBack(None, None, contradicted, is_comparable=False)
-    format = format_named(artifact.format)
+    format, given = format_named(artifact.format), artifact
     is_compiled = format.parent is not None
     if is_compiled:
         if artifact.manifest is None or artifact.manifest.parent is None:
@@ -65,31 +75,56 @@ def read_back(artifact: Artifact, deployment: Deployment, progress: Progress) ->
         artifact = artifact.parent()
         format, deployment = format_named(artifact.format), Deployment(deployment.source, artifact.manifest)
     manifest = artifact.manifest
-    difference = None if manifest is None else _difference(artifact, format, manifest, deployment, progress)
-    if manifest is not None and difference is None:
+    if manifest is None:
+        return _read_back_foreign(artifact, format, deployment, progress)
+    options = _options_of(artifact, format, manifest)
+    claims = [false_claim(artifact, manifest, options, deployment)]
+    if given.manifest is not None and is_compiled:
+        claims.append(false_lineage(given, given.manifest, manifest))
+    reasons = [claim for claim in claims if claim is not None]
+    difference = _difference(artifact, format, options, manifest, deployment, progress)
+    if difference is None:
         progress("Weights and graph", 1.0)
         same = same_as(deployment.graph)
-        return ReadBack(same.weights, same.graph, None, "parent" if is_compiled else "whole file")
+        return ReadBack(same.weights, same.graph, "; ".join(reasons) or None, "parent" if is_compiled else "whole file")
+    comparison = compare(deployment.graph, _graph_of(artifact, format))
+    progress("Weights and graph", 1.0)
+    found = [
+        f"{what}: {report.first_difference}"
+        for what, report in (("weights", comparison.weights), ("graph", comparison.graph))
+        if report is not None and report.first_difference is not None
+    ]
+    if not found and not _made_by_others(manifest):
+        found = [f"whole file: rebuilt from its checkpoint and manifest it is another one: {difference}"]
+    reason = "; ".join(found + reasons) or None
+    coverage: Coverage = "outputs" if is_compiled or comparison.graph is None else "graph"
+    return ReadBack(comparison.weights, comparison.graph, reason, coverage, note=_note(comparison))
+
+
+def _read_back_foreign(artifact: Artifact, format: Format, deployment: Deployment, progress: Progress) -> ReadBack:
+    found = _graph_of(artifact, format)
+    comparison = compare(deployment.graph, found)
+    progress("Weights and graph", 1.0)
+    is_wired = comparison.graph is not None and comparison.graph.first_difference is None
+    coverage: Coverage = "graph" if comparison.weights.matched and is_wired else "outputs"
+    unknown = found.kinds - deployment.graph.kinds - set(KINDS) if comparison.graph is not None else set[str]()
+    stored = widest([precision_of(layer.tensors["weight"].dtype) for layer in found.layers if "weight" in layer.tensors])
+    stored = "int8" if any("quantized" in kind for kind in found.kinds) else stored
+    reason = _foreign_reason(comparison, sorted(unknown))
+    how = f"it is {stored} without a manifest, and nothing says how it was made or what that may cost"
+    unlike = how if stored != "fp32" and reason is None else None
+    return ReadBack(comparison.weights, comparison.graph, reason, coverage, stored=stored, unlike=unlike, note=_note(comparison))
+
+
+def _graph_of(artifact: Artifact, format: Format) -> Graph:
     found = format.read(artifact)
     if found is None:
         raise ArtifactError(f"The weights of {artifact.path} cannot be read back.")
-    comparison = compare(deployment.graph, found)
-    progress("Weights and graph", 1.0)
-    if manifest is None:
-        coverage: Coverage = "graph" if comparison.weights.matched and comparison.graph.first_difference is None else "outputs"
-        return ReadBack(comparison.weights, comparison.graph, _foreign_reason(comparison, found.kinds), coverage)
-    reasons = [
-        f"{what}: {report.first_difference}"
-        for what, report in (("weights", comparison.weights), ("graph", comparison.graph))
-        if report.first_difference is not None
-    ]
-    if not reasons and not _made_by_others(manifest):
-        reasons = [f"whole file: rebuilt from its checkpoint and manifest it is another one: {difference}"]
-    return ReadBack(comparison.weights, comparison.graph, "; ".join(reasons) or None, "outputs" if is_compiled else "graph")
+    return found
 
 
-def _difference(artifact: Artifact, format: Format, manifest: Manifest, deployment: Deployment, progress: Progress) -> str | None:
-    """The first thing in which the file is not the one that its checkpoint and manifest give; None where it is, bit by bit."""
+def _options_of(artifact: Artifact, format: Format, manifest: Manifest) -> ExportOptions:
+    """Those of the export that a manifest tells of; ArtifactError where there can be no such one."""
     try:
         options = format.options_of(manifest)
         batch = format.batch_range(options)
@@ -100,13 +135,22 @@ def _difference(artifact: Artifact, format: Format, manifest: Manifest, deployme
             f"The manifest of {artifact.path} says that it takes batches of {manifest.batch}, which no export of this format does.",
             "Export it again.",
         )
+    return options
+
+
+def _difference(
+    artifact: Artifact, format: Format, options: ExportOptions, manifest: Manifest, deployment: Deployment, progress: Progress
+) -> str | None:
+    """The first thing in which the file is not the one that its checkpoint and manifest give; None where it is, bit by bit."""
     identity = embedded_identity(manifest.spec, manifest.weights, manifest.precision, manifest.fold, manifest.with_preprocessing)
-    job = ExportJob(deployment.network, artifact.path, options, identity, deployment.quantization)
+    job = ExportJob(deployment.network, deployment.source.spec, artifact.path, options, identity, deployment.quantization)
     expected = format.content(job)
     if expected is None:
         raise AssertionError(f"{format.name} is built from no other format, and cannot be rebuilt")
     progress("Weights and graph", 0.6)
     found = artifact.path.read_bytes()
+    if expected != found and is_archive(artifact.path):
+        require_whole(artifact.path)  # torch does not look at checksums, and may crash
     return None if expected == found else format.difference(expected, found)
 
 
@@ -116,16 +160,28 @@ def _made_by_others(manifest: Manifest) -> bool:
     return any(manifest.versions.get(name) != here.get(name) for name in ("iresnet-export", "torch", "onnx"))
 
 
-def _foreign_reason(comparison: Comparison, kinds: set[str]) -> str | None:
+def _note(comparison: Comparison) -> str | None:
+    """What was compared of a file whose operations are of another kind than those of the traced network; None for others."""
+    if comparison.graph is not None:
+        return None
+    found = comparison.weights
+    weights = (
+        "its weights by their names"
+        if found.matched
+        else f"{found.compared:,} weights by their names, and {found.first_difference}"
+    )
+    return f"compared by its outputs and {weights}: how its operations are wired is not compared"
+
+
+def _foreign_reason(comparison: Comparison, unknown: Sequence[str]) -> str | None:
     """A foreign artifact may have fused its layers, or wired them otherwise: its outputs decide then.
 
-    Where it holds the network's layers one for one, it must hold their weights, and nothing that the network has not.
+    Where it holds the network's layers one for one, it must hold their weights, and nothing that the network has not (`unknown`).
     """
     if not comparison.weights.matched:
         return None
     if not comparison.weights.passed:
         return f"weights: {comparison.weights.first_difference}"
-    unknown = sorted(kinds - set(KINDS))
     if unknown:
         return f"graph: beside the network's layers it computes {', '.join(unknown)}, which may depend on what no image here shows"
     return None

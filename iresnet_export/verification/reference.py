@@ -8,6 +8,7 @@ off), over all tested batch sizes, pooled over 32 images. One form alone is one 
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iresnet_export.artifacts.source import Source
 from iresnet_export.errors import CheckFailedError, InputError
 from iresnet_export.graph.ir import Array
-from iresnet_export.system.progress import Progress
-from iresnet_models.network import Network
+from iresnet_export.system.progress import Progress, no_progress
 from iresnet_models.preprocessing import normalised
 
 MINIMUM_IMAGES = 32
@@ -70,14 +70,30 @@ def reference_of(
             "compare with. "
             "Its weights have diverged."
         )
-    floor = 2.0**-24 * rms(logits)
-    steps = [(form, size) for form in _FORMS for size in batch_sizes]
     few = normalised(pixels[:MINIMUM_IMAGES], source.spec)  # enough to pool over, for each of the many passes
+    floor = noise_floor(source.network, few, logits[: len(few)], batch_sizes, progress)
+    if not math.isfinite(floor):
+        raise CheckFailedError(
+            f"{source.spec.name} itself gives NaN or infinite outputs in float32, and finite ones in float64: its values leave "
+            "the range of float32, and there is no noise floor to compare by."
+        )
+    return Reference(identifier, source, pixels, image_source, logits, floor, labels)
+
+
+def noise_floor(
+    network: nn.Module, images: Tensor, exact: Array, batch_sizes: Sequence[int], progress: Progress = no_progress
+) -> float:
+    """The largest root-mean-square error of a float32 network's three forms against `exact`; at least 2^-24 of its size.
+
+    Not a finite number where the network's values leave float32.
+    """
+    errors = [2.0**-24 * rms(exact)]
+    steps = [(form, size) for form in _FORMS for size in batch_sizes]
     for step, (form, size) in enumerate(steps):
         progress("Noise floor of float32", step / len(steps))
-        floor = max(floor, rms(form(source.network, few, size).numpy() - logits[: len(few)]))
+        errors.append(rms(form(network, images, size).numpy() - exact))
     progress("Noise floor of float32", 1.0)
-    return Reference(identifier, source, pixels, image_source, logits, floor, labels)
+    return float(np.max(errors))
 
 
 def _exact_logits(source: Source, pixels: Tensor, progress: Progress) -> Array:
@@ -114,16 +130,16 @@ def rms(values: Array) -> float:
     return float(np.sqrt(np.mean(np.square(values.astype(np.float64)))))
 
 
-def _nchw(network: Network, images: Tensor, size: int) -> Tensor:
+def _nchw(network: nn.Module, images: Tensor, size: int) -> Tensor:
     return in_batches(network, images, size)
 
 
-def _channels_last(network: Network, images: Tensor, size: int) -> Tensor:
+def _channels_last(network: nn.Module, images: Tensor, size: int) -> Tensor:
     other = copy.deepcopy(network).to(memory_format=torch.channels_last)
     return in_batches(other, images.to(memory_format=torch.channels_last), size)
 
 
-def _without_onednn(network: Network, images: Tensor, size: int) -> Tensor:
+def _without_onednn(network: nn.Module, images: Tensor, size: int) -> Tensor:
     with onednn_off():
         return in_batches(network, images, size)
 

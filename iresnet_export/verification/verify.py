@@ -7,32 +7,42 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from iresnet_data.named_data import remark, short_name
-from iresnet_export.artifacts.artifact import Artifact, Weights, open_artifact
+from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.data_choice import chosen_data, is_named
+from iresnet_export.artifacts.manifest import Weights
 from iresnet_export.artifacts.source import Source, source_of_artifact, subject_of
 from iresnet_export.backends.base import MOST_BATCH, Runtime, require_trusted
 from iresnet_export.backends.registry import format_named, require_settings_used, runtimes_for
-from iresnet_export.errors import ArtifactError, ExportError, InputError, IResNetError, StaleManifestError, UnavailableError
-from iresnet_export.graph.compare import GraphReport, WeightsReport
+from iresnet_export.errors import (
+    ArtifactError,
+    CheckFailedError,
+    ExportError,
+    InputError,
+    IResNetError,
+    StaleManifestError,
+    UnavailableError,
+)
+from iresnet_export.graph.compare import WeightsReport
+from iresnet_export.reporting.schemas import Coverage, GraphReport, Verdict
 from iresnet_export.system.progress import Progress, no_progress
-from iresnet_export.verification.criteria import Criterion, criterion_for
+from iresnet_export.verification.criteria import NOISE_LIMIT, Criterion, criterion_for
 from iresnet_export.verification.deployment import Deployment
-from iresnet_export.verification.localisation import Localisation, localise
-from iresnet_export.verification.outputs import OutputsReport, compare_outputs
-from iresnet_export.verification.read_back import Coverage, ReadBack, read_back
+from iresnet_export.verification.foreign import other_images, takes_channels_last
+from iresnet_export.verification.from_scratch import REPEATED, data_of, not_repeated, was_measured
+from iresnet_export.verification.localisation import OUTPUT, Localisation, localise
+from iresnet_export.verification.outputs import OutputsReport, compare_outputs, interface_reason
+from iresnet_export.verification.read_back import ReadBack, read_back
 from iresnet_export.verification.reference import MINIMUM_IMAGES, Reference, reference_of
 from iresnet_export.verification.reference_cache import cached_reference
 from iresnet_models.errors import named_line
 from iresnet_models.preprocessing import noise_pixels
-from iresnet_models.spec import ModelSpec
-
-Status = Literal["pass", "fail", "skipped"]
+from iresnet_models.spec import NetworkSpec
 
 _NO_RUNTIME = "file"
 """What stands in a runtime's place where only files are compared."""
@@ -57,10 +67,20 @@ class VerifyOptions:
     """In percentage points: a candidate fails unless its accuracy is shown to drop by no more; needs labels."""
     quick: bool = False
     """Whether to compare files alone, and no outputs: what cannot be rebuilt here is skipped then."""
+    from_scratch: bool = False
+    """Whether to measure again, from its data, what an export measured: calibration and the fold's proof."""
     cache: bool = True
     """Whether references are kept from one run to the next."""
+    source: Source | None = None
+    """The network that artifacts should be, in place of `checkpoint`: the only way to one that is in memory alone."""
+
+    @property
+    def given(self) -> Source | Path | None:
+        return self.source or self.checkpoint
 
     def __post_init__(self) -> None:
+        if self.source is not None and self.checkpoint is not None:
+            raise InputError("A source and a checkpoint were given, and each says what the network is;", "leave one out.")
         if self.images < 1:
             raise InputError(f"--images takes a number of images, not {self.images}.")
         if not self.batch_sizes or min(self.batch_sizes) < 1 or max(self.batch_sizes) > MOST_BATCH:
@@ -74,7 +94,7 @@ class Candidate:
     artifact: Path
     backend: str
     precision: str
-    status: Status
+    status: Verdict
     reason: str | None
     computed_precision: str | None = None
     reference: str | None = None
@@ -110,7 +130,7 @@ class References:
 
     def __init__(self, options: VerifyOptions, progress: Progress) -> None:
         self._options, self._progress = options, progress
-        self._known: dict[tuple[str, ModelSpec], Reference] = {}
+        self._known: dict[tuple[str, NetworkSpec], Reference] = {}
 
     @property
     def all(self) -> list[Reference]:
@@ -122,7 +142,9 @@ class References:
             pixels, labels, where = pixels_for(source.spec, self._options, source.weights)
             if source.trained_on is not None and where.endswith("noise"):
                 remark(f"This checkpoint was trained on {source.trained_on}, as its file says: name it with --data.")
-            compute = cached_reference if self._options.cache else reference_of
+            # The hash of a module's state says nothing of what it computes with it.
+            is_known = source.weights.kind != "module"
+            compute = cached_reference if self._options.cache and is_known else reference_of
             self._known[key] = compute(
                 self._identifier(source),
                 source,
@@ -143,12 +165,15 @@ class References:
 
 def verify(paths: Sequence[Path], options: VerifyOptions, progress: Progress = no_progress) -> Verification:
     """Verifies every artifact; raises InputError for wrong use, and records everything that is wrong with an artifact."""
-    if options.quick and (options.localise or options.max_accuracy_drop is not None or options.backends or options.data):
+    images_given = options.data is not None and not options.from_scratch
+    if options.quick and (options.localise or options.max_accuracy_drop is not None or options.backends or images_given):
         raise InputError("--quick compares files alone: no --data, --backend, --localise or --max-accuracy-drop goes with it.")
     artifacts = [open_artifact(path) for path in paths]
     require_settings_used(options.backends, options.device, [artifact.format for artifact in artifacts])
     if options.max_accuracy_drop is not None:
         _require_labels(artifacts, options, options.max_accuracy_drop)
+    if options.from_scratch:
+        _require_measured(artifacts, options)
     references = References(options, progress)
     candidates = []
     for artifact in artifacts:
@@ -168,9 +193,26 @@ def verify_artifact(
         return [Candidate(artifact.path, label, precision, "fail", str(error)) for label in labels]
 
     try:
+        return _verdicts(artifact, runtimes, options, references, progress, all_fail)
+    except (IResNetError, MemoryError):
+        raise
+    except Exception as error:
+        return all_fail(CheckFailedError(f"a check itself ended in an error: {named_line(error)}"))
+
+
+def _verdicts(
+    artifact: Artifact,
+    runtimes: Sequence[Runtime],
+    options: VerifyOptions,
+    references: References,
+    progress: Progress,
+    all_fail: Callable[[Exception], list[Candidate]],
+) -> list[Candidate]:
+    precision = artifact.precision
+    try:
         if artifact.manifest is not None:
             artifact.require_intact()
-        source = source_of_artifact(artifact, options.checkpoint)
+        source = source_of_artifact(artifact, options.given)
         if format_named(artifact.format).native:
             require_trusted(artifact, options.trust)
     except StaleManifestError as error:
@@ -178,15 +220,18 @@ def verify_artifact(
     try:
         deployment = Deployment(source, artifact.manifest)
         found = read_back(artifact, deployment, progress)
+        if options.from_scratch and was_measured(artifact) and found.reason is None:
+            found = dataclasses.replace(found, reason=not_repeated(artifact, source, options.data, progress), is_repeated=True)
     except (InputError, ExportError, StaleManifestError) as error:  # a damaged file, parent or manifest
         return all_fail(error)
 
     if options.quick:
-        limit = None if found.reason else found.limit
-        unseen = None if limit is None else f"without --quick it is {limit}"
-        status: Status = "fail" if found.reason else "skipped" if limit else "pass"
+        limit = None if found.reason else found.unlike or found.limit()
+        unseen = None if limit is None else f"not comparable: {limit}" if found.unlike else f"without --quick it is {limit}"
+        status: Verdict = "fail" if found.reason else "skipped" if limit else "pass"
         read: dict[str, Any] = {"weights": found.weights, "graph": found.graph, "coverage": found.coverage}
-        return [Candidate(artifact.path, _NO_RUNTIME, precision, status, found.reason or unseen, **read)]
+        read["notices"] = (REPEATED,) if found.is_repeated and not found.reason else ()
+        return [Candidate(artifact.path, _NO_RUNTIME, found.stored or precision, status, found.reason or unseen, **read)]
 
     @functools.cache
     def criterion_of(computed: str) -> tuple[Reference, Criterion]:
@@ -207,14 +252,16 @@ def _verdict(
     progress: Progress,
 ) -> Candidate:
     """`held`: what the file holds. `criterion_of`: what outputs are held against, by the precision that is computed in."""
-    precision, wrong = artifact.precision, held.reason
+    precision, wrong, is_foreign = held.stored or artifact.precision, held.reason, artifact.manifest is None
 
-    def verdict(status: Status, reason: str | None, **measured: Any) -> Candidate:
+    def verdict(status: Verdict, reason: str | None, **measured: Any) -> Candidate:
         found = {"weights": held.weights, "graph": held.graph, "coverage": held.coverage, **measured}
         return Candidate(artifact.path, runtime.label, precision, status, reason, **found)
 
     if not held.is_comparable:
         return verdict("fail", wrong)
+    if held.unlike is not None:
+        return verdict("skipped", f"not comparable: {held.unlike}")
     try:
         session = runtime.load(artifact, options.device, trust=options.trust)
     except UnavailableError as error:
@@ -226,20 +273,32 @@ def _verdict(
         session.close()
         unlike = f"it stores {precision}, and {runtime.label} would compute it in {computed} here: nothing is said of {precision}"
         return verdict("fail" if wrong else "skipped", wrong or unlike, computed_precision=computed)
+    if is_foreign and (images := other_images(session, deployment.source.spec)) is not None:
+        session.close()
+        return verdict("fail" if wrong else "skipped", wrong or f"not comparable: {images}", computed_precision=computed)
     reference, criterion = criterion_of(computed)
     try:
         with session:
-            outputs = compare_outputs(session, reference, criterion, options.batch_sizes, progress)
-            notices = (*session.notices, *([held.limit] if held.limit else []))
+            outputs = compare_outputs(session, reference, criterion, options.batch_sizes, progress, is_foreign=is_foreign)
+            beside = interface_reason(session, reference, artifact.manifest, options.batch_sizes)
+            limit = held.limit(f"{criterion.images} images")
+            notices = (
+                *session.notices,
+                *([limit] if limit else []),
+                *([REPEATED] if held.is_repeated and not held.reason else []),
+            )
     except UnavailableError as error:
         return verdict("fail" if wrong else "skipped", wrong or str(error), computed_precision=computed, reference=reference.id)
     except MemoryError:
         raise
     except Exception as error:  # a runtime's own error types are many: whatever it raises, the artifact does not run
+        if is_foreign and not wrong and takes_channels_last(session, reference):
+            unlike = "not comparable: it takes images with their channels last (NHWC), and they are given channels first (NCHW)"
+            return verdict("skipped", unlike, computed_precision=computed, reference=reference.id)
         failure = f"it does not run: {error if isinstance(error, IResNetError) else named_line(error)}"
         return verdict("fail", f"{wrong}; {failure}" if wrong else failure, computed_precision=computed, reference=reference.id)
-    reason = "; ".join(text for text in (wrong, outputs.reason) if text) or None
-    status: Status = "fail" if reason else "pass"
+    reason = "; ".join(text for text in (wrong, outputs.reason, beside) if text) or None
+    status: Verdict = "fail" if reason else "pass"
     measured = {"computed_precision": computed, "reference": reference.id, "outputs": outputs, "notices": notices}
     if not (reason or options.localise):
         return verdict(status, reason, **measured)
@@ -248,9 +307,24 @@ def _verdict(
     except Exception as error:  # the verdict stands, whatever looking inside takes
         unknown = f"where it departs could not be looked for: {named_line(error)}"
         return verdict(status, f"{reason}; {unknown}" if reason else unknown, **measured)
+    if found is not None and found.first is None and (outputs.noise_ratio or 0.0) > NOISE_LIMIT and found.is_whole:
+        found = dataclasses.replace(found, first=OUTPUT)
     if reason and found is not None and found.first is not None:
         reason = f"{reason}; it departs in {found.first}"
     return verdict(status, reason, localisation=found, **measured)
+
+
+def _require_measured(artifacts: Sequence[Artifact], options: VerifyOptions) -> None:
+    """InputError where there is nothing to measure again, or its data are not here."""
+    measured = [artifact for artifact in artifacts if was_measured(artifact)]
+    if not measured:
+        raise InputError(
+            f"--from-scratch measures again what an export measured, and that of {artifacts[0].path} measured nothing: it has no "
+            "manifest, or neither a fold nor codes;",
+            "leave it out.",
+        )
+    for artifact in measured:
+        data_of(artifact, subject_of(artifact, options.checkpoint), options.data)
 
 
 def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit: float) -> None:
@@ -262,7 +336,7 @@ def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit
     from iresnet_data.datasets import has_labels
 
     for artifact in artifacts:
-        subject = subject_of(artifact, options.checkpoint)
+        subject = subject_of(artifact, options.given)
         data = chosen_data(options.data, subject.spec, subject.weights, held_out=True)
         if data is None or not has_labels(data):
             found = "seeded noise" if data is None else f"the images of {Path(data).name}"
@@ -273,7 +347,7 @@ def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit
             )
 
 
-def pixels_for(spec: ModelSpec, options: VerifyOptions, weights: Weights | None = None) -> tuple[Tensor, Tensor | None, str]:
+def pixels_for(spec: NetworkSpec, options: VerifyOptions, weights: Weights | None = None) -> tuple[Tensor, Tensor | None, str]:
     """Held-out images of the network's data set as pixels (n, h, w, 3), their labels if there are any, and what they are.
 
     `weights`: whose training may be remembered here.

@@ -28,7 +28,7 @@ from iresnet_data.synthetic import CLASSES, Prepared, synthetic_images
 from iresnet_models.errors import InputError
 from iresnet_models.image_files import printable, require_regular, subfolders
 from iresnet_models.preprocessing import UNREADABLE, load_image, preprocessing, to_pixels, unreadable
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import ModelSpec, NetworkSpec
 
 __all__ = [
     "DIGITS_DATA",
@@ -100,12 +100,12 @@ def spec_for(data: str, arch: str, depth: int, **fields: Any) -> ModelSpec:
     return ModelSpec(arch, depth, num_classes=len(labels), labels=labels, **fields)
 
 
-def training_set(data: str, spec: ModelSpec, augment: Transform | None = None) -> LabelledImages:
+def training_set(data: str, spec: NetworkSpec, augment: Transform | None = None) -> LabelledImages:
     """The training part; `augment` makes a tensor of each image, None prepares it as for evaluation."""
     return _part(data, spec, augment or preprocessing(spec), held_out=False)
 
 
-def evaluation_set(data: str, spec: ModelSpec, prepare: Transform | None = None) -> LabelledImages:
+def evaluation_set(data: str, spec: NetworkSpec, prepare: Transform | None = None) -> LabelledImages:
     """The held-out part, prepared in the one way of `spec`, or by `prepare`.
 
     That is the held-out digits; of a folder its val/, or the folder itself where it has neither train/ nor val/; of a pattern of
@@ -114,7 +114,7 @@ def evaluation_set(data: str, spec: ModelSpec, prepare: Transform | None = None)
     return _part(data, spec, prepare or preprocessing(spec), held_out=True)
 
 
-def _part(data: str, spec: ModelSpec, transform: Transform, *, held_out: bool) -> LabelledImages:
+def _part(data: str, spec: NetworkSpec, transform: Transform, *, held_out: bool) -> LabelledImages:
     if data == DIGITS_DATA:
         return LabelledImages(*digits_of(spec, held_out=held_out), transform)
     if is_synthetic(data):
@@ -137,7 +137,7 @@ def _of_folder(folder: Path, names: tuple[str, ...], transform: Transform, *, he
     return LabelledImages(images, labels, transform, left_out)
 
 
-def evaluation_pixels(data: str, spec: ModelSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+def evaluation_pixels(data: str, spec: NetworkSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
     """`count` held-out images as pixels (n, s, s, 3) and their labels (n), chosen by `seed`; all of them if there are fewer.
 
     `data` may also be a folder of images without classes: then there are no labels.
@@ -153,23 +153,23 @@ def has_labels(data: str) -> bool:
     return not _images_without_classes(data)
 
 
-def training_pixels(data: str, spec: ModelSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def training_pixels(data: str, spec: NetworkSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The same from the training part, prepared as for evaluation."""
     return _selection(training_set(data, spec), spec, count, seed)
 
 
-def calibration_set(data: str, spec: ModelSpec, count: int, seed: int = 0) -> Dataset[tuple[Tensor, int]]:
+def calibration_set(data: str, spec: NetworkSpec, count: int, seed: int = 0) -> Dataset[tuple[Tensor, int]]:
     """The same images, each opened when it is asked for: what an int8 network is calibrated with, however many there are."""
     training = training_set(data, spec, to_pixels(spec))
     return Subset(training, _choice(len(training), count, seed))
 
 
-def _selection(images: LabelledImages, spec: ModelSpec, count: int, seed: int) -> tuple[Tensor, Tensor]:
+def _selection(images: LabelledImages, spec: NetworkSpec, count: int, seed: int) -> tuple[Tensor, Tensor]:
     chosen = _choice(len(images), count, seed)
     return _pixels(images.images, spec, chosen), torch.tensor([images.labels[index] for index in chosen])
 
 
-def _pixels(images: Sequence[Source], spec: ModelSpec, chosen: list[int]) -> Tensor:
+def _pixels(images: Sequence[Source], spec: NetworkSpec, chosen: list[int]) -> Tensor:
     prepare = to_pixels(spec)
     return torch.stack(list(all_read(lambda index: prepare(_opened(images[index])), chosen)))
 

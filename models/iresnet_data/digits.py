@@ -11,7 +11,7 @@ from PIL import Image
 from iresnet_data.named_data import DIGITS_DATA
 from iresnet_models.errors import InputError
 from iresnet_models.image_files import printable
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import ModelSpec, NetworkSpec
 
 _DIGITS_LABELS = tuple("0123456789")
 _HELD_OUT_PER_DIGIT = 50
@@ -41,7 +41,7 @@ def _digits() -> tuple[list[Image.Image], list[int]]:
     return [Image.fromarray(image) for image in pixels], [int(label) for label in bunch.target]
 
 
-def digits_of(spec: ModelSpec, *, held_out: bool) -> tuple[list[Image.Image], list[int]]:
+def digits_of(spec: NetworkSpec, *, held_out: bool) -> tuple[list[Image.Image], list[int]]:
     """The 500 held-out digits, 50 of each, or the other 1,297."""
     if spec.num_classes != 10 or spec.labels not in (None, _DIGITS_LABELS):
         classes = f"{spec.num_classes}" + ("" if spec.labels is None else f" ({some_of(spec.labels)})")

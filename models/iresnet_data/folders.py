@@ -10,7 +10,7 @@ from iresnet_data.digits import some_of
 from iresnet_data.named_data import DIGITS_DATA, remark, require_name
 from iresnet_models.errors import InputError
 from iresnet_models.image_files import image_files, image_suffixes, left_out, printable, subfolders
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 _LAYOUT = "train/ and val/, and in each of them one folder of images for every class"
 
@@ -70,7 +70,7 @@ def images_in(folder: Path) -> list[str]:
     return list(image_files(folder, deep=False).paths)
 
 
-def class_names(spec: ModelSpec, folder: Path) -> tuple[str, ...]:
+def class_names(spec: NetworkSpec, folder: Path) -> tuple[str, ...]:
     """The names of the network's classes in their order: those of `folder`, where the network does not know them."""
     if spec.labels is not None:
         return spec.labels

@@ -31,7 +31,7 @@ from iresnet_models.files import replacing
 from iresnet_models.image_files import printable, unsearchable
 from iresnet_models.official import CACHE_VARIABLE, cache_folder
 from iresnet_models.preprocessing import load_image
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 _WINDOW = 8
 """Shards that are shuffled together."""
@@ -104,7 +104,7 @@ class Shards:
     def num_classes(self) -> int:
         return max(self.labels) + 1 if self.names is None else len(self.names)
 
-    def require_classes_of(self, spec: ModelSpec) -> None:
+    def require_classes_of(self, spec: NetworkSpec) -> None:
         if max(self.labels) >= spec.num_classes:
             raise InputError(
                 f"The shards have the class {max(self.labels)}, but this {spec.name} has {spec.num_classes} classes, from 0.",

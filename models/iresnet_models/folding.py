@@ -21,12 +21,12 @@ from iresnet_models.errors import InputError
 from iresnet_models.folded import ChannelAffine, FoldedBlock, FoldedNetwork, Reading
 from iresnet_models.folding_decisions import (
     affine_of,
-    bound_tensor,
     channel_mask,
     last_bn_name,
     last_conv,
     plan_fold,
     require_plan_of,
+    shift_of,
 )
 from iresnet_models.folding_plan import FoldPlan, NormPlan, StageScale
 from iresnet_models.folding_report import FoldReport
@@ -96,9 +96,7 @@ def _point(a: Tensor, c: Tensor, scale: Tensor, plan: NormPlan) -> _Point:
     off, linear, signed, kept = (channel_mask(which, len(a)) for which in (plan.off, plan.linear, plan.signed, plan.kept))
     zero, one = torch.zeros_like(a), torch.ones_like(a)
     sign = torch.where(signed, -one, one)
-    # T / D. A linear channel only has to stay on one side of zero.
-    shift = torch.where(linear, sign * bound_tensor(plan.linear, len(a)), c / torch.where(a == 0, one, a))
-    shift = torch.where(off | kept | (a == 0), zero, shift)
+    shift = shift_of(a, c, plan)
     gain = torch.where(kept, one, torch.where(off, zero, sign * a / scale))
     offset = torch.where(linear, c - a * shift, zero)
     affine = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +84,26 @@ def reach(network: Network, plan: FoldPlan, images: Tensor) -> dict[str, float]:
     return {name: max(ratios) for name, ratios in found.items() if ratios}
 
 
+def kept_within_bounds(plan: FoldPlan, maxima: Mapping[str, Tensor]) -> FoldPlan:
+    """The plan with those channels kept whose bound is below the largest |r| in `maxima`, as `stream_maxima` gives it."""
+    return _keeping(
+        plan, {name: [key for key, bound in norm.bounds.items() if maxima[name][key] > bound] for name, norm in plan.norms.items()}
+    )
+
+
+def narrowed(network: Network, plan: FoldPlan, maxima: Mapping[str, Tensor], most: float) -> FoldPlan:
+    """The plan with those channels kept whose shift is more than `most` times their largest |r| in `maxima`.
+
+    Float32 rounds a shifted stream at the size of its shift: these channels are what a fold loses precision by.
+    """
+    shifts = {site.name: shift_of(*affine_of(site.norm), plan.norms[site.name]).abs() for site in stream_norms(network)}
+    return _keeping(plan, {name: _listed(shift > most * maxima[name]) for name, shift in shifts.items()})
+
+
+def _keeping(plan: FoldPlan, channels: Mapping[str, Sequence[int]]) -> FoldPlan:
+    return dataclasses.replace(plan, norms={name: norm.keeping(channels[name]) for name, norm in plan.norms.items()})
+
+
 def stream_norms(network: Network) -> list[StreamNorm]:
     """The BatchNorms that follow an addition and not a convolution, in the order in which they run. Plain families have none."""
     sites = []
@@ -129,6 +150,16 @@ def affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     weight, bias, mean, variance = (value.detach().double().cpu() for value in (norm.weight, norm.bias, mean, variance))
     a = weight / torch.sqrt(variance + norm.eps)
     return a, bias - a * mean
+
+
+def shift_of(a: Tensor, c: Tensor, plan: NormPlan) -> Tensor:
+    """What the fold adds to the stream where `a * r + c` reads it, in units of r (width,), float64."""
+    off, linear, signed, kept = (channel_mask(which, len(a)) for which in (plan.off, plan.linear, plan.signed, plan.kept))
+    zero, one = torch.zeros_like(a), torch.ones_like(a)
+    # A linear channel only has to stay on one side of zero.
+    bounds = torch.where(signed, -one, one) * bound_tensor(plan.linear, len(a))
+    shift = torch.where(linear, bounds, c / torch.where(a == 0, one, a))
+    return torch.where(off | kept | (a == 0), zero, shift)
 
 
 def last_conv(block: Block) -> nn.Conv2d:

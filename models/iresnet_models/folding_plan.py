@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -28,7 +28,7 @@ class NormPlan:
 
     `off`: the ReLU never lets them through; they are cut out. `linear`: the ReLU always lets them through; their shift is
     clamped to the bound, and the rest goes into the next bias. `signed`: multiplied by -1 in front of the ReLU. `kept`: `a`
-    and `c` stay as they are.
+    and `c` stay as they are, and the stream has no shift there; any channel may be kept.
     """
 
     off: Bounds = field(default_factory=dict)
@@ -40,6 +40,12 @@ class NormPlan:
     def bounds(self) -> Bounds:
         """All channels that are exact up to a bound only."""
         return {**self.off, **self.linear}
+
+    def keeping(self, channels: Iterable[int]) -> NormPlan:
+        """The same with these channels kept too: exact for every input, and without a shift."""
+        kept = {*self.kept, *channels}
+        off, linear = ({key: bound for key, bound in bounds.items() if key not in kept} for bounds in (self.off, self.linear))
+        return NormPlan(off, linear, tuple(key for key in self.signed if key not in kept), tuple(sorted(kept)))
 
     def to_json(self) -> dict[str, Any]:
         bounds = {kind: {str(key): bound for key, bound in getattr(self, kind).items()} for kind in ("off", "linear")}

@@ -13,7 +13,8 @@ REASONS = {
     "off": "cut out: their ReLU never lets them through",
     "linear": "shift clamped to the bound: their ReLU always lets them through, and the rest is in the next bias",
     "signed": "multiplied by -1 in front of their ReLU: their scale is negative",
-    "kept": "scale and shift kept: their ReLU always lets them through, and the padded 3x3 convolution after it takes no constant",
+    "kept": "scale and shift kept: their ReLU always lets them through into a padded 3x3 convolution, which takes no constant, or "
+    "the proof asked for it",
 }
 _SHOWN = 8
 

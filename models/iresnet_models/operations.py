@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from iresnet_models.layout import BlockLayout, LastNorm, widths
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import ModelSpec, NetworkSpec
 
 
 class Convolution(NamedTuple):
@@ -35,8 +35,10 @@ def multiply_accumulates(spec: ModelSpec) -> int:
     return sum(layer_multiply_accumulates(spec).values())
 
 
-def layer_multiply_accumulates(spec: ModelSpec) -> dict[str, int]:
-    """The same for each convolution and the classifier, by name, in execution order."""
+def layer_multiply_accumulates(spec: NetworkSpec) -> dict[str, int]:
+    """The same for each convolution and the classifier, by name, in execution order; nothing for networks of other families."""
+    if not isinstance(spec, ModelSpec):
+        return {}
     found = {convolution.name: convolution.pixels**2 * convolution.weights for convolution in _convolutions(spec)}
     return found | {"fc": _features(spec) * spec.num_classes}
 

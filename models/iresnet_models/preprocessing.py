@@ -20,10 +20,10 @@ from torchvision.transforms import InterpolationMode, v2
 
 from iresnet_models.errors import InputError
 from iresnet_models.image_files import image_suffixes, printable, require_regular
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import Preprocessing
 
 
-def preprocessing(spec: ModelSpec) -> v2.Transform:
+def preprocessing(spec: Preprocessing) -> v2.Transform:
     """A transform from a PIL image of any size and mode to a float32 tensor (3, image_size, image_size).
 
     RGB; the shorter side resized (on 8-bit pixels, antialiased, as the official evaluation does it), centre crop,
@@ -32,31 +32,31 @@ def preprocessing(spec: ModelSpec) -> v2.Transform:
     return v2.Compose([_cropping(spec), to_input(spec)])
 
 
-def to_pixels(spec: ModelSpec) -> Callable[[Image.Image], Tensor]:
+def to_pixels(spec: Preprocessing) -> Callable[[Image.Image], Tensor]:
     """The first steps alone: a PIL image of any size and mode to a uint8 tensor (image_size, image_size, 3)."""
     crop = _cropping(spec)
     return lambda image: torch.from_numpy(np.array(crop(image)))
 
 
-def to_input(spec: ModelSpec) -> v2.Transform:
+def to_input(spec: Preprocessing) -> v2.Transform:
     """The last steps alone: an RGB image of the right size to a normalised float32 tensor."""
     return v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(spec.mean), list(spec.std))])
 
 
-def normalised(pixels: Tensor, spec: ModelSpec) -> Tensor:
+def normalised(pixels: Tensor, spec: Preprocessing) -> Tensor:
     """Inputs (n, 3, h, w) in float32 of pixels (n, h, w, 3) in uint8; the same as `to_input` gives, bit for bit."""
     scaled = v2.functional.to_dtype_image(pixels.permute(0, 3, 1, 2).contiguous(), torch.float32, scale=True)
     inputs: Tensor = v2.functional.normalize_image(scaled, list(spec.mean), list(spec.std))
     return inputs
 
 
-def noise_pixels(spec: ModelSpec, count: int, seed: int) -> Tensor:
+def noise_pixels(spec: Preprocessing, count: int, seed: int) -> Tensor:
     """Seeded noise in place of images (count, image_size, image_size, 3), uint8."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, spec.image_size, spec.image_size, 3), generator=generator, dtype=torch.uint8)
 
 
-def _cropping(spec: ModelSpec) -> v2.Transform:
+def _cropping(spec: Preprocessing) -> v2.Transform:
     return v2.Compose(
         [
             v2.RGB(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from iresnet_models.errors import InputError
 from iresnet_models.typed import shortly, typed
@@ -120,53 +120,21 @@ def list_models() -> list[tuple[str, int]]:
     return [(arch, depth) for arch, family in FAMILIES.items() for depth in family.depths]
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """Everything needed to rebuild a network and to feed it, but the weights. Travels inside every artifact.
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How an image becomes an input: its shorter side resized to `resize`, the middle cropped to `image_size`, both in pixels.
 
-    `groups`: groups of the last stage's 3x3 convolutions in a group family (the other stages follow from the
-    family), None elsewhere. `image_size`: height and width of the input, in pixels; an image's shorter side is
-    first resized to `resize`. `mean`, `std`: per channel, RGB, of pixel values in [0, 1]. `data`: the embedded
-    data set that it was trained on, if it was one: what a file says is never opened, fetched or run. Raises InputError for
-    values that make no sense, or that would take memory without bound.
+    `mean`, `std`: per channel, RGB, of pixel values in [0, 1]. Raises InputError for values that make no sense, or that would take
+    memory without bound.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
-
-    arch: str
-    depth: int
-    num_classes: int = 1000
-    groups: int | None = None
-    dropout: float = 0.0
     image_size: int = 224
     resize: int = 256
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Interpolation = "bilinear"
-    labels: tuple[str, ...] | None = None
-    data: str | None = None
 
     def __post_init__(self) -> None:
-        family = FAMILIES.get(self.arch)
-        if family is None:
-            raise InputError(f"There is no arch {shortly(self.arch)}; there are: {', '.join(FAMILIES)}.")
-        if self.depth not in family.depths:
-            depths = ", ".join(map(str, family.depths))
-            raise InputError(f"There is no {self.arch} of depth {shortly(self.depth)}; its depths are {depths}.")
-        if not 1 <= self.num_classes <= MOST_CLASSES:
-            raise InputError(f"num_classes is at least one class, and at most {MOST_CLASSES:,}, not {shortly(self.num_classes)}.")
-        if family.group_divisors is None and self.groups is not None:
-            raise InputError(f"{self.arch} has no grouped convolutions;", f"leave out groups={shortly(self.groups)}.")
-        if family.group_divisors is not None:
-            if self.groups is None:
-                object.__setattr__(self, "groups", DEFAULT_GROUPS)
-            if self.groups not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-                raise InputError(
-                    f"groups={shortly(self.groups)} does not divide the 256 channels of the first stage;",
-                    "use a power of two up to 256.",
-                )
-        if not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"dropout is a probability below 1, not {shortly(self.dropout)}.")
         if self.image_size < 1 or self.resize < self.image_size:
             raise InputError(
                 f"An image is resized to {shortly(self.resize)} pixels and then cropped to {shortly(self.image_size)}; "
@@ -188,6 +156,36 @@ class ModelSpec:
             )
         if self.interpolation not in get_args(Interpolation):
             raise InputError(f"interpolation is one of {', '.join(get_args(Interpolation))}, not {shortly(self.interpolation)}.")
+
+    def with_image_size(self, image_size: int) -> Self:
+        """The same for other images; the resize keeps its proportion to the crop, as 256 to 224."""
+        return dataclasses.replace(
+            self, image_size=image_size, resize=max(image_size, round(image_size * self.resize / self.image_size))
+        )
+
+
+@dataclass(frozen=True)
+class NetworkSpec(Preprocessing):
+    """What is known of every network: what it is called, and all that feeds it and reads its answers. Travels in every artifact.
+
+    `depth`: None for networks of no family of ours. `data`: the embedded data set that it was trained on, if it was one: what a
+    file says is never opened, fetched or run.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
+
+    arch: str
+    depth: int | None
+    num_classes: int = 1000
+    labels: tuple[str, ...] | None = None
+    data: str | None = None
+
+    def __post_init__(self) -> None:
+        if re.fullmatch(r"[A-Za-z0-9_]{1,80}", self.arch) is None:
+            raise InputError(f"A network's name has up to 80 letters, digits and underscores, unlike {shortly(self.arch)}.")
+        if not 1 <= self.num_classes <= MOST_CLASSES:
+            raise InputError(f"num_classes is at least one class, and at most {MOST_CLASSES:,}, not {shortly(self.num_classes)}.")
+        super().__post_init__()
         if self.labels is not None:
             self._require_labels(self.labels)
         if self.data is not None and not _may_be_named(self.data):
@@ -210,7 +208,55 @@ class ModelSpec:
     @property
     def name(self) -> str:
         """Such as `iresnet50`."""
-        return f"{self.arch}{self.depth}"
+        return f"{self.arch}{'' if self.depth is None else self.depth}"
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON values; `spec_from_json` reads it back equal."""
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
+        return {"arch": self.arch, "depth": self.depth, **plain}
+
+
+def spec_from_json(data: Any) -> NetworkSpec:
+    """The spec that `to_json` wrote: a ModelSpec where it has a depth. InputError, which names the field, for anything else."""
+    kind = NetworkSpec if isinstance(data, dict) and data.get("depth", 0) is None else ModelSpec
+    names = {field.name for field in dataclasses.fields(kind)}
+    if not isinstance(data, dict) or not {"arch", "depth"} <= data.keys() or not data.keys() <= names:
+        raise InputError(f"This is not the description of a network that this version knows: {shortly(data)}.")
+    return typed(kind, data, "The description of the network")
+
+
+@dataclass(frozen=True)
+class ModelSpec(NetworkSpec):
+    """A network of the paper's families: everything needed to rebuild it, but the weights.
+
+    `groups`: groups of the last stage's 3x3 convolutions in a group family (the other stages follow from the
+    family), None elsewhere.
+    """
+
+    depth: int
+    groups: int | None = None
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        family = FAMILIES.get(self.arch)
+        if family is None:
+            raise InputError(f"There is no arch {shortly(self.arch)}; there are: {', '.join(FAMILIES)}.")
+        if self.depth not in family.depths:
+            depths = ", ".join(map(str, family.depths))
+            raise InputError(f"There is no {self.arch} of depth {shortly(self.depth)}; its depths are {depths}.")
+        if family.group_divisors is None and self.groups is not None:
+            raise InputError(f"{self.arch} has no grouped convolutions;", f"leave out groups={shortly(self.groups)}.")
+        if family.group_divisors is not None:
+            if self.groups is None:
+                object.__setattr__(self, "groups", DEFAULT_GROUPS)
+            if self.groups not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+                raise InputError(
+                    f"groups={shortly(self.groups)} does not divide the 256 channels of the first stage;",
+                    "use a power of two up to 256.",
+                )
+        if not 0.0 <= self.dropout < 1.0:
+            raise InputError(f"dropout is a probability below 1, not {shortly(self.dropout)}.")
+        super().__post_init__()
 
     @property
     def family(self) -> Family:
@@ -235,23 +281,13 @@ class ModelSpec:
         a, b, c, d = (max(1, self.groups // divisor) for divisor in divisors)
         return (a, b, c, d)
 
-    def with_image_size(self, image_size: int) -> ModelSpec:
-        """The same network for other images; the resize keeps its proportion to the crop, as 256 to 224."""
-        return dataclasses.replace(
-            self, image_size=image_size, resize=max(image_size, round(image_size * self.resize / self.image_size))
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict of plain JSON values; `from_json` reads it back equal."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
-
     @classmethod
     def from_json(cls, data: Any) -> ModelSpec:
-        """The spec that `to_json` wrote; raises InputError, which names the field, for anything else."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(data, dict) or not {"arch", "depth"} <= data.keys() or not data.keys() <= names:
-            raise InputError(f"This is not the description of a network that this version knows: {shortly(data)}.")
-        return typed(cls, data, "The description of the network")
+        """The spec that `to_json` wrote; InputError, which names the field, for anything else, and for networks of no family."""
+        found = spec_from_json(data)
+        if not isinstance(found, cls):
+            raise InputError(f"There is no {shortly(found.arch)} among the families of this project.")
+        return found
 
 
 def _may_be_named(data: str) -> bool:

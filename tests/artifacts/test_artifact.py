@@ -9,11 +9,11 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from iresnet_export.artifacts.artifact import Artifact, Manifest, manifest_path, open_artifact
+from iresnet_export.artifacts.artifact import Artifact, open_artifact
+from iresnet_export.artifacts.manifest import Manifest, manifest_path
 from iresnet_export.artifacts.source import Source, source_from_checkpoint, source_of_artifact, untrained_source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.format import OnnxOptions
@@ -22,7 +22,6 @@ from iresnet_export.exporting import export_artifact
 from iresnet_models import ModelSpec, save_checkpoint
 from iresnet_models.files import sha256_of
 from iresnet_models.initialization import untrained_network
-from iresnet_models.precisions import PRECISIONS
 
 Copy = Callable[[str], Artifact]
 
@@ -306,9 +305,3 @@ def without_digit_limit() -> Iterator[None]:
         yield
     finally:
         sys.set_int_max_str_digits(before)
-
-
-def test_the_precisions_of_manifests_are_those_of_exports() -> None:
-    from iresnet_export.artifacts.manifest_schema import Precision
-
-    assert get_args(Precision) == PRECISIONS

@@ -18,8 +18,9 @@ from PIL import Image
 
 import iresnet_export
 from iresnet_data.named_data import remark
-from iresnet_export.artifacts.artifact import Artifact, Weights, manifest_path, open_artifact
+from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.data_choice import chosen_data, trained_on
+from iresnet_export.artifacts.manifest import Weights, manifest_path
 from iresnet_export.artifacts.source import Source, source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.calibrate import calibration_images
@@ -205,7 +206,7 @@ def test_images_of_ones_own_training_are_found_again(
     assert images.source == "40 training images of photos"
     outcome = run("onnx", "--checkpoint", own, "-o", "m.onnx")
     assert outcome.status == 0, outcome.err
-    assert "over 40 training images of photos" in outcome.out
+    assert "Over 13 training images of photos" in outcome.out  # a third of them proves the fold
     manifest = manifest_path(Path("m.onnx")).read_text(encoding="utf-8")
     assert json.loads(manifest)["details"]["settings"]["calibration_data"] == "photos"
     assert str(photos) not in manifest
@@ -231,7 +232,8 @@ def test_images_that_nobody_named_are_no_reason_to_fail(own: Path, photos: Path,
     shutil.rmtree(photos / "val" / "c2")
     artifact = export_artifact("onnx", source, ExportOptions(), output=Path("m.onnx"))
     assert artifact.manifest is not None
-    assert artifact.manifest.details["fold"]["proof"]["image_source"].endswith("noise")
+    assert artifact.manifest.details.fold is not None
+    assert artifact.manifest.details.fold.proof.image_source.endswith("noise")
     pixels, labels, where = pixels_for(source.spec, VerifyOptions(), source.weights)
     assert (len(pixels), labels, where) == (64, None, "64 images of seeded noise")
     assert "Seeded noise is taken in place of these images" in caplog.text

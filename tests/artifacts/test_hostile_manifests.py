@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import Outcome
 
-from iresnet_export.artifacts.artifact import Artifact, manifest_path, open_artifact, record
+from iresnet_export.artifacts.artifact import Artifact, open_artifact, record
+from iresnet_export.artifacts.manifest import manifest_path
 from iresnet_export.artifacts.metadata import identity_of
 from iresnet_export.backends.onnx.writing import METADATA_KEY
 from iresnet_export.errors import ArtifactError

@@ -30,7 +30,11 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp(request.param) / f"model{format.suffix}"
     steps: list[float] = []
     progress = lambda _step, share: steps.append(share)  # noqa: E731
-    format.write(ExportJob(small_source.network, path, ExportOptions(), {"spec": small_source.spec.to_json()}, progress=progress))
+    format.write(
+        ExportJob(
+            small_source.network, small_source.spec, path, ExportOptions(), {"spec": small_source.spec.to_json()}, progress=progress
+        )
+    )
     assert all(0 <= share <= 1 for share in steps)
     return request.param, path
 
@@ -111,7 +115,7 @@ def test_native_code_is_loaded_only_when_vouched_for(artifacts: dict[str, Artifa
 
 def test_static_batch(small_source: Source, tmp_path: Path) -> None:
     options = ExportOptions(dynamic_batch=False, batch=4)
-    format_named("onnx").write(ExportJob(small_source.network, tmp_path / "four.onnx", options))
+    format_named("onnx").write(ExportJob(small_source.network, small_source.spec, tmp_path / "four.onnx", options))
     with runtime_named("onnxruntime").load(Artifact(tmp_path / "four.onnx", "onnx", None), CPU) as session:
         assert session.batch == (4, 4)
         assert session.run(torch.zeros(4, 3, 32, 32)).shape == (4, 10)

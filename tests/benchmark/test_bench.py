@@ -19,10 +19,11 @@ from iresnet_export.benchmark.bench import UNFINISHED, bench
 from iresnet_export.benchmark.child import FreshRun
 from iresnet_export.benchmark.limits import better, raised, with_fractions
 from iresnet_export.benchmark.options import BenchOptions
-from iresnet_export.benchmark.results import BenchReport, Limit
 from iresnet_export.errors import ArtifactError, InputError, UnavailableError
-from iresnet_export.reporting.bench_document import bench_document
-from iresnet_export.reporting.bench_tables import bench_tables, limits_in_words, remarks
+from iresnet_export.reporting.collection import Measured
+from iresnet_export.reporting.remarks import bench_remarks, limits_in_words
+from iresnet_export.reporting.schemas import BenchReport, Limit
+from iresnet_export.reporting.tables import measurement_tables
 
 BACKENDS = ("onnxruntime", "torchscript")
 QUICK = BenchOptions(seconds=0.02, warmup_seconds=0.0, threads=(1,), backends=BACKENDS, memory=False, limits=False, verify=False)
@@ -37,20 +38,19 @@ def _brief_turns() -> Iterator[None]:
         yield
 
 
-def document_of(report: BenchReport, options: BenchOptions) -> dict[str, Any]:
+def document_of(report: BenchReport) -> dict[str, Any]:
     """As a reader of the file gets it."""
-    found: dict[str, Any] = json.loads(json.dumps(bench_document(report, options), allow_nan=False))
+    found: dict[str, Any] = json.loads(json.dumps(report.to_json(), allow_nan=False))
     return found
 
 
 @pytest.fixture(scope="module")
-def measured(benched_paths: list[Path]) -> tuple[BenchReport, BenchOptions]:
-    options = dataclasses.replace(QUICK, batch_sizes=(1, 3), verify=True)
-    return bench(benched_paths, options), options
+def measured(benched_paths: list[Path]) -> BenchReport:
+    return bench(benched_paths, dataclasses.replace(QUICK, batch_sizes=(1, 3), verify=True))
 
 
-def test_a_real_run_measures_everything(measured: tuple[BenchReport, BenchOptions]) -> None:
-    document = document_of(*measured)
+def test_a_real_run_measures_everything(measured: BenchReport) -> None:
+    document = document_of(measured)
     assert document["schema"] == "iresnet-export/bench/1"
     found = document["results"]
     assert sorted({(entry["backend"], entry["batch"]) for entry in found}) == sorted(
@@ -74,17 +74,15 @@ def test_a_real_run_measures_everything(measured: tuple[BenchReport, BenchOption
 
 def test_what_there_is_so_far_is_kept(benched_paths: list[Path]) -> None:
     options, kept = dataclasses.replace(QUICK, batch_sizes=(1, 2)), list[dict[str, Any]]()
-    whole = bench(benched_paths, options, keep=lambda report: kept.append(document_of(report, options)))
+    whole = bench(benched_paths, options, keep=lambda report: kept.append(document_of(report)))
     assert [[entry["batch"] for entry in document["results"]] for document in kept] == [[1] * 3, [1] * 3 + [2] * 3]
     assert all(document["environment"]["warnings"] == [UNFINISHED] for document in kept)
-    assert UNFINISHED not in whole.warnings
-    assert [entry["samples"] for entry in kept[-1]["results"]] == [
-        entry["samples"] for entry in document_of(whole, options)["results"]
-    ]
+    assert UNFINISHED not in whole.environment.warnings
+    assert [entry["samples"] for entry in kept[-1]["results"]] == [entry["samples"] for entry in document_of(whole)["results"]]
 
 
-def test_every_null_says_why(measured: tuple[BenchReport, BenchOptions]) -> None:
-    document = document_of(*measured)
+def test_every_null_says_why(measured: BenchReport) -> None:
+    document = document_of(measured)
     for entry in document["results"]:
         nulls = {key for key, value in entry.items() if value is None}
         assert nulls == {key for key in entry["null_reasons"] if "." not in key}
@@ -92,8 +90,8 @@ def test_every_null_says_why(measured: tuple[BenchReport, BenchOptions]) -> None
     assert document["null_reasons"]["recommendation"] == "none was asked for"
 
 
-def test_settings_and_environment(measured: tuple[BenchReport, BenchOptions]) -> None:
-    document = document_of(*measured)
+def test_settings_and_environment(measured: BenchReport) -> None:
+    document = document_of(measured)
     assert document["settings"]["modes"] == ["latency"]
     assert document["settings"]["threads"] == [1]
     assert document["settings"]["verified"] is True
@@ -117,7 +115,7 @@ def test_a_spoiled_artifact_has_no_verdict(benched: dict[str, Artifact], small_c
     (_, found) = bench([path], dataclasses.replace(options, backends=("onnxruntime",))).results
     assert found.status == "failed_parity"
     assert found.speedup is None
-    assert found.latency is None
+    assert found.latency_ms is None
 
 
 def test_what_fails_parity_shows_its_latency_and_no_verdict(
@@ -132,11 +130,11 @@ def test_what_fails_parity_shows_its_latency_and_no_verdict(
     report = bench(paths, options)
     (base, found) = report.results
     assert (base.status in ("ok", "unstable"), found.status) == (True, "failed_parity")
-    assert found.latency is not None
+    assert found.latency_ms is not None
     assert found.speedup is None
     assert "rounding error" in (found.reason or "")
     assert report.recommendation is None
-    assert document_of(report, options)["null_reasons"]["recommendation"] == "nothing passed"
+    assert document_of(report)["null_reasons"]["recommendation"] == "nothing passed"
 
 
 def test_known_verdicts_are_not_found_again(benched_paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,16 +143,16 @@ def test_known_verdicts_are_not_found_again(benched_paths: list[Path], monkeypat
     known = verify(benched_paths, VerifyOptions(images=32, batch_sizes=(1,), backends=BACKENDS))
     monkeypatch.setattr(bench_module, "verify", lambda *_: pytest.fail("it was verified before"))
     report = bench(benched_paths, dataclasses.replace(QUICK, verify=True), verification=known)
-    assert [result.subject.parity is None for result in report.results] == [True, False, False]
+    assert [result.parity is None for result in report.results] == [True, False, False]
     report = bench(benched_paths, QUICK)
-    document = document_of(report, QUICK)
+    document = document_of(report)
     assert document["settings"]["verified"] is False
     assert {entry["null_reasons"]["parity"] for entry in document["results"]} == {"verification was skipped"}
 
 
 def test_several_thread_counts_each_have_their_baseline(benched_paths: list[Path]) -> None:
     report = bench(benched_paths[:1], dataclasses.replace(QUICK, threads=(1, 2)))
-    found = [(result.subject.threads, result.backend) for result in report.results]
+    found = [(result.threads, result.backend) for result in report.results]
     assert found == [(1, "eager"), (1, "torchscript"), (2, "eager"), (2, "torchscript")]
 
 
@@ -170,7 +168,7 @@ def test_server_and_cold_in_one_run(benched_paths: list[Path], monkeypatch: pyte
         QUICK, modes=("server", "cold"), rates=(200.0,), seconds=0.2, repeats=3, backends=("torchscript",)
     )
     report = bench([path for path in benched_paths if path.suffix == ".ts"], options)
-    document = document_of(report, options)
+    document = document_of(report)
     served = [entry for entry in document["results"] if entry["mode"] == "server"]
     for entry in served:
         assert entry["server"]["offered"] == 40
@@ -186,7 +184,7 @@ def test_server_and_cold_in_one_run(benched_paths: list[Path], monkeypatch: pyte
         assert len(entry["samples"]) == len(entry["cold"]["load_ms"]["samples"]) == 3
         assert entry["memory_mb"] == 900.0
         assert entry["cold"]["first_inference_ms"]["p50"] == 5.0
-    titles = [table.title for table in bench_tables(report.results)]
+    titles = [table.caption for table in measurement_tables([Measured(result) for result in report.results])]
     assert len(titles) == 2
     assert report.measured
 
@@ -198,13 +196,13 @@ def test_a_process_that_dies_leaves_a_reason(benched_paths: list[Path], monkeypa
     monkeypatch.setattr(bench_module, "in_fresh_process", dies)
     options = dataclasses.replace(QUICK, memory=True)
     report = bench(benched_paths[:1], options)
-    for entry in document_of(report, options)["results"]:
+    for entry in document_of(report)["results"]:
         assert entry["memory_mb"] is None
         assert "killed" in entry["null_reasons"]["memory_mb"]
 
 
-def test_limits_are_the_best_that_was_seen(measured: tuple[BenchReport, BenchOptions]) -> None:
-    results = measured[0].results
+def test_limits_are_the_best_that_was_seen(measured: BenchReport) -> None:
+    results = measured.results
     low, high = Limit("fp32", 1, 1e-3, "a", 10.0), Limit("fp32", 1, 1e6, "b", 5.0)
     other = Limit("int8", 1, 7.0, "c", 1.0)
     assert better([low, high, other]) == [Limit("fp32", 1, 1e6, "b", 10.0), other]
@@ -219,13 +217,15 @@ def test_limits_are_the_best_that_was_seen(measured: tuple[BenchReport, BenchOpt
     assert "fp32" in limits_in_words([high])[0]
 
 
-def test_remarks_say_each_thing_once(measured: tuple[BenchReport, BenchOptions]) -> None:
-    skipped = dataclasses.replace(measured[0].results[1], status="skipped", reason="no such device")
-    report = dataclasses.replace(measured[0], results=[skipped, skipped], warnings=["loaded"])
-    lines = remarks(report)
+def test_remarks_say_each_thing_once(measured: BenchReport) -> None:
+    skipped = dataclasses.replace(measured.results[1], status="skipped", reason="no such device")
+    report = dataclasses.replace(
+        measured, results=(skipped, skipped), environment=dataclasses.replace(measured.environment, warnings=("loaded",))
+    )
+    lines = bench_remarks(report)
     assert lines[0] == "Warning: loaded"
     assert len(lines) == 2
-    assert not dataclasses.replace(report, results=[skipped]).measured
+    assert not dataclasses.replace(report, results=(skipped,)).measured
 
 
 @pytest.mark.parametrize(
@@ -258,4 +258,4 @@ def test_a_foreign_artifact_needs_its_checkpoint(benched: dict[str, Artifact], s
     with pytest.raises(ArtifactError, match="--checkpoint"):
         bench([foreign], BenchOptions())
     report = bench([foreign], dataclasses.replace(QUICK, checkpoint=small_checkpoint))
-    assert [result.latency is not None for result in report.results] == [True, True]
+    assert [result.latency_ms is not None for result in report.results] == [True, True]

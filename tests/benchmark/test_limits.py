@@ -18,6 +18,7 @@ from iresnet_export.benchmark.limits import Kernel, best_time, convolution_chain
 from iresnet_export.benchmark.work import work_of, work_of_torchvision
 from iresnet_export.system.progress import no_progress
 from iresnet_models import ModelSpec
+from iresnet_models.network import Network
 from iresnet_models.operations import multiply_accumulates
 
 CPU = torch.device("cpu")
@@ -140,4 +141,9 @@ def test_bytes_of_a_network_counted_by_hand() -> None:
 @pytest.mark.parametrize(("arch", "depth"), [("iresnet", 50), ("resnet", 50), ("iresnet", 101)])
 def test_operations_are_those_that_are_published(arch: str, depth: int) -> None:
     spec = ModelSpec(arch, depth)
-    assert work_of(spec).macs == multiply_accumulates(spec)
+    with torch.device("meta"):
+        network = Network(spec).eval()
+    work = work_of(network, spec.image_size)
+    assert work.macs == multiply_accumulates(spec)
+    layers = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]
+    assert work.weights == sum(layer.weight.numel() for layer in layers)

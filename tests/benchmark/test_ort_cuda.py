@@ -19,8 +19,7 @@ from iresnet_export.benchmark.bench import bench
 from iresnet_export.benchmark.child import FreshRun
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.recipe import Recipe
-from iresnet_export.reporting.bench_document import bench_document
-from iresnet_export.reporting.bench_tables import remarks
+from iresnet_export.reporting.remarks import bench_remarks
 from iresnet_export.verification.tf32 import with_tf32
 
 CPU = torch.device("cpu")
@@ -55,7 +54,7 @@ def test_results_say_how_it_computed(
         monkeypatch.setattr(f"iresnet_export.{module}.require_settings_used", lambda *_: None)
     options = dataclasses.replace(OPTIONS, backends=(f"onnxruntime[{words}]",))
     report = bench([benched["onnx"].path], options)
-    document: dict[str, Any] = json.loads(json.dumps(bench_document(report, options)))
+    document: dict[str, Any] = json.loads(json.dumps(report.to_json()))
     assert document["settings"]["backends"] == [f"onnxruntime[{words}]"]
     baseline, entry = document["results"]
     assert (baseline["backend"], baseline["precision"], baseline["notices"]) == ("eager", "fp32", [])
@@ -64,7 +63,7 @@ def test_results_say_how_it_computed(
     assert (entry["status"], entry["parity"]["status"]) == ("ok", "pass"), entry["reason"]
     assert entry["notices"] == (["it computes in TF32"] if tf32 else [])
     assert entry["bytes"] > 0
-    assert [line for line in remarks(report) if "TF32" in line] == (
+    assert [line for line in bench_remarks(report) if "TF32" in line] == (
         [f"small.onnx by onnxruntime ({words}): it computes in TF32"] if tf32 else []
     )
     assert [recipe.opener for recipe in opened] == ["eager", f"onnxruntime[{words}]"]

@@ -8,19 +8,19 @@ import numpy as np
 
 from iresnet_export.benchmark.clock import Samples
 from iresnet_export.benchmark.recommendation import recommendation
-from iresnet_export.benchmark.results import Parity, Result, Subject
-from iresnet_export.benchmark.statistics import Speedup, latency_of
+from iresnet_export.benchmark.statistics import latency_of
+from iresnet_export.reporting.schemas import BenchResult, Parity, Speedup, Subject
 
 PASSED = Parity("pass", None, 31.5, None, 0.25)
 
 
-def result(name: str, milliseconds: float, batch: int = 1, parity: Parity | None = PASSED, noise: float = 0.001) -> Result:
+def result(name: str, milliseconds: float, batch: int = 1, parity: Parity | None = PASSED, noise: float = 0.001) -> BenchResult:
     generator = np.random.default_rng(len(name))
     times = milliseconds * (1 + noise * generator.standard_normal((20, 5)))
     samples = Samples(name, tuple(map(tuple, times)))
-    subject = Subject(name, "openvino", "int8", "iresnet", 50, 224, "cpu", 2, baseline="base", parity=parity)
-    figures = {"samples": samples, "latency": latency_of(samples), "throughput": 1e3 * batch / milliseconds}
-    return Result(subject, "latency", batch, "ok", speedup=Speedup(30 / milliseconds, (2.0, 9.0)), stable=True, **figures)  # type: ignore[arg-type]
+    subject = Subject(name, "openvino", "int8", "cpu", 2, "iresnet", 50, 224, baseline="base", parity=parity)
+    figures = {"samples": samples.rounds, "latency_ms": latency_of(samples), "throughput": 1e3 * batch / milliseconds}
+    return subject.result("latency", batch, "ok", speedup=Speedup(30 / milliseconds, (2.0, 9.0)), stable=True, **figures)
 
 
 def test_the_fastest_that_passes() -> None:
@@ -29,8 +29,8 @@ def test_the_fastest_that_passes() -> None:
     unstable = dataclasses.replace(result("unstable.onnx", 1.0), status="unstable")
     unverified = result("unverified.onnx", 1.0, parity=None)
     peer, large = result("peer", 1.0), result("large.onnx", 2.0, batch=8)
-    peer = dataclasses.replace(peer, subject=dataclasses.replace(peer.subject, peer=True))
-    base = dataclasses.replace(result("base", 1.0), subject=dataclasses.replace(result("base", 1.0).subject, baseline=None))
+    peer = dataclasses.replace(peer, peer=True)
+    base = dataclasses.replace(result("base", 1.0), baseline=None)
     found = recommendation([slow, fast, failed, unstable, unverified, peer, large, base], 1.0)
     assert found is not None
     assert (found.artifact, found.backend, found.precision, found.batch, found.threads) == ("fast.onnx", "openvino", "int8", 1, 2)

@@ -11,16 +11,17 @@ import pytest
 from simulated_clock import Simulation
 
 from iresnet_export.benchmark.entrants import Entrant
-from iresnet_export.benchmark.results import ServerRun
 from iresnet_export.benchmark.server import (
     LEAST_UTILISATION,
     MOST_TRIALS,
+    ServerRun,
     _result,
     highest_rate,
     predicted_rate,
     queue,
     response_percentile,
 )
+from iresnet_export.reporting.schemas import Subject
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
@@ -109,7 +110,7 @@ def test_a_limit_below_the_service_time_is_held_by_no_rate() -> None:
     found = highest_rate(machine.candidate(0.02), 15.0, 1.0, seed=0, clock=machine.clock)
     assert found.highest_rate_per_s == 0
     assert [trial.held for trial in found.trials] == [False]
-    told = _result(cast("Entrant", SimpleNamespace(subject=SimpleNamespace(parity=None))), found)
+    told = _result(cast("Entrant", SimpleNamespace(subject=Subject("a", "b", "fp32", "cpu", 1))), found)
     assert (told.status, told.reason) == ("unstable", "no rate that was tried keeps p99 within 15 ms")
 
 

@@ -15,9 +15,9 @@ from iresnet_export.benchmark.measuring import Bench
 from iresnet_export.benchmark.memory import Growth
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.recipe import Recipe
-from iresnet_export.benchmark.results import Result, Subject
 from iresnet_export.benchmark.throughput import Sweep
-from iresnet_export.benchmark.work import work_of
+from iresnet_export.benchmark.work import Work
+from iresnet_export.reporting.schemas import Subject
 from iresnet_models import ModelSpec
 
 CPU = torch.device("cpu")
@@ -38,8 +38,8 @@ class Fake(Session):
 
 
 def candidate(name: str, spec: ModelSpec, session: Session, baseline: str | None) -> Entrant:
-    subject = Subject(name, "eager" if baseline is None else "fake", "fp32", spec.arch, spec.depth, 32, "cpu", 1, baseline=baseline)
-    return Entrant(subject, spec, Recipe("eager", Path(name), spec, CPU, 1), work_of(spec), session)
+    subject = Subject(name, "eager" if baseline is None else "fake", "fp32", "cpu", 1, spec.arch, spec.depth, 32, baseline=baseline)
+    return Entrant(subject, spec, Recipe("eager", Path(name), spec, CPU, 1), Work(1, 1, 1), session)
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def test_out_of_memory_ends_the_sweep_and_not_the_run(quick: BenchOptions, small
     assert seen["base"][0][0] == 1
     last = next(result for result in found.results if result.status == "oom")
     assert "not enough memory" in (last.reason or "")
-    assert last.latency is None
-    assert last.missing["throughput"] == last.reason
+    assert last.latency_ms is None
+    assert last.null_reasons["throughput"] == last.reason
 
 
 def test_a_batch_that_would_not_fit_is_not_tried(
@@ -100,10 +100,10 @@ def test_growth_foresees_what_doubling_takes(monkeypatch: pytest.MonkeyPatch) ->
     [([100, 180, 300, 310, 312, 900], 5), ([100, 101, 103, 500], 3), ([100, 90, 120, 121, 122], 5), ([100, None], 2)],
 )
 def test_two_doublings_without_gain_saturate(rates: list[float | None], ends_after: int) -> None:
-    subject = Subject("a", "b", "fp32", "iresnet", 18, 32, "cpu", 1)
+    subject = Subject("a", "b", "fp32", "cpu", 1)
     sweep = Sweep()
     for step, rate in enumerate(rates):
-        sweep.add(Result(subject, "throughput", 2**step, "ok", throughput=rate))
+        sweep.add(subject.result("throughput", 2**step, "ok", throughput=rate))
         if sweep.over:
             assert step + 1 == ends_after
             return

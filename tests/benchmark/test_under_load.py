@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from iresnet_export.benchmark.clock import Samples
-from iresnet_export.benchmark.measuring import without_contradictions
 from iresnet_export.benchmark.recommendation import recommendation, unsteady_baseline
-from iresnet_export.benchmark.results import Parity, Result, Subject
-from iresnet_export.benchmark.stability import NOT_STEADY, contradictions, unsteadiness
-from iresnet_export.benchmark.statistics import Speedup, latency_of, speedup_of
+from iresnet_export.benchmark.stability import NOT_STEADY, contradictions, unsteadiness, without_contradictions
+from iresnet_export.benchmark.statistics import latency_of, speedup_of
 from iresnet_export.cli.quickstart import _speed_in_words
 from iresnet_export.reporting.comparison import ratio_of_medians
+from iresnet_export.reporting.schemas import BenchResult, Parity, Speedup, Subject
 from iresnet_export.system.machine import load_warnings, under_load
 
 
@@ -55,24 +54,24 @@ def test_a_small_batch_takes_no_longer_than_a_large_one() -> None:
     assert found == dict.fromkeys((1, 8), "it took 350 ms at batch 1 and 120 ms at batch 8")
 
 
-def result(name: str, milliseconds: float, batch: int, speedup: float | None = None) -> Result:
+def result(name: str, milliseconds: float, batch: int, speedup: float | None = None) -> BenchResult:
     eager = speedup is None
     parity = None if eager else Parity("pass", 1.0, None, None)
     subject = Subject(
         name,
         "eager" if eager else "onnxruntime",
         "fp32",
+        "cpu",
+        2,
         "iresnet",
         18,
         32,
-        "cpu",
-        2,
         baseline=None if eager else "net",
         parity=parity,
     )
     samples = Samples(name, tuple((milliseconds * (1 + 0.0001 * index),) * 3 for index in range(10)))
     over = None if speedup is None else Speedup(speedup, (0.9 * speedup, 1.1 * speedup))
-    return Result(subject, "latency", batch, "ok", samples=samples, latency=latency_of(samples), speedup=over, stable=True)
+    return subject.result("latency", batch, "ok", samples=samples.rounds, latency_ms=latency_of(samples), speedup=over, stable=True)
 
 
 def test_a_baseline_that_contradicts_itself_gives_no_verdict_and_no_recommendation() -> None:
@@ -86,7 +85,7 @@ def test_a_baseline_that_contradicts_itself_gives_no_verdict_and_no_recommendati
     why = f"{NOT_STEADY}: it took 350 ms at batch 1 and 120 ms at batch 8"
     assert unsteady_baseline(found[1]) == unsteady_baseline(found[3]) == why
     assert recommendation(found, None) is None
-    other = dataclasses.replace(results[2], subject=dataclasses.replace(results[2].subject, threads=1))
+    other = dataclasses.replace(results[2], threads=1)
     assert without_contradictions([results[0], results[1], other]) == [results[0], results[1], other], "other threads, other speed"
 
 
@@ -110,7 +109,7 @@ def test_warnings_of_load_say_that_ratios_suffer_too() -> None:
     assert not under_load([busy[3]]), "a governor is no load"
 
 
-def summary(found: Result | None, *warnings: str):  # type: ignore[no-untyped-def]
+def summary(found: BenchResult | None, *warnings: str):  # type: ignore[no-untyped-def]
     from pathlib import Path
     from types import SimpleNamespace
 

@@ -17,6 +17,7 @@ import torch
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.backends.aotinductor.package import AOTInductor
 from iresnet_export.backends.aotinductor.session import CudaPackageSession
+from iresnet_export.backends.aotinductor.target import package_details
 from iresnet_export.errors import ArtifactError, UnavailableError
 from iresnet_export.system import nvidia
 
@@ -90,10 +91,10 @@ def test_memory_is_stable(export: Callable[..., Artifact], device: torch.device)
 
 
 def test_its_manifest_says_what_it_was_compiled_for(export: Callable[..., Artifact], device: torch.device) -> None:
-    details, here = export("aotinductor").require_intact().details, nvidia.gpu()
+    details, here = package_details(export("aotinductor")), nvidia.gpu()
     assert here is not None
-    assert (details["device"], details["gpu"]) == ("cuda", here.name)
-    assert details["compute_capability"] == "{}.{}".format(*here.capability)
+    assert (details.device, details.gpu) == ("cuda", here.name)
+    assert details.compute_capability == "{}.{}".format(*here.capability)
 
 
 def test_elsewhere_it_is_refused(export: Callable[..., Artifact], device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,17 @@ from iresnet_models import ModelSpec, Network, build_model, list_models
 from iresnet_models.errors import InputError
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.folding import fold, fold_by_plan
-from iresnet_models.folding_decisions import StreamNorm, affine_of, plan_fold, reach, stream_maxima, stream_norms
+from iresnet_models.folding_decisions import (
+    StreamNorm,
+    affine_of,
+    kept_within_bounds,
+    narrowed,
+    plan_fold,
+    reach,
+    shift_of,
+    stream_maxima,
+    stream_norms,
+)
 from iresnet_models.folding_plan import FoldPlan, NormPlan
 from iresnet_models.initialization import state_sha256, untrained_network
 from iresnet_models.network import network_from_spec
@@ -547,6 +557,40 @@ def test_in_front_of_padding_the_affine_of_channels_that_are_never_off_stays(mod
     assert "layer2.1.bn2" not in str(folded.report) or "kept" in str(folded.report)
     with pytest.raises(InputError, match="does not follow from the weights"):
         fold_by_plan(network, moved(folded.plan, sites[0], "kept", "linear"))
+
+
+@each([("iresnet", 34), ("iresnet", 50), ("resstage", 18), ("iresgroupfix", 50)], [("iresnet", 34), ("iresnet", 50)])
+def test_channels_may_be_kept_where_the_fold_costs_precision(model: tuple[str, int]) -> None:
+    """What stays is exact too, with any scales of the stream: at last no shift is left."""
+    network, generator = untrained(*model), torch.Generator().manual_seed(0)
+    mixed(network)
+    batch = images(2, 32)
+    scales = [2 ** (6 * torch.rand(blocks[0].last_bn.num_features, generator=generator) - 3) for blocks in network.stages]  # type: ignore[union-attr]
+    plan, maxima = plan_fold(network, sample=batch, scales=scales), stream_maxima(network, batch)
+    kept = sum(len(norm.kept) for norm in plan.norms.values())
+    for most in (1.0, 0.25, 0.0):
+        plan = narrowed(network, plan, maxima, most)
+        shifts = {site.name: shift_of(*affine_of(site.norm), plan.norms[site.name]).abs() for site in stream_norms(network)}
+        assert all(bool((shift <= most * maxima[name]).all()) for name, shift in shifts.items())
+        folded = fold_by_plan(network, plan, torch.float64)
+        assert inexactness(network, folded, batch) <= EXACT
+        assert FoldPlan.from_json(plan.to_json()) == plan
+        assert sum(len(norm.kept) for norm in plan.norms.values()) > kept
+        kept = sum(len(norm.kept) for norm in plan.norms.values())
+    assert stream_differences(network, folded, batch) <= EXACT
+    assert not any(block.shift.any() for blocks in folded.stages for block in blocks)
+    assert narrowed(network, plan, maxima, 0.0) == plan
+
+
+def test_channels_beyond_their_bound_may_be_kept(bounded: tuple[Network, FoldedNetwork]) -> None:
+    network, folded = bounded
+    larger = 1.5 * images(2)
+    plan = kept_within_bounds(folded.plan, stream_maxima(network, larger))
+    assert any(norm.kept for norm in plan.norms.values())
+    assert any(norm.bounds for norm in plan.norms.values())
+    assert max(reach(network, plan, larger).values()) <= 1
+    assert inexactness(network, fold_by_plan(network, plan, torch.float64), larger) <= EXACT
+    assert kept_within_bounds(folded.plan, stream_maxima(network, images(2))) == folded.plan
 
 
 def test_the_network_itself_stays_as_it_was() -> None:

@@ -22,7 +22,7 @@ from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.tensorrt.builder import engine_from_onnx, require_options
 from iresnet_export.backends.tensorrt.flavours import Flavour, flavour_named
 from iresnet_export.backends.tensorrt.options import EngineOptions
-from iresnet_export.backends.tensorrt.plan import read_plan
+from iresnet_export.backends.tensorrt.plan import engine_details, read_plan
 from iresnet_export.backends.tensorrt.session import _without_floating
 from iresnet_export.errors import ArtifactError, ExportError, InputError, UnavailableError
 from iresnet_export.exporting import export_artifact
@@ -63,14 +63,15 @@ def verified(path: Path, checkpoint: Path | None = None, backends: tuple[str, ..
 def test_an_fp8_export_says_what_it_is(fp8: Artifact, small_source: Source) -> None:
     manifest = fp8.require_intact()
     assert manifest.precision == "fp8"
-    shares = manifest.details["multiply_accumulates"]
+    shares = manifest.details.multiply_accumulates
     assert list(shares) == ["fp8", "fp32"]
     assert shares["fp32"] == pytest.approx(64 * 3 * 49 * 16**2 / multiply_accumulates(manifest.spec)), "the first convolution"
-    assert {key: manifest.details["settings"][key] for key in ("target", "calibrator")} == {
+    assert {key: getattr(manifest.details.settings, key) for key in ("target", "calibrator")} == {
         "target": "tensorrt",
         "calibrator": "minmax",
     }
-    quantization = Quantization.from_json(manifest.details["quantization"])
+    quantization = manifest.details.quantization
+    assert quantization is not None
     assert Quantization.from_json(quantization.to_json()) == quantization == Deployment(small_source, manifest).quantization
     assert (quantization.precision, quantization.floating) == ("fp8", ("conv1",))
     assert manifest.size_bytes < 13_000_000
@@ -181,9 +182,9 @@ def test_blocks_are_held_against_the_graph_s_own_error(fp8: Artifact, small_sour
 
 def test_an_fp8_engine_is_built_and_proved(engine: Artifact, fp8: Artifact) -> None:
     manifest = engine.require_intact()
-    assert manifest.details["multiply_accumulates"] == fp8.require_intact().details["multiply_accumulates"]
-    assert manifest.details["gpus"] == "GPUs of compute capability 8.9, 12.0"
-    assert manifest.details["quantization"] == fp8.require_intact().details["quantization"]
+    assert manifest.details.multiply_accumulates == fp8.require_intact().details.multiply_accumulates
+    assert engine_details(engine).gpus == "GPUs of compute capability 8.9, 12.0"
+    assert manifest.details.quantization == fp8.require_intact().details.quantization
     assert read_plan(engine).capabilities == ((8, 9), (12, 0))
     (candidate,) = verified(engine.path).candidates
     assert candidate.weights is not None

@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from iresnet_export.artifacts.artifact import Artifact, record
+from iresnet_export.artifacts.manifest import OnnxDetails
 from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.calibrate import Images, calibration_images, chosen_quantization, equalization_scales, sqnr_db
@@ -382,10 +383,13 @@ def int8(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> Arti
 def test_an_int8_export_says_what_it_is(int8: Artifact) -> None:
     manifest = int8.require_intact()
     assert manifest.precision == "int8"
-    assert manifest.details["multiply_accumulates"] == {"int8": 1.0}
-    assert manifest.details["optimised_operators"]["QLinearConv"] == 20
-    assert manifest.details["settings"]["calibrator"] == "percentile"
-    quantization = Quantization.from_json(manifest.details["quantization"])
+    assert manifest.details.multiply_accumulates == {"int8": 1.0}
+    details = manifest.details
+    assert isinstance(details, OnnxDetails)
+    assert (details.optimised_operators or {})["QLinearConv"] == 20
+    assert details.settings.calibrator == "percentile"
+    quantization = details.quantization
+    assert quantization is not None
     assert Quantization.from_json(quantization.to_json()) == quantization
     assert quantization.image_source == "64 training images of digits"
     assert manifest.size_bytes < 13_000_000

@@ -19,10 +19,9 @@ from iresnet_export.backends.base import ExportOptions
 from iresnet_export.benchmark import clock, limits
 from iresnet_export.benchmark.bench import bench
 from iresnet_export.benchmark.options import BenchOptions
-from iresnet_export.evaluation import EvalOptions, accuracies
+from iresnet_export.evaluation import EvalOptions, accuracies, eval_report
 from iresnet_export.exporting import export_artifact
-from iresnet_export.reporting.bench_document import bench_document
-from iresnet_export.reporting.documents import eval_document, verify_document
+from iresnet_export.reporting.documents import verify_report
 from iresnet_export.reporting.report import ReportOptions, make_report
 from iresnet_export.verification.verify import VerifyOptions, verify
 from iresnet_models.files import write_json
@@ -43,13 +42,13 @@ def real(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> list
     speed = BenchOptions(seconds=0.02, warmup_seconds=0.0, backends=names, memory=False)
     counts = EvalOptions(data="digits", backends=names)
     verification = verify(paths, checks)
-    write_json(folder / "verify.json", verify_document(verification, checks))
+    write_json(folder / "verify.json", verify_report(verification, checks).to_json())
     with pytest.MonkeyPatch.context() as patch:  # what is measured here is not looked at
         patch.setattr(clock, "RUNS_PER_TURN_SECONDS", 0.01)
         whatever_is_measured_counts(patch)
         patch.setattr(limits, "SECONDS", 0.01)
-        write_json(folder / "bench.json", bench_document(bench(paths[:1], speed, verification=verification), speed))
-    write_json(folder / "eval.json", eval_document(accuracies(paths[:1], counts), counts))
+        write_json(folder / "bench.json", bench(paths[:1], speed, verification=verification).to_json())
+    write_json(folder / "eval.json", eval_report(accuracies(paths[:1], counts), counts).to_json())
     return [folder / name for name in ("verify.json", "bench.json", "eval.json")]
 
 

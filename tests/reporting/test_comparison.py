@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import report_samples
 from conftest import Outcome
+from pydantic import TypeAdapter
 
 from iresnet_export.errors import InputError
 from iresnet_export.reporting.comparison import Comparison, compare, machine_differences, ratio_of_medians
@@ -121,8 +122,8 @@ def test_servers_and_cold_starts_are_compared_too(write: Write) -> None:
 
 
 def test_machines_that_differ_are_named() -> None:
-    old = Environment.model_validate_json('{"versions": {"torch": "2.14"}, "hardware": {"cpu": "A", "cores": 8}}')
-    new = Environment.model_validate_json(
+    old = TypeAdapter(Environment).validate_json('{"versions": {"torch": "2.14"}, "hardware": {"cpu": "A", "cores": 8}}')
+    new = TypeAdapter(Environment).validate_json(
         '{"versions": {"torch": "2.15", "new": "1"}, "hardware": {"cpu": "B", "cores": 8}, "warnings": ["It was loaded."]}'
     )
     assert list(machine_differences(old, new)) == [

@@ -11,7 +11,9 @@ from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 
 from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.reporting.documents import verify_report
 from iresnet_export.reporting.markdown import verify_markdown
+from iresnet_export.reporting.words import figures
 from iresnet_export.verification.decisions import Decisions, Flip, Proportion
 from iresnet_export.verification.verify import Candidate, Verification, VerifyOptions, verify
 
@@ -43,14 +45,21 @@ def items(text: str) -> Iterator[str]:
 
 
 def test_a_table_of_candidates_and_what_they_were_compared_with(verification: Verification) -> None:
-    text = verify_markdown(verification, OPTIONS)
+    text = verify_markdown(verify_report(verification, OPTIONS))
     header, *body = rows(text)
-    assert header == ["artifact", "backend", "verdict", "precision", "weights", "noise ratio", "top-1 agrees"]
-    assert [row[:4] for row in body] == [["small.ts", "torchscript", "pass", "fp32"], ["small.onnx", "onnxruntime", "pass", "fp32"]]
+    named = ["artifact", "by", "precision", "verdict", "compared", "weights"]
+    assert header == [*named, "error", "largest error", "top-1 agrees", "flips", "batch"]
+    assert [row[:5] for row in body] == [
+        ["small.ts", "TorchScript", "fp32", "passed", "whole file"],
+        ["small.onnx", "ONNX Runtime", "fp32", "passed", "whole file"],
+    ]
     for row, candidate in zip(body, verification.candidates, strict=True):
         assert candidate.outputs is not None
         assert candidate.weights is not None
-        assert row[4:] == [f"{candidate.weights.compared:,} equal", f"{candidate.outputs.noise_ratio:.2f}", "100.0%"]
+        outputs = candidate.outputs
+        error = f"{figures(outputs.noise_ratio)} noise floors"
+        assert row[5:8] == [f"{candidate.weights.compared:,} equal", error, figures(outputs.max_abs)]
+        assert row[8:] == ["100.0 %", "0", "7"]
     (compared,) = items(text)
     assert compared.startswith("iresnet18 in float64 over 32 images of seeded noise; checkpoint weights ")
     assert verification.references[0].source.weights.sha256[:16] in compared
@@ -66,11 +75,11 @@ def test_reasons_follow_the_table_and_break_nothing(verification: Verification) 
     reason = "weights: fc.bias[2] is *0.5* | and\nnot <b>1</b>"
     failed = dataclasses.replace(candidate, artifact=Path("/home/me/a|b.onnx"), status="fail", reason=reason, outputs=outputs)
     skipped = Candidate(Path("c_d_e.engine"), "tensorrt", "fp16", "skipped", "not here")
-    text = verify_markdown(dataclasses.replace(verification, candidates=[failed, skipped]), OPTIONS)
+    text = verify_markdown(verify_report(dataclasses.replace(verification, candidates=[failed, skipped]), OPTIONS))
     assert "/home/me" not in text
     _, first, second = rows(text)
-    assert (first[0], first[2], first[5], first[6]) == ("a|b.onnx", "fail", "12.3 dB", "96.9%")
-    assert second == ["c_d_e.engine", "tensorrt", "skipped", "fp16", "not read", "", ""]
+    assert (first[0], first[3], first[6], first[9]) == ("a|b.onnx", "failed", "12.3 dB", "1")
+    assert second == ["c_d_e.engine", "TensorRT", "fp16", "skipped", "", "not read", "", "", "", "", ""]
     said = list(items(text))
     assert said[:3] == [
         "a|b.onnx by onnxruntime: fail: weights: fc.bias[2] is *0.5* | and not <b>1</b>",

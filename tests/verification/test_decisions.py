@@ -20,11 +20,14 @@ from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.source import Source, source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions, Session
 from iresnet_export.backends.eager import EagerSession
-from iresnet_export.errors import InputError
-from iresnet_export.evaluation import Accuracy, EvalOptions
+from iresnet_export.backends.onnxruntime.runtime import OnnxRuntime
+from iresnet_export.errors import InputError, UnavailableError
+from iresnet_export.evaluation import EvalOptions, accuracies, eval_report, evaluated
 from iresnet_export.exporting import export_artifact
-from iresnet_export.reporting.documents import decisions_json, eval_document, verify_document
-from iresnet_export.reporting.tables import decision_lines
+from iresnet_export.reporting.documents import _decisions, verify_report
+from iresnet_export.reporting.remarks import decision_lines, flips_in_words
+from iresnet_export.reporting.schemas import Decisions as DecisionsDocument
+from iresnet_export.reporting.schemas import VerifyCandidate, validated
 from iresnet_export.system.progress import no_progress
 from iresnet_export.verification import verify as verify_module
 from iresnet_export.verification.criteria import NOISE_LIMIT, Criterion, Expectation
@@ -39,7 +42,7 @@ from iresnet_export.verification.decisions import (
 )
 from iresnet_export.verification.outputs import OutputsReport, compare_outputs
 from iresnet_export.verification.reference import Reference, reference_of, rms
-from iresnet_export.verification.verify import Candidate, VerifyOptions, pixels_for, verify
+from iresnet_export.verification.verify import Candidate, Verification, VerifyOptions, pixels_for, verify
 from iresnet_models import ModelSpec, save_checkpoint
 from iresnet_models.initialization import untrained_network
 from iresnet_models.preprocessing import noise_pixels, normalised
@@ -226,28 +229,34 @@ def flips(*margins: float, explained: int, images: int = 500) -> Decisions:
     ],
 )
 def test_flips_in_one_line(decisions: Decisions, said: str | None) -> None:
-    assert decisions.in_words() == said
+    assert flips_in_words(validated(DecisionsDocument, _decisions(decisions))) == said
 
 
 def test_the_document_lists_fifty_flips_and_counts_all() -> None:
-    document = json.loads(json.dumps(decisions_json(flips(*[0.1] * 60, explained=20)), allow_nan=False))
+    document = json.loads(json.dumps(_decisions(flips(*[0.1] * 60, explained=20)), allow_nan=False))
     assert len(document["flips"].pop("listed")) == 50
-    assert document["flips"] == {"total": 60, "explained": 20, "unexplained": 40}
+    assert document["flips"] == {"total": 60, "explained": 20, "unexplained": 40, "largest_margin": 0.1}
     assert (document["accuracy"], document["top1_agreement"]["share"]) == (None, 0.88)
     assert "accuracy" in document["null_reasons"]
     labelled = dataclasses.replace(flips(explained=0), accuracy=drop(4, 1, 500))
-    found = json.loads(json.dumps(decisions_json(labelled, 5.0), allow_nan=False))
-    assert found["null_reasons"] == {}
+    found = json.loads(json.dumps(_decisions(labelled, 5.0), allow_nan=False))
+    assert found["null_reasons"] == {"flips.largest_margin": "no decision differs"}
     assert (found["accuracy"]["only_reference_right"], found["accuracy"]["only_candidate_right"]) == (4, 1)
     assert found["accuracy"]["drop_points"] == pytest.approx(0.6)
     assert found["accuracy"]["drop_bound95_points"] == pytest.approx(100 * drop_bound(4, 1, 500))
     assert found["accuracy"]["verdict"].startswith("no worse than ")
 
 
-def test_accuracies_of_eval_have_their_intervals() -> None:
-    right = Accuracy(Path("a.onnx"), "onnxruntime", "ok", Evaluation(500, 480, 500, 50.0))
-    absent = Accuracy(Path("a.onnx"), "tensorrt", "skipped", None, "not here")
-    found, skipped = eval_document([right, absent], EvalOptions())["results"]
+def absent(*_: object, **__: object) -> None:
+    raise UnavailableError("not here")
+
+
+def test_accuracies_of_eval_have_their_intervals(onnx: Path) -> None:
+    right = evaluated("a.onnx", "onnxruntime", Evaluation(500, 480, 500, 50.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnnxRuntime, "load", absent)
+        (missing,) = accuracies([onnx], EvalOptions("digits", backends=("onnxruntime",)))
+    found, skipped = eval_report([right, missing], EvalOptions()).to_json()["results"]
     assert found["top1"] == 96
     assert tuple(found["top1_ci95"]) == Proportion(480, 500).percent_ci95
     assert tuple(found["top5_ci95"]) == Proportion(500, 500).percent_ci95
@@ -396,27 +405,28 @@ def test_progress_goes_up_in_every_step(small_source: Source) -> None:
 
 def test_the_report_says_what_was_decided(onnx: Path) -> None:
     verification = verify([onnx], LABELLED)
-    document = json.loads(json.dumps(verify_document(verification, LABELLED), allow_nan=False))
+    document = json.loads(json.dumps(verify_report(verification, LABELLED).to_json(), allow_nan=False))
     (candidate,) = document["candidates"]
     assert candidate["decisions"]["images"] == 64
     assert candidate["decisions"]["top1_agreement"]["share"] == candidate["top1_agreement"] == 1
     assert candidate["decisions"]["accuracy"]["verdict"] == "no worse than 4.58 points, at 95 %"
     assert document["settings"]["max_accuracy_drop"] is None
     failed = dataclasses.replace(verification.candidates[0], outputs=None, reason="it does not load")
-    document = verify_document(dataclasses.replace(verification, candidates=[failed]), LABELLED)
+    document = verify_report(dataclasses.replace(verification, candidates=[failed]), LABELLED).to_json()
     assert document["candidates"][0]["decisions"] is None
     assert document["candidates"][0]["null_reasons"]["decisions"] == "it does not load"
 
 
 def test_lines_are_shown_only_where_there_is_something_to_say() -> None:
-    def candidate(decisions: Decisions | None) -> Candidate:
+    def candidate(decisions: Decisions | None) -> VerifyCandidate:
         outputs = OutputsReport((7,), 0.1, 1.0, 0.1, 0.1, 1.0, None, 1.0, None, decisions)
-        return Candidate(Path("a.onnx"), "onnxruntime", "fp32", "pass", None, outputs=outputs)
+        found = Candidate(Path("a.onnx"), "onnxruntime", "fp32", "pass", None, outputs=outputs)
+        return verify_report(Verification([], [found]), VerifyOptions()).candidates[0]
 
-    assert decision_lines(candidate(None), None) == []
-    assert decision_lines(candidate(flips(explained=0)), None) == []
+    assert decision_lines(candidate(None)) == []
+    assert decision_lines(candidate(flips(explained=0))) == []
     both = dataclasses.replace(flips(0.1, explained=1), accuracy=drop(0, 0, 500))
-    assert decision_lines(candidate(both), None) == [
+    assert decision_lines(candidate(both)) == [
         "1 of 500 decision differs; rounding explains it (margin 0.1)",
         "accuracy 50.00 %, in float64 50.00 %: no worse than 0.6 points, at 95 %",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -17,17 +18,24 @@ import torch
 from conftest import Outcome
 from onnx import numpy_helper
 
-from iresnet_export.artifacts.artifact import Artifact, manifest_path, open_artifact, record
+from iresnet_export.artifacts.artifact import Artifact, open_artifact, record
+from iresnet_export.artifacts.manifest import Fold, OnnxDetails, manifest_path
 from iresnet_export.artifacts.source import Source, source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.registry import format_named
-from iresnet_export.errors import ArtifactError, ExportError
+from iresnet_export.errors import ArtifactError, ExportError, InputError
 from iresnet_export.exporting import _planned, export_artifact
+from iresnet_export.system.progress import no_progress
 from iresnet_export.verification import fold as fold_module
-from iresnet_export.verification.fold import FOLD_LIMIT
+from iresnet_export.verification.fold import FOLD_LIMIT, FoldSample, fold_sample, proved_fold
+from iresnet_export.verification.reference import noise_floor
 from iresnet_export.verification.verify import Candidate, VerifyOptions, verify
 from iresnet_models import ModelSpec, Network, save_checkpoint
+from iresnet_models.files import write_json
 from iresnet_models.folded import FoldedNetwork
+from iresnet_models.folding import fold, fold_by_plan
+from iresnet_models.folding_decisions import plan_fold, stream_norms
+from iresnet_models.folding_plan import FoldPlan
 from iresnet_models.initialization import untrained_network
 
 QUICK = VerifyOptions(images=32, batch_sizes=(8,))
@@ -41,8 +49,8 @@ def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-def source_with(change: Callable[[Network], None], path: Path, depth: int = 50) -> Source:
-    network = untrained_network(ModelSpec("iresnet", depth, num_classes=10, image_size=32, resize=32), seed=4)
+def source_with(change: Callable[[Network], None], path: Path, depth: int = 50, arch: str = "iresnet") -> Source:
+    network = untrained_network(ModelSpec(arch, depth, num_classes=10, image_size=32, resize=32), seed=4)
     with torch.no_grad():
         change(network)
     save_checkpoint(path, network)
@@ -77,12 +85,14 @@ def test_folded_artifacts_verify(name: str, folded: dict[str, Artifact]) -> None
 
 def test_the_manifest_holds_plan_and_proof_and_nothing_large(folded: dict[str, Artifact]) -> None:
     manifest = folded["onnx"].require_intact()
-    details = manifest.details["fold"]
+    fold = manifest.details.fold
+    assert fold is not None
     assert manifest.fold
-    assert 0.3 < details["proof"]["error_ratio"] <= FOLD_LIMIT
-    assert details["plan"]["format"] == "iresnet-export/fold/1"
-    assert details["exactness"]
-    assert len(json.dumps(details)) < 50_000
+    assert 0.3 < fold.proof.error_ratio <= FOLD_LIMIT
+    assert fold.exactness
+    told = manifest.to_json()["details"]["fold"]
+    assert told["plan"]["format"] == "iresnet-export/fold/1"
+    assert len(json.dumps(told)) < 50_000
 
 
 def test_positive_scales_leave_one_addition_per_block_and_nothing_else(tmp_path: Path) -> None:
@@ -116,8 +126,9 @@ def test_kept_affines_are_exported_and_read_back(name: str, tmp_path: Path) -> N
     source = source_with(channels_that_never_switch, tmp_path / "c.pt", depth=34)
     output = tmp_path / ("x.onnx" if name == "onnx" else "x.ts")
     artifact = export_artifact(name, source, ExportOptions(), output=output)
-    kept = artifact.require_intact().details["fold"]["plan"]["norms"]["layer3.3.bn0"]["kept"]
-    assert kept == [1, 9]
+    fold = artifact.require_intact().details.fold
+    assert fold is not None
+    assert fold.plan.norms["layer3.3.bn0"].kept == (1, 9)
     assert verdict(output).status == "pass"
     if name == "onnx":
         found = operators(output)
@@ -130,6 +141,164 @@ def test_kept_affines_are_exported_and_read_back(name: str, tmp_path: Path) -> N
         output.write_bytes(model.SerializeToString())
         vouch(output)
         assert "layer3.3.affine0.factor.constant[0, 4, 0, 0]" in str(verdict(output).reason)
+
+
+# Folds that are too inexact.
+
+
+def scales_of_nearly_nothing(share: float, *, least: float = 1e-8) -> Callable[[Network], None]:
+    """A share of each stream BatchNorm's channels, whose scale is all but zero."""
+
+    def change(network: Network) -> None:
+        generator = torch.Generator().manual_seed(0)
+        for site in stream_norms(network):
+            site.norm.weight[torch.rand(site.norm.num_features, generator=generator) < share] *= least
+
+    return change
+
+
+def scales_down_to_nearly_nothing(network: Network) -> None:
+    """A fifth of all BatchNorms' channels, over eight decades."""
+    generator = torch.Generator().manual_seed(0)
+    for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        chosen = torch.rand(norm.num_features, generator=generator) < 0.2
+        norm.weight[chosen] *= 10 ** (-8 * torch.rand(norm.num_features, generator=generator))[chosen]
+
+
+def few(source: Source) -> FoldSample:
+    sample = fold_sample(source, None)
+    return dataclasses.replace(sample, images=sample.images[:8], others=sample.others[:16])
+
+
+def whole_ratio(sample: FoldSample) -> float:
+    """The error ratio of the fold that keeps nothing, over the images that prove."""
+    folded = fold(sample.source.network, sample=sample.images)
+    return noise_floor(folded, sample.others, sample.exact, (8,)) / sample.noise_floor
+
+
+def require_kept(found: Fold, whole: float, most: float, network: Network) -> None:
+    """No more than this share of the channels, which is said, and the rest is exact enough."""
+    channels = sum(site.norm.num_features for site in stream_norms(network))
+    kept = sum(len(norm.kept) for norm in found.plan.norms.values())
+    assert 0 < kept < most * channels
+    assert found.proof.error_ratio < 1.4
+    assert found.kept is not None
+    assert found.kept.startswith(f"{kept} of {channels} channels of the stream's BatchNorms keep scale and shift, in ")
+    assert found.kept.endswith(f"without them its error is {whole:.3g} times the unfolded network's own, and up to 2 is rounding")
+
+
+def test_what_costs_too_much_precision_is_kept(tmp_path: Path) -> None:
+    sample = few(source_with(scales_of_nearly_nothing(0.5), tmp_path / "c.pt", 50, "iresgroupfix"))
+    whole = whole_ratio(sample)
+    assert whole > 2.2
+    folded, found = proved_fold(sample, no_progress)
+    require_kept(found, whole, 0.3, sample.source.network)
+    assert folded.plan == found.plan
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("depth", "change", "at_least", "most_kept"),
+    [(50, scales_of_nearly_nothing(0.8), 4, 0.45), (101, scales_down_to_nearly_nothing, 2.2, 0.15)],
+    ids=["most", "a fifth"],
+)
+def test_hostile_states_are_exported_and_verify(
+    depth: int, change: Callable[[Network], None], at_least: float, most_kept: float, tmp_path: Path
+) -> None:
+    source = source_with(change, tmp_path / "c.pt", depth, "iresgroupfix")
+    whole = whole_ratio(fold_sample(source, None))
+    assert whole > at_least
+    artifact = export_artifact("onnx", source, ExportOptions(), output=tmp_path / "x.onnx")
+    found = artifact.require_intact().details.fold
+    assert found is not None
+    require_kept(found, whole, most_kept, source.network)
+    assert verdict(artifact.path).status == "pass"
+
+
+@pytest.mark.slow
+def test_int8_keeps_what_it_has_to_and_verifies(tmp_path: Path) -> None:
+    source = source_with(scales_of_nearly_nothing(0.5), tmp_path / "c.pt", 50, "iresgroupfix")
+    options = ExportOptions(precision="int8", calibration_data="digits")
+    artifact = export_artifact("onnx", source, options, output=tmp_path / "x.onnx")
+    fold = artifact.require_intact().details.fold
+    assert fold is not None
+    assert fold.proof.error_ratio <= FOLD_LIMIT
+    assert fold.kept is not None
+    assert verdict(artifact.path).status == "pass"
+
+
+def test_the_most_inexact_fold_is_told_from_a_wrong_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its clamp the fold of scales of 1e-6 is wrong by hundreds of noise floors, all of them rounding."""
+
+    source = source_with(scales_of_nearly_nothing(0.05, least=1e-6), tmp_path / "c.pt")
+    monkeypatch.setattr(fold_module, "plan_fold", functools.partial(plan_fold, tau=1e30))
+    sample = few(source)
+    plan = plan_fold(source.network, sample=sample.images, tau=1e30)
+    assert noise_floor(fold_by_plan(source.network, plan), sample.others, sample.exact, (8,)) > 100 * sample.noise_floor
+    _, fold = proved_fold(sample, no_progress)
+    assert fold.proof.error_ratio < 1.4
+    assert 0 < sum(len(norm.kept) for norm in fold.plan.norms.values()) < 1000
+
+
+def test_channels_that_other_images_take_beyond_their_bounds_are_kept(tmp_path: Path) -> None:
+    source = source_with(scales_of_nearly_nothing(0.05, least=1e-2), tmp_path / "c.pt")
+    sample = few(source)
+    assert proved_fold(sample, no_progress)[1].kept is None
+    _, fold = proved_fold(dataclasses.replace(sample, others=1.5 * sample.others), no_progress)
+    assert fold.kept is not None
+    assert fold.kept.endswith("other images take some beyond the bound that they were to be folded by")
+    assert fold.proof.error_ratio <= FOLD_LIMIT
+    assert 0 < sum(len(norm.kept) for norm in fold.plan.norms.values()) < 300
+
+
+def test_what_was_kept_is_said(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    def never_off(network: Network) -> None:
+        network.layer3[1].bn2.weight[[1, 9]] = 1e-5
+        network.layer3[1].bn2.bias[[1, 9]] = 0.7
+
+    source_with(never_off, tmp_path / "c.pt", depth=18)
+    outcome = run("onnx", "--checkpoint", "c.pt")
+    assert (
+        "Folded: 2 of 960 channels of the stream's BatchNorms keep scale and shift, in 1 of 4: a padded convolution reads some "
+        "whose ReLU always lets them through. Over 32 images of seeded noise its error is "
+    ) in " ".join(outcome.out.split())
+
+
+def test_the_images_that_prove_did_not_choose(small_source: Source) -> None:
+    for data, kind in ((None, "images of seeded noise"), ("digits", "training images of digits")):
+        sample = fold_sample(small_source, data)
+        assert sample.image_source.endswith(kind)
+        chosen, others = ({image.numpy().tobytes() for image in images} for images in (sample.images, sample.others))
+        assert (len(chosen), len(others)) == (64, 32)
+        assert not chosen & others
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, small_source: Source, tmp_path: Path) -> None:
+    network = copy.deepcopy(small_source.network)
+    network.layer2[0].conv1.weight.data[3, 0, 0, 0] = value
+    source = dataclasses.replace(small_source, network=network)
+    for options in (ExportOptions(), ExportOptions(precision="bf16")):
+        with pytest.raises(InputError, match="NaN or infinite"):
+            export_artifact("onnx", source, options, output=tmp_path / "x.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "folds"), [("layer4.1.bn2", True), ("bn1", False)])
+def test_values_beyond_half_precision_are_in_the_way_only_where_they_stay(name: str, folds: bool, small_source: Source) -> None:
+    """A fold moves the last BatchNorm's scale into the classifier; the first convolution's output it cannot make smaller."""
+    network = copy.deepcopy(small_source.network)
+    norm = network.get_submodule(name)
+    assert isinstance(norm, torch.nn.BatchNorm2d)
+    for values in (norm.weight.data, norm.bias.data):
+        values *= 5e4
+    network.fc.weight.data *= 1e-4
+    sample = few(dataclasses.replace(small_source, network=network))
+    if folds:
+        assert proved_fold(sample, no_progress, precision="fp16")[1].proof.own_precision is None
+    else:
+        with pytest.raises(ExportError, match="over 32 images of seeded noise its values leave the range of fp16"):
+            proved_fold(sample, no_progress, precision="fp16")
 
 
 def vouch(path: Path) -> None:
@@ -159,13 +328,13 @@ def test_a_manifest_without_its_plan_is_no_proof(small_source: Source, tmp_path:
     output = tmp_path / "x.onnx"
     artifact = export_artifact("onnx", small_source, ExportOptions(), output=output)
     manifest = artifact.require_intact()
-    about = manifest.details["fold"]
-    other = about | {"plan": {"format": "other"}}
+    told = manifest.to_json()
+    other = told["details"]["fold"] | {"plan": {"format": "other"}}
     for plan, message in (({}, r"details\.fold\.plan is missing"), (other, r"details\.fold\.plan: This is not the plan of a fold")):
-        record(output, dataclasses.replace(manifest, details={**manifest.details, "fold": plan}))
+        write_json(manifest_path(output), told | {"details": told["details"] | {"fold": plan}})
         with pytest.raises(ArtifactError, match=message):
             verdict(output)
-    record(output, dataclasses.replace(manifest, details={}))
+    record(output, dataclasses.replace(manifest, details=OnnxDetails()))
     found = verdict(output)
     assert found.status == "fail"
     assert "no plan of it" in str(found.reason)
@@ -190,6 +359,28 @@ def test_a_fold_that_is_wrong_is_refused_and_its_place_named(
     with pytest.raises(ExportError, match=rf"refused: .* it departs in {place}.*--no-fold"):
         export_artifact("onnx", small_source, ExportOptions(), output=tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_fold_that_is_wrong_by_less_than_rounding_is_refused(
+    dtype: torch.dtype, small_source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is narrowed to hide it, in whichever type it is wrong."""
+    sample = few(small_source)
+    real, narrowings = (fold_module.deployed if dtype is torch.bfloat16 else fold_by_plan), []
+
+    def wrong(network: Network, plan: FoldPlan | None, as_type: torch.dtype = torch.float32) -> Any:
+        made = real(network, plan, as_type)
+        if as_type is dtype and plan is not None:
+            (bias,) = (value for name, value in made.named_parameters() if name.endswith("fc.bias"))
+            bias.data[0] += torch.finfo(dtype).eps * bias.data[0].abs() if dtype is not torch.float64 else 0.1 * sample.noise_floor
+        return made
+
+    monkeypatch.setattr(fold_module, real.__name__, wrong)
+    monkeypatch.setattr(fold_module, "narrowed", lambda *arguments: narrowings.append(arguments))
+    with pytest.raises(ExportError, match=r"refused: .*fault of iresnet-export"):
+        proved_fold(sample, no_progress, precision="bf16")
+    assert narrowings == []
 
 
 @pytest.mark.slow
@@ -222,7 +413,7 @@ def test_a_parent_folded_by_other_images_is_not_the_same(name: str, small_source
     )
     assert noise.same_recipe(noise)
     assert not noise.same_recipe(digits)
-    assert "calibration_data" not in unfolded.details["settings"]
+    assert unfolded.details.settings.calibration_data is None
 
 
 def test_the_source_is_left_as_it_was(small_source: Source, tmp_path: Path) -> None:

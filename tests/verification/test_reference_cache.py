@@ -15,7 +15,7 @@ import torch
 
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.source import Source, untrained_source
-from iresnet_export.reporting.documents import verify_document
+from iresnet_export.reporting.documents import verify_report
 from iresnet_export.system.progress import no_progress
 from iresnet_export.verification import reference_cache
 from iresnet_export.verification.reference import Reference, reference_of
@@ -66,7 +66,7 @@ def test_a_second_run_finds_the_reference(artifacts: dict[str, Artifact]) -> Non
     assert np.array_equal(first.references[0].logits, second.references[0].logits)
     assert first.references[0].noise_floor == second.references[0].noise_floor
     assert second.candidates[0].status == "pass"
-    document = json.loads(json.dumps(verify_document(second, QUICK), allow_nan=False))
+    document = json.loads(json.dumps(verify_report(second, QUICK).to_json(), allow_nan=False))
     assert document["references"][0]["cached"] is True
     (file,) = kept()
     before = file.stat().st_mtime_ns

@@ -22,10 +22,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from verification.test_sabotage import attribute, before, node, one_bit, removed, replaced, rewired, tensor, told
 
-from iresnet_export.artifacts.artifact import Artifact, manifest_path, record
+from iresnet_export.artifacts.artifact import Artifact, record
+from iresnet_export.artifacts.manifest import manifest_path
 from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.onnx.format import Onnx
+from iresnet_export.errors import ArtifactError, InputError
 from iresnet_export.exporting import export_artifact
+from iresnet_export.verification.from_scratch import REPEATED
 from iresnet_export.verification.verify import Candidate, VerifyOptions, verify
 from iresnet_models.files import sha256_of
 from iresnet_models.spec import ModelSpec
@@ -73,7 +77,9 @@ def spoiled(
 ) -> Callable[[str, Callable[[bytes], bytes], Callable[[dict[str, Any]], None] | None], Candidate]:
     """The verdict on an export whose bytes, and then whose manifest, were changed."""
 
-    def verdict(kind: str, change: Callable[[bytes], bytes], manifest: Callable[[dict[str, Any]], None] | None = None) -> Candidate:
+    def verdict(
+        kind: str, change: Callable[[bytes], bytes], manifest: Callable[[dict[str, Any]], None] | None = None, **options: Any
+    ) -> Candidate:
         original = unspoiled(kind)
         path = tmp_path / original.path.name
         path.write_bytes(change(original.path.read_bytes()))
@@ -83,7 +89,7 @@ def spoiled(
             manifest(document)
             manifest_path(path).write_text(json.dumps(document))
         checkpoint = None if "deeper" in kind else small_checkpoint
-        return verify([path], VerifyOptions(checkpoint=checkpoint, quick=True)).candidates[0]
+        return verify([path], VerifyOptions(checkpoint=checkpoint, quick=True, **options)).candidates[0]
 
     return verdict
 
@@ -439,8 +445,41 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "the precision": ("onnx", field("precision", value="bf16")),
     "preprocessing": ("onnx", field("with_preprocessing", value=True)),
     "no preprocessing": ("pixels", field("with_preprocessing", value=False)),
+    "the size in bytes": ("onnx", field("size_bytes", value=lambda size: size + 1)),
+    "another kind of weights": ("onnx", lambda m: m["weights"].update(kind="untrained", seed=3)),
+    "a seed": ("onnx", field("weights", "seed", value=3)),
+    "a parent": ("onnx", field("parent", value={"file": "small.pt", "sha256": "0" * 64})),
+    "shares of precisions": ("onnx", field("details", "multiply_accumulates", value={"fp32": 0.5, "int8": 0.5})),
+    "what the fold is exact for": ("onnx", field("details", "fold", "exactness", value="Exact for every input, and more.")),
+    "that the fold is exact everywhere": ("onnx", field("details", "fold", "exact_everywhere", value=False)),
+    "the fold's tau": ("onnx", field("details", "fold", "plan", "tau", value=8.0)),
+    "the fold's images": ("onnx", field("details", "fold", "proof", "images", value=640)),
+    "what the fold's images are": ("onnx", field("details", "fold", "proof", "image_source", value="64 training images of photos")),
+    "a proof beyond the limit": ("onnx", field("details", "fold", "proof", "error_ratio", value=3.0)),
+    "a proof in half precision": ("onnx", field("details", "fold", "proof", "own_precision", value=1.0)),
+    "the calibrator": ("int8", field("details", "settings", "calibrator", value="entropy")),
+    "the calibrator, of the codes": ("int8", field("details", "quantization", "calibrator", value="entropy")),
+    "the calibration data": ("int8", field("details", "settings", "calibration_data", value="photos")),
+    "the calibration images": ("int8", field("details", "settings", "calibration_images", value=32)),
+    "how many images calibrated": ("int8", field("details", "quantization", "images", value=512)),
+    "that it is equalized": ("int8", field("details", "quantization", "equalized", value=lambda found: not found)),
+    "whose codes a layer reads": (
+        "int8",
+        field("details", "quantization", "inputs", "layer1.0.conv2", value=lambda found: "input" if found != "input" else "conv1"),
+    ),
+    "a share of images that is none": ("int8", field("details", "quantization", "predicted_agreement", value=0.987)),
     "a range": ("int8", lambda m: field("details", "quantization", "ranges", value=_wider)(m)),
 }
+
+
+MEASURED: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
+    "the predicted signal to noise": ("int8", field("details", "quantization", "predicted_sqnr_db", value=60.0)),
+    "the predicted agreement": ("int8", field("details", "quantization", "predicted_agreement", value=0.5)),
+    "images that were asked for": ("int8", field("details", "settings", "calibration_images", value=80)),
+    "the fold's proof": ("onnx", field("details", "fold", "proof", "error_ratio", value=0.1)),
+    "what a runtime makes of it": ("int8", field("details", "optimised_operators", value={"QLinearConv": 19})),
+}
+"""Whatever rebuilds the file does not show these."""
 
 
 def _wider(ranges: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -475,6 +514,76 @@ def test_edited_manifests_are_caught(name: str, spoiled: Callable[..., Candidate
     kind, change = MANIFESTS[name]
     found = spoiled(kind, same, change)
     assert (found.status, bool(found.reason)) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("pt2", field("details", "settings", value={"opset": 20})),
+        ("onnx", field("details", "flavour", value="tensorrt-rtx")),
+        ("onnx", field("details", "settings", "workspace_mib", value=256)),
+    ],
+    ids=["a setting of another format", "something more", "a setting of an engine"],
+)
+def test_what_a_format_does_not_tell_is_damage(
+    kind: str, change: Callable[[dict[str, Any]], None], spoiled: Callable[..., Candidate]
+) -> None:
+    with pytest.raises(ArtifactError, match=r"is damaged: details\.(settings|flavour)"):
+        spoiled(kind, same, change)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_figures_are_measured_again(name: str, spoiled: Callable[..., Candidate]) -> None:
+    """`--from-scratch` finds what following from other fields cannot."""
+    kind, change = MEASURED[name]
+    assert spoiled(kind, same, change).status == "pass"
+    found = spoiled(kind, same, change, from_scratch=True)
+    assert found.status == "fail"
+    assert str(found.reason).startswith("measured again from its data: ")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "int8", "pt2 pixels"])
+def test_repetition_confirms_and_says_so(kind: str, spoiled: Callable[..., Candidate]) -> None:
+    found = spoiled(kind, same, from_scratch=True)
+    assert (found.status, found.reason, found.notices) == ("pass", None, (REPEATED,))
+
+
+def test_without_effect_repetition_is_refused(spoiled: Callable[..., Candidate]) -> None:
+    with pytest.raises(InputError, match=r"--from-scratch .*measured nothing.*leave it out"):
+        spoiled("unfolded", same, from_scratch=True)
+
+
+def test_repetition_needs_the_same_data(spoiled: Callable[..., Candidate]) -> None:
+    change = field("details", "settings", "calibration_data", value="photos")
+    with pytest.raises(InputError, match=r"measured with images of photos.*--data"):
+        spoiled("int8", same, change, from_scratch=True)
+
+
+def test_damaged_archives_are_not_opened_by_torch(spoiled: Callable[..., Candidate]) -> None:
+    """It does not look at checksums, and may crash."""
+
+    def damaged(content: bytes) -> bytes:
+        middle = len(content) // 2
+        return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+    found = spoiled("torchscript", damaged)
+    assert found.status == "fail"
+    assert re.search("not a whole archive of torch.*CRC", str(found.reason))
+
+
+def test_a_check_that_ends_in_an_error_is_a_failed_check(
+    unspoiled: Callable[[str], Artifact], small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of that artifact; the others are verified."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("beyond everything\nand more")
+
+    monkeypatch.setattr(Onnx, "content", fails)
+    paths = [unspoiled("onnx").path, unspoiled("torchscript").path]
+    first, second = verify(paths, VerifyOptions(checkpoint=small_checkpoint, quick=True)).candidates
+    assert (first.status, first.reason) == ("fail", "a check itself ended in an error: RuntimeError: beyond everything")
+    assert second.status == "pass"
 
 
 def test_the_difference_is_named(spoiled: Callable[..., Candidate]) -> None:

@@ -125,6 +125,12 @@ def removed(name: str) -> Callable[[Model], None]:
     return spoil
 
 
+def scaled_behind(model: Model) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1.01), "factor"))
+    node(model, "fc").output[0] = "true.logits"
+    model.graph.node.append(helper.make_node("Mul", ["true.logits", "factor"], ["logits"], name="scaled"))
+
+
 def truncated(model: Model) -> None:
     found = next(entry for entry in model.graph.initializer if entry.name == "layer4.1.conv2.weight")
     found.raw_data = found.raw_data[: len(found.raw_data) // 2]
@@ -250,6 +256,9 @@ CATALOGUE = {
         replaced("flatten", "Reshape", [np.array([1, -1], np.int64)]), r"does not run: .*", None
     ),
     "scaled logits": Sabotage(attribute("fc", "alpha", 1.001), r"weights: fc: alpha is 1\.00", ("classifier",)),
+    "scaled logits behind the classifier": Sabotage(
+        scaled_behind, r"weights: the network has \d+ layers with weights.*it departs in output", ("output",)
+    ),
     "a missing layer": Sabotage(removed("layer3.1.bn2"), r"weights: where the network has layer3\.1\.bn2", STAGE3),
     "truncated initialisers": Sabotage(truncated, r"not a whole ONNX file|does not load|cannot be read"),
     "a quantization scale off by one": Sabotage(
@@ -323,7 +332,7 @@ def test_scripts_and_programs_are_searched_too(name: str, small_source: Source, 
     other = copy.deepcopy(small_source.network)
     other.layer3[1].bn1.eps = 1e-2
     identity, manifest = identity_of(artifact.path, format.name), artifact.require_intact()
-    format.write(ExportJob(other, artifact.path, ExportOptions(fold=False), identity or {}))
+    format.write(ExportJob(other, other.spec, artifact.path, ExportOptions(fold=False), identity or {}))
     record(artifact.path, dataclasses.replace(manifest, sha256=sha256_of(artifact.path)))
     (wrong,) = verify([artifact.path], options).candidates
     assert wrong.status == "fail"

@@ -13,7 +13,7 @@ from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import Session
 from iresnet_export.backends.eager import EagerSession
 from iresnet_export.backends.onnxruntime.runtime import OnnxRuntime
-from iresnet_export.reporting.documents import verify_document
+from iresnet_export.reporting.documents import verify_report
 from iresnet_export.verification.tf32 import rounded, with_tf32
 from iresnet_export.verification.verify import VerifyOptions, verify
 
@@ -66,7 +66,7 @@ def test_tf32_passes_as_tf32(pretend: Pretend, artifacts: dict[str, Artifact], s
     assert candidate.outputs is not None
     assert candidate.outputs.noise_ratio is not None
     assert 0.5 < candidate.outputs.noise_ratio <= 1.5
-    document = verify_document(found, OPTIONS)
+    document = verify_report(found, OPTIONS).to_json()
     assert document["settings"]["backends"] == ["onnxruntime[tf32]"]
     assert document["candidates"][0]["notices"] == [NOTICE]
 

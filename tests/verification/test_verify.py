@@ -27,7 +27,7 @@ from iresnet_export.backends.torchscript.format import TorchScript
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleManifestError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.graph.compare import compare
-from iresnet_export.reporting.documents import verify_document
+from iresnet_export.reporting.documents import verify_report
 from iresnet_export.system.progress import no_progress
 from iresnet_export.verification import verify as verify_module
 from iresnet_export.verification.criteria import NOISE_LIMIT, Criterion
@@ -183,7 +183,7 @@ def test_wrong_torchscript_weights_are_named(small_source: Source, copied: Copy,
     other = copy.deepcopy(small_source.network)
     with torch.no_grad():
         other.layer3[1].conv2.weight[7, 7, 0, 1] *= 1.01
-    TorchScript().write(ExportJob(other, artifact.path, ExportOptions()))
+    TorchScript().write(ExportJob(other, other.spec, artifact.path, ExportOptions()))
     found = verdict(vouch(artifact.path).path)
     assert found.status == "fail"
     assert "layer3.1.conv2.weight[7, 7, 0, 1]" in str(found.reason)
@@ -387,7 +387,7 @@ def test_foreign_artifacts_that_match_layer_by_layer_have_their_weights_compared
 
 def test_a_stale_parent_is_no_parent(copied: Copy, tmp_path: Path) -> None:
 
-    from iresnet_export.artifacts.artifact import Parent
+    from iresnet_export.artifacts.manifest import Parent
 
     artifact = copied("onnx")
     manifest = artifact.require_intact()
@@ -418,7 +418,7 @@ def test_skipped_is_not_passed(artifacts: dict[str, Artifact], monkeypatch: pyte
 
 def test_the_report_has_every_key_and_a_reason_for_every_null(artifacts: dict[str, Artifact]) -> None:
     verification = verify([artifacts["onnx"].path], QUICK)
-    document = json.loads(json.dumps(verify_document(verification, QUICK), allow_nan=False))
+    document = json.loads(json.dumps(verify_report(verification, QUICK).to_json(), allow_nan=False))
     assert document["schema"] == "iresnet-export/verify/1"
     assert document["passed"] is True
     assert {"versions", "hardware", "commit", "command"} <= document["environment"].keys()

@@ -17,14 +17,16 @@ from typing import Any, ClassVar
 import torch
 from torch.export import ExportedProgram
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName, PackageSettings
 from iresnet_export.artifacts.metadata import METADATA_FILE
 from iresnet_export.backends.aotinductor.cuda import configuration, cuda_build, cuda_home, linker_options, on_gpu
 from iresnet_export.backends.aotinductor.session import CudaPackageSession, PackageSession
-from iresnet_export.backends.aotinductor.target import gpu_at, require_same_machine, settings_of, target
+from iresnet_export.backends.aotinductor.target import gpu_at, require_same_machine, target
 from iresnet_export.backends.base import ExportJob, ExportOptions, Format, Runtime, require_trusted
 from iresnet_export.backends.pt2.reading import layer_precisions, load_program, quiet
 from iresnet_export.errors import ExportError, UnavailableError
+from iresnet_export.system import nvidia
 from iresnet_export.system.torch_settings import without_tf32
 from iresnet_models.precisions import Precision
 from iresnet_models.temporary import temporary_folder
@@ -51,14 +53,14 @@ class Package(Format):
     options_type: ClassVar[type[ExportOptions]] = PackageOptions
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "bf16")
 
-    def settings(self, options: ExportOptions) -> dict[str, Any]:
+    def settings(self, options: ExportOptions) -> PackageSettings:
         cpp_compiler()
         device = torch.device(PackageOptions.of(options).device)
         if device.type == "cpu":
-            return {}
+            return PackageSettings()
         gpu = gpu_at(device)
         cuda_home()
-        return {"device": device.type, **settings_of(gpu)}
+        return PackageSettings(device="cuda", compute_capability=nvidia.capability_text(gpu.capability))
 
     def name_parts(self, options: ExportOptions) -> list[str]:
         device = PackageOptions.of(options).device

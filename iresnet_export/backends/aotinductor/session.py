@@ -58,6 +58,13 @@ class PackageSession(Session):
         with torch.inference_mode(), torch_threads(self._threads):
             return self._logits(batch.contiguous())
 
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...] | None:
+        if self.device.type == "cuda":
+            return None
+        with torch.inference_mode(), torch_threads(self._threads):
+            found: Tensor | tuple[Tensor, ...] = self._package(batch.contiguous())
+        return (found,) if isinstance(found, Tensor) else tuple(found)
+
     def close(self) -> None:
         del self._package  # and with it the temporary folder that its library was unpacked to
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -29,11 +30,16 @@ from iresnet_models.deployed import Deployable
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.network import Network
 from iresnet_models.preprocessing import noise_pixels, normalised
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import NetworkSpec
 
 _BATCH = 8
 _STRONGEST = 16.0
 """Channels are not scaled further up or down than this."""
+
+
+def most_compared(spec: NetworkSpec) -> int:
+    """The most calibration images that serve to compare the quantized network with the float32 one."""
+    return 64 if spec.image_size <= 64 else 32
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,12 @@ class Images:
     pixels: Sequence[Tensor] | Dataset[tuple[Tensor, int]]
     count: int
     source: str
-    spec: ModelSpec
+    spec: NetworkSpec
 
     @property
     def compared(self) -> int:
         """How many of them serve to compare the quantized network with the float32 one."""
-        return min(self.count, 64 if self.spec.image_size <= 64 else 32)
+        return min(self.count, most_compared(self.spec))
 
     def batches(self, count: int) -> Iterator[Tensor]:
         """The first `count` images in batches of pixels (n, h, w, 3)."""
@@ -57,6 +63,10 @@ class Images:
         for start in range(0, count, _BATCH):
             end = min(start + _BATCH, count)
             yield torch.stack(list(all_read(self._pixels_of, range(start, end), others=range(end, self.count))))
+
+    def taken(self, count: int, options: ExportOptions) -> Iterator[Tensor]:
+        """The same batches as an artifact of these options takes them."""
+        return (pixels if options.with_preprocessing else normalised(pixels, self.spec) for pixels in self.batches(count))
 
     def _pixels_of(self, index: int) -> Tensor:
         item = self.pixels[index]
@@ -129,8 +139,6 @@ def chosen_quantization(
     if scheme is None:
         raise InputError(f"{options.precision} has no codes, and nothing to calibrate.")
     calibrator = options.calibrator or scheme.calibrator
-    few = list(images.batches(images.compared))
-    exact = np.concatenate([_logits(source.network, normalised(batch, images.spec)) for batch in few])
     graphs = {
         equalized: onnx_from_network(network, opset=OnnxOptions.of(options).chosen_opset) for equalized, network in networks.items()
     }
@@ -138,7 +146,7 @@ def chosen_quantization(
     def measured(equalized: bool, count: int) -> Quantization:
         model = graphs[equalized]
         sites = Placement(model, scheme)
-        batches = (_as_taken(batch, images.spec, options) for batch in images.batches(count))
+        batches = images.taken(count, options)
         ranges = calibrated_ranges(OnnxGraph(model), sites.ranged, batches, count // _BATCH, calibrator, progress)
         undecided = Quantization(
             target=scheme.target,
@@ -155,16 +163,20 @@ def chosen_quantization(
             floating=tuple(sites.floating),
         )
         progress(f"Predicting what {scheme.precision} costs", 0.0)
-        quantized = OnnxGraph(quantized_onnx(model, undecided))
-        found = np.concatenate([quantized.run(_as_taken(batch, images.spec, options)).numpy() for batch in few])
-        return dataclasses.replace(
-            undecided,
-            predicted_sqnr_db=sqnr_db(found, exact),
-            predicted_agreement=float(np.mean(found.argmax(1) == exact.argmax(1))),
-        )
+        sqnr, agreement = predicted_cost(source, quantized_onnx(model, undecided), images, options)
+        return dataclasses.replace(undecided, predicted_sqnr_db=sqnr, predicted_agreement=agreement)
 
     best = max((measured(equalized, images.compared) for equalized in graphs), key=lambda found: found.predicted_sqnr_db)
     return best if images.count == images.compared else measured(best.equalized, images.count)
+
+
+def predicted_cost(source: Source, quantized: onnx.ModelProto, images: Images, options: ExportOptions) -> tuple[float, float]:
+    """Signal to noise of a quantized graph's logits against the float32 network's, and the share of the same first class."""
+    graph = OnnxGraph(quantized)
+    found = np.concatenate([graph.run(batch).numpy() for batch in images.taken(images.compared, options)])
+    inputs = (normalised(batch, images.spec) for batch in images.batches(images.compared))
+    exact = np.concatenate([_logits(source.own, batch) for batch in inputs])
+    return sqnr_db(found, exact), float(np.mean(found.argmax(1) == exact.argmax(1)))
 
 
 def sqnr_db(found: Array, exact: Array) -> float:
@@ -178,7 +190,3 @@ def _logits(network: Network, inputs: Tensor) -> Array:
     with torch.inference_mode():
         found: Array = network(inputs).numpy()
     return found
-
-
-def _as_taken(pixels: Tensor, spec: ModelSpec, options: ExportOptions) -> Tensor:
-    return pixels if options.with_preprocessing else normalised(pixels, spec)

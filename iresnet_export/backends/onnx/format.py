@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName, OnnxSettings
 from iresnet_export.backends.base import ExportJob, ExportOptions, Format
 from iresnet_export.errors import InputError
 from iresnet_export.graph.ir import Graph
+from iresnet_models.deployed import Deployable
 
 DEFAULT_OPSET = 20
 OPSETS = range(18, 26)
@@ -39,17 +41,23 @@ class Onnx(Format):
     name: ClassVar[FormatName] = "onnx"
     suffix: ClassVar[str] = ".onnx"
     options_type: ClassVar[type[ExportOptions]] = OnnxOptions
+    takes_modules: ClassVar[bool] = True
 
-    def settings(self, options: ExportOptions) -> dict[str, Any]:
-        return {"opset": OnnxOptions.of(options).chosen_opset} | options.quantization_settings
+    def settings(self, options: ExportOptions) -> OnnxSettings:
+        return OnnxSettings(opset=OnnxOptions.of(options).chosen_opset, **options.quantization_settings)
 
     def content(self, job: ExportJob) -> bytes:
+        from iresnet_export.backends.onnx.modules import onnx_from_module
         from iresnet_export.backends.onnx.writing import onnx_from_network
         from iresnet_export.quantization.placement import quantized_onnx
 
         job.progress("Making the ONNX graph", 0.0)
         opset, static_batch = OnnxOptions.of(job.options).chosen_opset, None if job.options.dynamic_batch else job.options.batch
-        model = onnx_from_network(job.network, opset=opset, static_batch=static_batch, identity=job.identity)
+        if isinstance(job.network, Deployable):
+            model = onnx_from_network(job.network, opset=opset, static_batch=static_batch, identity=job.identity)
+        else:
+            size = job.spec.image_size
+            model = onnx_from_module(job.network, size, opset=opset, static_batch=static_batch, identity=job.identity)
         if job.quantization is not None:
             model = quantized_onnx(model, job.quantization)
         return model.SerializeToString(deterministic=True)

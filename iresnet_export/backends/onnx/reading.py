@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from iresnet_export.artifacts.onnx_files import readable
 from iresnet_export.backends.onnx.constants import computed_constants
 from iresnet_export.graph.ir import Array, Graph, Node, Wiring, conv_attributes, float32, pool_attributes
 from iresnet_export.quantization.placement import codes_of_onnx
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where torch.onnx.export says which modules an operation stands in: their names from the outermost on, and its own."""
+
+_LONGEST = 10_000
+"""Of what it says, in letters."""
 
 Read = tuple[dict[str, Any], dict[str, Array]]
 """Attributes and tensors."""
@@ -23,15 +30,40 @@ def graph_of_onnx(model: onnx.ModelProto) -> Graph:
     Raises ArtifactError for a graph that cannot be read.
     """
     with readable("The ONNX graph"):
-        constants, nodes, wiring = _Constants(model), list[Node](), Wiring[str]()
+        constants, nodes, wiring, sizes = _Constants(model), list[Node](), Wiring[str](), set[str]()
         for node, sources in _computed(model, constants):
+            if node.op_type in ("Shape", "Size") or all(source in sizes for source in sources):
+                sizes.update(node.output)
             if constants.carries(node):
                 wiring.carry(sources[0], node.output[0])
                 continue
             kind, read = _OPERATORS.get(constants.operator(node), (constants.operator(node), _plain))
             attributes, tensors = read(node, constants)
-            nodes.append(Node(kind, node.name, wiring.node(sources, node.output[0]), attributes, tensors))
-        return Graph(nodes, codes_of_onnx(model))
+            is_value = node.output[0] not in sizes and node.op_type not in _CARRYING  # as a Reshape to a computed size is
+            module = _module_of(node) if is_value else ""
+            nodes.append(Node(kind, node.name, wiring.node(sources, node.output[0]), attributes, tensors, module))
+        return Graph(nodes, codes_of_onnx(model), _named(model), "onnx")
+
+
+def _named(model: onnx.ModelProto) -> dict[str, Array]:
+    """The floating-point tensors that a graph stores, and that its outputs follow from."""
+    needed = {value.name for value in model.graph.output}
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+    floating = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+    stored = (tensor for tensor in model.graph.initializer if tensor.name in needed and tensor.data_type in floating)
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in stored}
+
+
+def _module_of(node: onnx.NodeProto) -> str:
+    """The innermost module that an operation stands in, as torch.onnx.export tells; empty where nothing is told."""
+    told = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "")
+    try:
+        scopes = ast.literal_eval(told[:_LONGEST])
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return ""
+    return scopes[-2] if isinstance(scopes, list) and len(scopes) > 1 and isinstance(scopes[-2], str) else ""
 
 
 def nodes_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -41,14 +73,19 @@ def nodes_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _computed(model: onnx.ModelProto, constants: _Constants) -> Iterator[tuple[onnx.NodeProto, list[str]]]:
-    """What is computed from the image, operation by operation, each with those of its inputs that are."""
+    """What is computed from the image, operation by operation, each with those of its inputs that are.
+
+    Extents are no numbers of the image: what is computed from them alone is left out where it says how a value is reshaped.
+    """
     fixed: set[str] = set()
     for node in model.graph.node:
         sources = [name for name in node.input if name and name not in constants and name not in fixed]
         if node.op_type == "CastLike":
             sources = [name for name in sources if name == node.input[0]]  # the other one only lends its type
-        if sources:
-            yield node, sources
+        if sources and constants.is_extent(node, sources):
+            constants.extents.update(node.output)
+        elif sources:
+            yield node, sources[:1] if node.op_type == "Reshape" and set(sources[1:]) <= constants.extents else sources
         else:  # a constant, or what is computed from constants
             fixed.update(node.output)
 
@@ -65,6 +102,8 @@ class _Constants:
             if node.op_type == "DequantizeLinear" and all(name in self._tensors or name in self._computed for name in node.input)
         }
 
+        self.extents: set[str] = set()
+        """Values that are computed from the extents of others alone, as far as the graph was gone through."""
         self._functions = {(function.domain, function.name) for function in model.functions}
         self._zero_points = {
             node.input[0]: node.input[2] for node in model.graph.node if node.op_type == "DequantizeLinear" and len(node.input) == 3
@@ -78,7 +117,16 @@ class _Constants:
     def carries(self, node: onnx.NodeProto) -> bool:
         """Whether an operation gives its first input's numbers, in another type, shape or order, whatever they are."""
         given = [name for name in node.input[1:] if name and node.op_type != "CastLike"]
-        return self.operator(node) in _CARRYING and len(node.output) == 1 and all(name in self for name in given)
+        if self.operator(node) == "Dropout" and (len(given) > 1 or any(entry.name == "training_mode" for entry in node.attribute)):
+            return len(given) == 2 and given[1] in self and not self._array(given[1]).any() and len(node.output) == 1
+        is_carrying = self.operator(node) in _CARRYING and len(node.output) == 1
+        return is_carrying and all(name in self or name in self.extents for name in given)
+
+    def is_extent(self, node: onnx.NodeProto, sources: Sequence[str]) -> bool:
+        """Whether an operation gives extents, or what follows from nothing but such."""
+        has_graph = any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute)
+        is_known = ":" not in self.operator(node) and not has_graph
+        return is_known and (node.op_type == "Shape" or self.extents.issuperset(sources))
 
     def rectifies_codes(self, node: onnx.NodeProto) -> bool:
         """Whether a Clip is a ReLU on codes: nothing below the zero point by which they are read, and no other bound."""
@@ -164,7 +212,12 @@ def _clip(node: onnx.NodeProto, constants: _Constants) -> Read:
 
 
 def _mean(node: onnx.NodeProto, constants: _Constants) -> Read:
-    return {"axes": tuple(_attributes(node).get("axes", ()))}, {}
+    axes = tuple(_attributes(node).get("axes", ()))
+    if len(node.input) > 1:
+        axes = tuple(int(axis) for axis in constants.of(node.input[1], "axes").get("axes", ()))
+        if sorted(axis % 4 for axis in axes) == [2, 3]:
+            return {}, {}
+    return {"axes": axes}, {}
 
 
 def _softmax(node: onnx.NodeProto, constants: _Constants) -> Read:
@@ -191,16 +244,18 @@ _OPERATORS: dict[str, tuple[str, Callable[[onnx.NodeProto, _Constants], Read]]] 
     "Add": ("add", _arithmetic),
     "Sub": ("sub", _arithmetic),
     "Mul": ("mul", _arithmetic),
+    "Div": ("div", _arithmetic),
     "MaxPool": ("max_pool", _max_pool),
     "GlobalAveragePool": ("average_pool", _plain),
     "ReduceMean": ("average_pool", _mean),
     "Gemm": ("linear", _gemm),
     "MatMul": ("linear", _matmul),
     "Softmax": ("softmax", _softmax),
+    "LogSoftmax": ("log_softmax", _softmax),
 }
 
 _CARRYING = (
-    *("Identity", "Cast", "CastLike", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"),
+    *("Identity", "Cast", "CastLike", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Dropout"),
     *("QuantizeLinear", "DequantizeLinear"),
 )
 """What these do to a number depends on no other number of the image's. What Cast and the last two lose shows in every output."""

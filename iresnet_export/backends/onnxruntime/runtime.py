@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.metadata import stored_precision
 from iresnet_export.artifacts.onnx_files import read_onnx, require_sound
 from iresnet_export.backends.base import ExportJob, Runtime, Session
@@ -126,12 +127,17 @@ class OnnxSession(Session):
         self._type = np.uint8 if self.with_preprocessing else np.float32
         size = self._input.shape[0]
         self.batch = (size, size) if isinstance(size, int) else None
+        self.image = tuple(extent if isinstance(extent, int) else None for extent in self._input.shape[1:])
 
     def run(self, batch: Tensor) -> Tensor:
         if self.device.type == "cuda":
             return self._run_bound(batch)
         (logits,) = self._session.run([self._output.name], {self._input.name: batch.numpy()})
         return torch.from_numpy(logits)
+
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...]:
+        found = self._session.run(None, {self._input.name: batch.cpu().numpy()})
+        return tuple(map(torch.from_numpy, found))
 
     def _run_bound(self, batch: Tensor) -> Tensor:
         """By the addresses of torch's tensors. A CUDA graph replays at fixed ones, so each batch size keeps its own."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.backends.base import Runtime, require_trusted
 from iresnet_export.backends.pt2.reading import load_program
 from iresnet_export.backends.pt2.runtime import ProgramSession

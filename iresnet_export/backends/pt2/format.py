@@ -7,10 +7,12 @@ import json
 from typing import ClassVar
 
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.differences import record_difference
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.metadata import METADATA_FILE
 from iresnet_export.backends.base import ExportJob, Format
 from iresnet_export.backends.pt2.reading import graph_of_program, load_program
@@ -27,19 +29,16 @@ class Program(Format):
     # anywhere in torch, and loads shared libraries that lie in it: a file can run whatever it likes.
     native: ClassVar[bool] = True
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "bf16")
+    takes_modules: ClassVar[bool] = True
 
     def content(self, job: ExportJob) -> bytes:
         # An extent of 1 in the example would be taken for a constant: a dynamic batch is traced with two images.
-        batch, size = 2 if job.options.dynamic_batch else job.options.batch, job.network.spec.image_size
+        batch, size = 2 if job.options.dynamic_batch else job.options.batch, job.spec.image_size
         example = torch.zeros(batch, 3, size, size)
         if job.options.with_preprocessing:
             example = torch.zeros(batch, size, size, 3, dtype=torch.uint8)
-        shapes = ({0: torch.export.Dim("batch")},) if job.options.dynamic_batch else None
         job.progress("Tracing", 0.0)
-        try:
-            program = torch.export.export(job.network.eval(), (example,), dynamic_shapes=shapes, strict=False)
-        except Exception as error:
-            raise ExportError(f"torch.export refused the network: {first_line(error)}") from error
+        program = program_of(job.network, example, dynamic_batch=job.options.dynamic_batch)
         for module in program.graph_module.modules():
             for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
                 node.meta.pop("stack_trace", None)  # source lines with this machine's paths, which nothing needs
@@ -54,3 +53,12 @@ class Program(Format):
 
     def read(self, artifact: Artifact) -> Graph:
         return graph_of_program(load_program(artifact.path))
+
+
+def program_of(network: nn.Module, example: Tensor, *, dynamic_batch: bool) -> ExportedProgram:
+    """A network traced by torch.export for images like the `example`; ExportError where it refuses."""
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    try:
+        return torch.export.export(network.eval(), (example,), dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        raise ExportError(f"torch.export refused the network: {first_line(error)}") from error

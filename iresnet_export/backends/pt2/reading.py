@@ -14,7 +14,18 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from iresnet_export.errors import ArtifactError
-from iresnet_export.graph.ir import ATEN_KINDS, Array, Graph, Node, Wiring, array_of, conv_attributes, float32, pool_attributes
+from iresnet_export.graph.ir import (
+    ATEN_KINDS,
+    KINDS,
+    Array,
+    Graph,
+    Node,
+    Wiring,
+    array_of,
+    conv_attributes,
+    float32,
+    pool_attributes,
+)
 from iresnet_export.graph.precision import precision_of
 from iresnet_models.errors import first_line
 
@@ -43,10 +54,19 @@ def layer_precisions(program: ExportedProgram) -> list[str]:
 def graph_of_program(program: ExportedProgram) -> Graph:
     """The nodes of a program's graph, in its order, named as it names its calls."""
     stored = {**program.constants, **program.state_dict}
-    constants = {spec.arg.name: stored[spec.target] for spec in program.graph_signature.input_specs if spec.target in stored}
+    targets = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target in stored}
+    constants = {name: stored[target] for name, target in targets.items()}
+    named = {
+        targets[call.name]: array_of(constants[call.name])
+        for call in program.graph.nodes
+        if call.users and call.name in constants and constants[call.name].is_floating_point()
+    }
     nodes, wiring = list[Node](), Wiring[str]()
     for call in program.graph.nodes:
-        if call.op in ("placeholder", "output", "get_attr"):
+        is_unread = (
+            call.target is operator.getitem and not call.users
+        )  # of an operation with several results, one that nothing reads
+        if call.op in ("placeholder", "output", "get_attr") or is_unread:
             continue
         sources = [source.name for source in call.all_input_nodes if source.name not in constants]
         if call.all_input_nodes and not sources and isinstance(call.target, torch._ops.OpOverload):
@@ -57,10 +77,30 @@ def graph_of_program(program: ExportedProgram) -> Graph:
                 wiring.carry(sources[0], call.name)
             continue
         kind = ATEN_KINDS.get(_operator(call), _operator(call))
-        read = _READ.get(kind)
-        attributes, tensors = ({}, {}) if read is None else read(_arguments(call), constants)
-        nodes.append(Node(kind, call.name, wiring.node(sources, call.name), attributes, tensors))
-    return Graph(nodes)
+        attributes, tensors = dict[str, Any](), dict[str, Array]()
+        if kind in _READ:
+            attributes, tensors = _READ[kind](_arguments(call), constants)
+        elif kind not in KINDS and isinstance(call.target, torch._ops.OpOverload):
+            attributes = _plain(_arguments(call), targets)
+        read = wiring.node(sources, call.name)
+        nodes.append(Node(kind, call.name, read, attributes, tensors, _module_of(call)))
+    return Graph(nodes, named=named, operators="aten")
+
+
+def _module_of(call: fx.Node) -> str:
+    """The innermost module that a call stands in; empty for the network itself, and for arithmetic with shapes."""
+    if not isinstance(call.meta.get("val"), Tensor):
+        return ""
+    return str([("", ""), *(call.meta.get("nn_module_stack") or {}).values()][-1][0])
+
+
+def _plain(arguments: dict[str, Any], targets: dict[str, str]) -> dict[str, Any]:
+    """Of an operator that no network of ours has: numbers and texts as they are, stored tensors by their names."""
+    return {
+        name: fx.map_arg(value, lambda node: targets.get(node.name, ""))
+        for name, value in arguments.items()
+        if not isinstance(value, fx.Node) or value.name in targets
+    }
 
 
 def _operator(call: fx.Node) -> str:
@@ -78,11 +118,11 @@ def _carries(call: fx.Node) -> bool:
     if not isinstance(call.target, torch._ops.OpOverload):
         return False
     name = _operator(call)
-    return name in _CARRYING or (name == "dropout" and call.args[2] is False)
+    return name in _CARRYING or (name in ("dropout", "dropout_") and call.args[2] is False)
 
 
 _CARRYING = (
-    *("to", "_to_copy", "flatten", "reshape", "view", "_unsafe_view", "permute", "squeeze", "unsqueeze"),
+    *("to", "_to_copy", "flatten", "reshape", "view", "_unsafe_view", "permute", "squeeze", "unsqueeze", "transpose", "unflatten"),
     *("contiguous", "clone", "detach", "detach_", "alias", "lift_fresh_copy", "sym_size"),
     *("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size"),
 )
@@ -158,8 +198,10 @@ _READ: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], Read]] = {
     "mul": _arithmetic,
     "add": _arithmetic,
     "sub": _arithmetic,
+    "div": _arithmetic,
     "max_pool": _max_pool,
     "softmax": _softmax,
+    "log_softmax": _softmax,
 }
 
 

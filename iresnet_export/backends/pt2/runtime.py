@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.backends.base import Runtime, Session, require_trusted
 from iresnet_export.backends.pt2.reading import graph_of_program, layer_precisions, load_program
 from iresnet_export.graph.network import values_of_calls
@@ -54,14 +55,18 @@ class ProgramSession(Session):
         example = next(node.meta["val"] for node in program.graph.nodes if node.name == name)
         size = example.shape[0]
         self.batch = (size, size) if isinstance(size, int) else None
+        self.image = tuple(extent if isinstance(extent, int) else None for extent in example.shape[1:])
         self.with_preprocessing = example.dtype is torch.uint8
         self.computed_precision = widest(layer_precisions(program))
         self._module = module_on(program, device)
 
     def run(self, batch: Tensor) -> Tensor:
+        return self.all_outputs(batch)[0]
+
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...]:
         with torch.inference_mode(), torch_threads(self._threads):
-            found: Tensor | tuple[Tensor, Tensor] = self._module(batch)
-        return found if isinstance(found, Tensor) else found[0]
+            found: Tensor | tuple[Tensor, ...] = self._module(batch)
+        return (found,) if isinstance(found, Tensor) else tuple(found)
 
 
 def module_on(program: ExportedProgram, device: torch.device) -> fx.GraphModule:

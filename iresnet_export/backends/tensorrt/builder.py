@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from iresnet_export.artifacts.manifest import Gpu
 from iresnet_export.backends.onnx.writing import INPUT
 from iresnet_export.backends.tensorrt.flavours import Flavour
 from iresnet_export.backends.tensorrt.network import mark_outputs, parsed_network, require_precision, require_sparse
@@ -62,7 +63,7 @@ def engine_from_onnx(
         raise ExportError(f"{flavour.name} {flavour.version} built no engine: {flavour.errors()}.")
     progress("Building engine", 1.0)
     details |= {} if cache is None else cache.keep()
-    return bytes(plan), {**details, "profiles": [list(profile) for profile in profiles], "layer_precisions": precisions}
+    return bytes(plan), {**details, "profiles": profiles, "layer_precisions": precisions}
 
 
 def require_options(flavour: Flavour, options: EngineOptions) -> None:
@@ -164,11 +165,7 @@ def _set_targets(flavour: Flavour, config: Any, options: EngineOptions) -> dict[
             "ampere-plus": "GPUs from Ampere on",
             "same-compute-capability": "GPUs of the same compute capability",
         }[options.build.hardware_compatibility]
-        built_on = {
-            "name": here.name,
-            "compute_capability": nvidia.capability_text(here.capability),
-            "driver": driver.version if driver else None,
-        }
+        built_on = Gpu(here.name, nvidia.capability_text(here.capability), driver.version if driver else None)
         return {"gpus": f"{here.name} and {kind}", "gpu": built_on}
     wanted = options.compute_capabilities
     if not wanted and options.precision == "fp8":

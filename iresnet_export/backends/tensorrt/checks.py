@@ -6,7 +6,7 @@ import torch
 
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.backends.tensorrt.flavours import Flavour, flavour_named
-from iresnet_export.backends.tensorrt.plan import RTX_CAPABILITIES, Plan, read_plan
+from iresnet_export.backends.tensorrt.plan import RTX_CAPABILITIES, Plan, engine_details, read_plan
 from iresnet_export.errors import ArtifactError, UnavailableError
 from iresnet_export.system import nvidia
 
@@ -54,8 +54,7 @@ def explained_validity(flavour: Flavour, runtime: object, plan: bytes, artifact:
 
 
 def _require_version(artifact: Artifact, plan: Plan, flavour: Flavour) -> None:
-    details = {} if artifact.manifest is None else artifact.manifest.details
-    compatible = bool((details.get("settings") or {}).get("version_compatible"))
+    compatible = engine_details(artifact).settings.version_compatible
     if plan.version is None or plan.version == flavour.version:
         return
     if compatible and plan.version.partition(".")[0] == flavour.version.partition(".")[0]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,17 +63,8 @@ class BuildOptions:
         return [name for name, was in given.items() if was]
 
     def to_settings(self) -> dict[str, Any]:
-        """What of it changes the engine, for the manifest: only what was asked for."""
-        found = {
-            "profiles": [list(profile) for profile in self.profiles] or None,
-            "workspace_mib": self.workspace_mib,
-            "builder_level": self.builder_level,
-            "hardware_compatibility": None if self.hardware_compatibility == "none" else self.hardware_compatibility,
-            "version_compatible": self.version_compatible or None,
-            "sparse": self.sparse or None,
-            "timing_cache": None if self.timing_cache else False,
-        }
-        return {name: value for name, value in found.items() if value is not None}
+        """What of it changes the engine, for the manifest."""
+        return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)} | {"profiles": self.profiles or None}
 
 
 @dataclass(frozen=True)

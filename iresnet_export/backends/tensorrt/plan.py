@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import EngineDetails
 from iresnet_export.errors import ArtifactError
 
 _MAGIC = {b"vtrt": "tensorrt_rtx", b"ftrt": "tensorrt"}
@@ -46,19 +47,20 @@ def read_plan(artifact: Artifact) -> Plan:
             + ". It was cut off or added to while it was written or copied;",
             "copy or build it again.",
         )
-    details = {} if artifact.manifest is None else artifact.manifest.details
     if flavour == "tensorrt_rtx":
         mask = int.from_bytes(head[32:36], "little")
         targets = tuple(capability for bit, capability in enumerate(RTX_CAPABILITIES) if mask >> bit & 1)
         return Plan(flavour, ".".join(str(part) for part in head[24:28]), targets)
-    built_on = details.get("gpu") or {}
-    major, _, minor = str(built_on.get("compute_capability", "")).partition(".")
-    return Plan(
-        flavour,
-        details.get("builder_version"),
-        ((int(major), int(minor)),) if major.isdigit() and minor.isdigit() else None,
-        str((details.get("settings") or {}).get("hardware_compatibility", "none")),
-    )
+    details = engine_details(artifact)
+    major, _, minor = ("" if details.gpu is None else details.gpu.compute_capability).partition(".")
+    built_for = ((int(major), int(minor)),) if major.isdigit() and minor.isdigit() else None
+    return Plan(flavour, details.builder_version, built_for, details.settings.hardware_compatibility)
+
+
+def engine_details(artifact: Artifact) -> EngineDetails:
+    """What the manifest of an engine tells of it; of one without a manifest nothing."""
+    details = None if artifact.manifest is None else artifact.manifest.details
+    return details if isinstance(details, EngineDetails) else EngineDetails()
 
 
 def _what_it_is(head: bytes, size: int) -> str:

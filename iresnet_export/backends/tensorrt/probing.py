@@ -7,7 +7,7 @@ wrong, not the last bit of how.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import onnx
 import torch
@@ -22,7 +22,6 @@ from iresnet_export.backends.tensorrt.network import observed_name
 from iresnet_export.backends.tensorrt.options import EngineOptions
 from iresnet_export.backends.tensorrt.session import EngineSession
 from iresnet_export.system.progress import no_progress
-from iresnet_models.precisions import Precision
 from iresnet_models.temporary import temporary_folder
 
 
@@ -52,7 +51,7 @@ class EngineProbe(OnnxProbe):
         smallest, largest = self._manifest.batch
         static = smallest == largest
         return EngineOptions(
-            precision=cast("Precision", self._manifest.precision),
+            precision=self._manifest.precision,
             with_preprocessing=self._manifest.with_preprocessing,
             target="tensorrt",
             dynamic_batch=not static,

@@ -15,6 +15,7 @@ from iresnet_export.backends.base import Session
 from iresnet_export.backends.onnx.writing import OUTPUT
 from iresnet_export.backends.tensorrt.checks import explained_validity
 from iresnet_export.backends.tensorrt.flavours import Flavour
+from iresnet_export.backends.tensorrt.plan import engine_details
 from iresnet_export.errors import ArtifactError, UnavailableError
 from iresnet_export.graph.precision import widest
 from iresnet_export.system.cuda_graphs import Capturing, on_stream, readable
@@ -48,7 +49,7 @@ class EngineSession(Session):
             self._runtime = trt.Runtime(flavour.logger)
             explained_validity(flavour, self._runtime, plan, artifact)
             # Plans that were built to outlive their version carry a lean runtime, which is code of its own.
-            if _settings(artifact).get("version_compatible"):
+            if engine_details(artifact).settings.version_compatible:
                 self._runtime.engine_host_code_allowed = True
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
@@ -96,6 +97,9 @@ class EngineSession(Session):
             slot = self._slot(len(batch))
             found += self._enqueue_plain(batch) if slot is None else self._enqueue_slot(slot, batch)
         return dict(zip(self.outputs, found, strict=True))
+
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.run_all(batch).values())
 
     def close(self) -> None:
         torch.cuda.synchronize(self.device)
@@ -205,13 +209,8 @@ def precisions_of_layers(told: str) -> list[str]:
 
 def _without_floating(found: list[str], artifact: Artifact) -> list[str]:
     """Without as many layers in float32 as the quantization left so."""
-    quantization = (artifact.manifest.details.get("quantization") or {}) if artifact.manifest else {}
-    kept = list(found)
-    for _ in quantization.get("floating", ()):
+    quantization, kept = engine_details(artifact).quantization, list(found)
+    for _ in () if quantization is None else quantization.floating:
         if "fp32" in kept:
             kept.remove("fp32")
     return kept
-
-
-def _settings(artifact: Artifact) -> dict[str, Any]:
-    return {} if artifact.manifest is None else artifact.manifest.details.get("settings") or {}

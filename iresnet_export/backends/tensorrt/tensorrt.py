@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import EngineSettings, FormatName
 from iresnet_export.backends.base import ExportJob, ExportOptions, Format, Runtime, require_trusted
 from iresnet_export.backends.tensorrt.flavours import flavour_for_building
 from iresnet_export.backends.tensorrt.options import EngineOptions
@@ -24,20 +25,20 @@ class Engine(Format):
     parent: ClassVar[FormatName | None] = "onnx"
     options_type: ClassVar[type[ExportOptions]] = EngineOptions
 
-    def settings(self, options: ExportOptions) -> dict[str, Any]:
+    def settings(self, options: ExportOptions) -> EngineSettings:
         from iresnet_export.backends.tensorrt.builder import require_options
 
         own = EngineOptions.of(options)
         flavour = flavour_for_building(own.flavour)
         require_options(flavour, own)
-        return {
-            "opset": own.chosen_opset,
+        return EngineSettings(
+            opset=own.chosen_opset,
             **own.quantization_settings,
-            "optimised_for_batch": own.batch,
-            "flavour": flavour.name,
-            "compute_capabilities": list(own.compute_capabilities),
+            optimised_for_batch=own.batch,
+            flavour=flavour.name,
+            compute_capabilities=own.compute_capabilities,
             **own.build.to_settings(),
-        }
+        )
 
     def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
         from iresnet_export.backends.tensorrt.builder import profiles_of

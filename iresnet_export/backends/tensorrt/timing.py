@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from iresnet_export.artifacts.manifest import TimingCacheDetails
 from iresnet_export.backends.tensorrt.flavours import Flavour
 from iresnet_export.errors import IResNetError
 from iresnet_export.system import nvidia
@@ -54,8 +55,8 @@ class TimingCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if after != self._before:
                 write_bytes(self.path, after)
-        found = {"sha256": hashlib.sha256(after).hexdigest(), "driver": self._about["driver"], "started_from": _hash(self._before)}
-        return {"timing_cache": found}
+        driver, started_from = self._about["driver"], _hash(self._before)
+        return {"timing_cache": TimingCacheDetails(hashlib.sha256(after).hexdigest(), driver, started_from)}
 
     def _read(self) -> bytes:
         try:

@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import torch
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.differences import record_difference
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.metadata import METADATA_FILE
 from iresnet_export.backends.base import ExportJob, Format
 from iresnet_export.backends.torchscript.reading import deprecation_expected, graph_of_script, load_script
@@ -27,7 +28,7 @@ class TorchScript(Format):
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "bf16")
 
     def content(self, job: ExportJob) -> bytes:
-        size = job.network.spec.image_size
+        size = job.spec.image_size
         example = torch.zeros(2, 3, size, size)
         if job.options.with_preprocessing:
             example = torch.zeros(2, size, size, 3, dtype=torch.uint8)

@@ -26,11 +26,27 @@ def load_script(path: Path, device: torch.device) -> torch.jit.ScriptModule:
             module: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
             return module
     except (RuntimeError, ValueError) as error:
+        if _is_packed(path):
+            raise ArtifactError(
+                f"{path} was made by torch.jit.optimize_for_inference: its weights were packed for oneDNN, and torch.jit.save "
+                "leaves such out, so nothing can load it.",
+                "Save the script from before that call.",
+            ) from error
         raise ArtifactError(
             f"torch {torch.__version__} cannot load {path} as TorchScript ({first_line(error)}). It is damaged, or was made by "
-            "another version or by torch.jit.optimize_for_inference, whose weights torch does not save.",
+            "another version.",
             "Export or copy it again.",
         ) from error
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a script's code reads weights that its archive does not hold."""
+    from iresnet_export.backends.torchscript.looking import read_script
+
+    try:
+        return any(name.startswith("mkldnn_") for name in read_script(path)["operators"])
+    except ArtifactError:
+        return False
 
 
 def graph_of_script(module: torch.jit.ScriptModule) -> Graph:
@@ -65,9 +81,27 @@ def _carries(node: Any) -> bool:
     """Whether an operation gives its first input's numbers, in another type, shape or order, whatever they are."""
     if node.kind() == "aten::dropout":
         return list(node.inputs())[2].toIValue() is False
+    if _only_refuses(node) or _is_extent(node):
+        return True
     return node.kind() in _CARRYING and node.outputsSize() == 1
 
 
+def _is_extent(node: Any) -> bool:
+    """Whether an operation gives no tensor, and reads none but for its extents."""
+    tensor = torch._C.TensorType.get()
+    reads = node.kind() not in _EXTENTS and any(value.type().isSubtypeOf(tensor) for value in node.inputs())
+    given = [value.type() for value in node.outputs()]
+    plain = (torch._C.IntType.get(), torch._C.BoolType.get(), torch._C.ListType(torch._C.IntType.get()))
+    return bool(given) and not reads and all(any(kind.isSubtypeOf(one) for one in plain) for kind in given)
+
+
+def _only_refuses(node: Any) -> bool:
+    """Whether a branch ends in an error or does nothing, as checks of what a module is given do."""
+    inner = [each.kind() for block in node.blocks() for each in block.nodes()] if node.kind() == "prim::If" else None
+    return inner is not None and not node.outputsSize() and set(inner) <= {"prim::Constant", "prim::RaiseException"}
+
+
+_EXTENTS = ("aten::size", "aten::len", "aten::dim")
 _CARRYING = (
     *("prim::Constant", "prim::ListConstruct", "prim::TupleConstruct", "prim::NumToTensor", "aten::size", "aten::Int"),
     *("aten::to", "aten::flatten", "aten::reshape", "aten::view", "aten::permute", "aten::squeeze", "aten::unsqueeze"),
@@ -138,8 +172,10 @@ _READ: dict[str, Callable[[Any], Read]] = {
     "mul": _arithmetic,
     "add": _arithmetic,
     "sub": _arithmetic,
+    "div": _arithmetic,
     "max_pool": _max_pool,
     "softmax": _softmax,
+    "log_softmax": _softmax,
 }
 
 

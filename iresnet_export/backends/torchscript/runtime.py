@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from iresnet_export.artifacts.artifact import Artifact, FormatName
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.metadata import normalises
 from iresnet_export.backends.base import Runtime, Session, require_trusted
 from iresnet_export.backends.torchscript.reading import frozen, graph_of_script, load_script, operations_of
@@ -62,6 +63,9 @@ class ScriptSession(Session):
         self.computed_precision = widest([precision_of(values.dtype) for values in weights])
 
     def run(self, batch: Tensor) -> Tensor:
+        return self.all_outputs(batch)[0]
+
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...]:
         with torch.inference_mode(), torch_threads(self._threads):
-            found: Tensor | tuple[Tensor, Tensor] = self._module(batch)
-        return found if isinstance(found, Tensor) else found[0]
+            found: Tensor | tuple[Tensor, ...] = self._module(batch)
+        return (found,) if isinstance(found, Tensor) else tuple(found)

@@ -14,8 +14,8 @@ from iresnet_export.reporting.collection import Collection
 from iresnet_export.reporting.comparison import Comparison
 from iresnet_export.reporting.missing import not_measured
 from iresnet_export.reporting.page.sections import sections
-from iresnet_export.reporting.report_tables import environment_rows
 from iresnet_export.reporting.summary import headline, in_doubt, key_figures, verdicts
+from iresnet_export.reporting.tables import environment_rows
 from iresnet_export.reporting.words import listed
 
 _UNIT = re.compile(r"(\d) (%|×|ms\b|dB\b|MB\b|GiB\b|threads?\b)")

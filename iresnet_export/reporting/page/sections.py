@@ -20,7 +20,8 @@ from iresnet_export.reporting.page.figures import (
     speedup_figure,
     training_figure,
 )
-from iresnet_export.reporting.report_tables import (
+from iresnet_export.reporting.remarks import references_in_words
+from iresnet_export.reporting.tables import (
     Table,
     bench_table,
     cold_table,
@@ -94,9 +95,8 @@ def _comparison(comparison: Comparison) -> Section:
 
 
 def _measurements(collection: Collection) -> Section | None:
-    if not any(one.result.server is None and one.result.cold is None for one in collection.measurements):
-        return None
-    return Section("measurements", "Measurements", _LEADS["measurements"], tables=(bench_table(collection),))
+    group = [one for one in collection.measurements if one.result.mode in ("latency", "throughput")]
+    return Section("measurements", "Measurements", _LEADS["measurements"], tables=(bench_table(group),)) if group else None
 
 
 def _speedups(collection: Collection) -> Section | None:
@@ -123,7 +123,7 @@ def _batches(collection: Collection) -> Section | None:
 
 def _accuracy(collection: Collection) -> Section | None:
     figure = accuracy_figure("accuracy", "Top-1 accuracy against latency", collection)
-    tables = (eval_table(collection),) if collection.evaluations else ()
+    tables = (eval_table(collection.evaluations),) if collection.evaluations else ()
     if figure is None:
         return Section("accuracy", "Accuracy", "Over all held-out images.", tables=tables) if tables else None
     return Section("accuracy", "Accuracy against latency", _LEADS["accuracy"], (figure,), tables=tables)
@@ -133,36 +133,32 @@ def _roofline(collection: Collection) -> Section | None:
     figure = roofline_figure("roofline", "Roofline", collection)
     if figure is None:
         return None
-    return Section("roofline", "The machine's limit", _LEADS["roofline"], (figure,), tables=(limits_table(collection),))
+    return Section("roofline", "The machine's limit", _LEADS["roofline"], (figure,), tables=(limits_table(collection.limits),))
 
 
 def _server(collection: Collection) -> Section | None:
-    group = collection.in_mode("server")
-    if not any(one.result.server is not None for one in group):
+    group = [one for one in collection.measurements if one.result.mode == "server"]
+    if not group:
         return None
-    figure = server_figure("server", "Response times under load", collection, group)
+    figure = server_figure("server", "Response times under load", collection, collection.in_mode("server"))
     return Section("server", "Under load", _LEADS["server"], (figure,) if figure else (), tables=(server_table(group),))
 
 
 def _cold(collection: Collection) -> Section | None:
-    group = collection.in_mode("cold")
-    figure = cold_figure("cold", "Cold start", collection, group)
-    return Section("cold", "Cold start", _LEADS["cold"], (figure,), tables=(cold_table(group),)) if figure else None
+    group = [one for one in collection.measurements if one.result.mode == "cold"]
+    if not group:
+        return None
+    figure = cold_figure("cold", "Cold start", collection, collection.in_mode("cold"))
+    return Section("cold", "Cold start", _LEADS["cold"], (figure,) if figure else (), tables=(cold_table(group),))
 
 
 def _parity(collection: Collection) -> Section | None:
     if not collection.candidates:
         return None
     figures = tuple(parity_figure(collection))
-    notes = [
-        f"Compared with {reference.id} in float64 over {reference.image_source or 'images'}; {reference.weights or 'its'} weights; "
-        f"its own float32 rounding error is {floor:.3g}."
-        for _, report in collection.verifications
-        for reference in report.references
-        if (floor := reference.noise_floor.get("fp32")) is not None
-    ]
+    notes = [f"Compared with {line}." for _, report in collection.verifications for line in references_in_words(report)]
     lead = _LEADS["parity"] + (_LEADS["parity by block"] if figures else "")
-    return Section("parity", "Parity", lead, figures, (), (verify_table(collection),), tuple(dict.fromkeys(notes)))
+    return Section("parity", "Parity", lead, figures, (), (verify_table(collection.candidates),), tuple(dict.fromkeys(notes)))
 
 
 def _training(collection: Collection) -> Section | None:

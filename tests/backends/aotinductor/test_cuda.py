@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils import cpp_extension
 
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
+from iresnet_export.artifacts.manifest import PackageDetails, PackageSettings
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.aotinductor import session as aotinductor_session
 from iresnet_export.backends.aotinductor.cuda import cuda_build, cuda_home, linker_options
@@ -194,7 +195,7 @@ def test_a_package_that_does_not_fit_into_memory(described: Artifact, monkeypatc
 
 def made_for(described: Artifact, **details: Any) -> Artifact:
     assert described.manifest is not None
-    return dataclasses.replace(described, manifest=dataclasses.replace(described.manifest, details=details))
+    return dataclasses.replace(described, manifest=dataclasses.replace(described.manifest, details=PackageDetails(**details)))
 
 
 GPU_90 = {"device": "cuda", "compute_capability": "9.0", "cuda": torch.version.cuda}
@@ -322,10 +323,11 @@ def test_what_is_compiled_for_a_gpu(precision: str, compiling: list[dict[str, An
     path = tmp_path / "small.aoti.pt2"
     artifact = export_artifact("aotinductor", small_source, options, output=path)
     details = artifact.require_intact().details
-    assert (details["device"], details["compute_capability"], details["gpu"]) == ("cuda", "9.0", "Pretended H200")
-    assert (details["cuda"], details["torch"]) == (torch.version.cuda, torch.__version__.partition("+")[0])
-    assert details["settings"] == {"device": "cuda", "compute_capability": "9.0"}
-    assert details["multiply_accumulates"] == {precision: 1.0}
+    assert isinstance(details, PackageDetails)
+    assert (details.device, details.compute_capability, details.gpu) == ("cuda", "9.0", "Pretended H200")
+    assert (details.cuda, details.torch) == (torch.version.cuda, torch.__version__.partition("+")[0])
+    assert details.settings == PackageSettings(device="cuda", compute_capability="9.0")
+    assert details.multiply_accumulates == {precision: 1.0}
     assert inspect_file(path).notes["for"] == target_in_words(details) == "NVIDIA GPUs of compute capability 9.0"
     (seen,) = compiling
     assert seen["device"] == CUDA

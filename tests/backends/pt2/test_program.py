@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,7 +128,7 @@ def test_programs_are_the_network(options: ExportOptions, small_source: Source, 
     assert verdict(path) == ("pass", None, 0)
     assert_computes(artifact, small_source, tolerance={"fp32": 1e-5, "fp16": 2e-2, "bf16": 1e-1}[options.precision])
     assert absolute_paths(path) == []
-    assert artifact.require_intact().details["multiply_accumulates"] == {options.precision: 1.0}
+    assert artifact.require_intact().details.multiply_accumulates == {options.precision: 1.0}
 
 
 @pytest.mark.parametrize("fold", [True, False])
@@ -199,7 +200,7 @@ def test_other_attributes_are_seen(small_source: Source, tmp_path: Path) -> None
     other = copy.deepcopy(small_source.network)
     other.layer2[0].conv1.padding = (2, 2)
     other.layer2[0].conv1.dilation = (2, 2)
-    Program().write(ExportJob(other, tmp_path / "other.pt2", ExportOptions()))
+    Program().write(ExportJob(other, other.spec, tmp_path / "other.pt2", ExportOptions()))
     report = compare(graph_of_network(small_source.network), graph_of_program(load_program(tmp_path / "other.pt2")))
     assert "layer2.0.conv1: padding is (2, 2)" in str(report.first_difference)
 
@@ -287,7 +288,7 @@ def test_a_failing_compilation_is_told_and_leaves_nothing(
     monkeypatch.setattr("iresnet_export.backends.aotinductor.package.cpp_compiler", lambda: ["c++"])
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ExportError, match=r"could not compile the program: RuntimeError: .*Output:; kernel\.cpp:3: error: too hot"):
-        Package().write(ExportJob(small_source.network, tmp_path / "x", ExportOptions(), parent=program))
+        Package().write(ExportJob(small_source.network, small_source.spec, tmp_path / "x", ExportOptions(), parent=program))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -298,7 +299,7 @@ def test_packages_are_the_network(package: Artifact, small_source: Source, run: 
     assert package.path.name == "iresnet18-bf16-pre.aoti.pt2"
     manifest = package.require_intact()
     assert package.parent().path.name == "iresnet18-bf16-pre.pt2"
-    assert manifest.details["multiply_accumulates"] == {"bf16": 1.0}
+    assert manifest.details.multiply_accumulates == {"bf16": 1.0}
     assert verdict(package.path) == ("pass", None, 0)
     assert_computes(package, small_source, tolerance=1e-1)
     assert absolute_paths(package.path) == []
@@ -333,13 +334,13 @@ def test_wrong_shapes_are_refused(package: Artifact) -> None:
     [
         ({"cpu_capability": "AVX1024"}, "compiled for CPUs with AVX1024, and here is"),
         ({"torch": "2.11.0"}, "compiled for torch 2.11.0, and here is"),
-        ({"cpu_extensions": ["avx99"]}, "compiled for CPUs with avx99, which this one has not"),
+        ({"cpu_extensions": ("avx99",)}, "compiled for CPUs with avx99, which this one has not"),
     ],
     ids=["capability", "torch", "extension"],
 )
-def test_packages_for_other_machines_are_refused(details: dict[str, object], message: str, package: Artifact) -> None:
+def test_packages_for_other_machines_are_refused(details: dict[str, Any], message: str, package: Artifact) -> None:
     manifest = package.require_intact()
-    other = record(package.path, dataclasses.replace(manifest, details=manifest.details | details))
+    other = record(package.path, dataclasses.replace(manifest, details=dataclasses.replace(manifest.details, **details)))
     if "cpu_extensions" in details and not hasattr(torch.cpu, "get_capabilities"):
         pytest.skip("this torch has no list of extensions")
     with pytest.raises(UnavailableError, match=message):

@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import Outcome
 
-from iresnet_export.artifacts.artifact import Artifact, manifest_path, open_artifact
+from iresnet_export.artifacts.artifact import Artifact, open_artifact
+from iresnet_export.artifacts.manifest import manifest_path
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.writing import onnx_from_network
@@ -22,6 +23,7 @@ from iresnet_export.backends.tensorrt import flavours as tensorrt_flavours
 from iresnet_export.backends.tensorrt.builder import engine_from_onnx
 from iresnet_export.backends.tensorrt.flavours import Flavour, flavour_for_building, flavour_named
 from iresnet_export.backends.tensorrt.options import EngineOptions
+from iresnet_export.backends.tensorrt.plan import engine_details
 from iresnet_export.backends.tensorrt.tensorrt import TensorRT
 from iresnet_export.errors import ExportError, InputError, MissingPackageError, UnavailableError
 from iresnet_export.exporting import export_artifact
@@ -55,8 +57,8 @@ def test_an_engine_its_parent_and_their_manifests(engine: Artifact) -> None:
     assert manifest.parent.file == "small.onnx"
     assert parent.require_intact().weights == manifest.weights
     assert manifest.batch == (1, 8)
-    assert manifest.details["flavour"] == "tensorrt_rtx"
-    assert manifest.details["gpus"] == "NVIDIA RTX GPUs from Ampere on"
+    assert engine_details(engine).flavour == "tensorrt_rtx"
+    assert engine_details(engine).gpus == "NVIDIA RTX GPUs from Ampere on"
     assert manifest.size_bytes > 40_000_000
     assert "/" not in json.dumps(json.loads(manifest_path(engine.path).read_text())["parent"])
 

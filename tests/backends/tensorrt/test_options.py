@@ -15,6 +15,7 @@ import pytest
 from conftest import Outcome
 from onnx import TensorProto, helper, numpy_helper
 
+from iresnet_export.artifacts.manifest import TimingCacheDetails
 from iresnet_export.artifacts.source import untrained_source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.reading import graph_of_onnx
@@ -22,6 +23,7 @@ from iresnet_export.backends.tensorrt.builder import engine_from_onnx, profiles_
 from iresnet_export.backends.tensorrt.flavours import Flavour, flavour_named
 from iresnet_export.backends.tensorrt.network import parsed_network, require_sparse
 from iresnet_export.backends.tensorrt.options import BuildOptions, EngineOptions
+from iresnet_export.backends.tensorrt.plan import engine_details
 from iresnet_export.backends.tensorrt.probing import observed_engine
 from iresnet_export.backends.tensorrt.timing import TimingCache
 from iresnet_export.errors import ExportError, InputError
@@ -102,7 +104,7 @@ def test_several_profiles(flavour: Flavour, models: dict[str, bytes], monkeypatc
     engine = BuildOptions(profiles=((1, 1, 4), (4, 8, 8), (9, 9, 9)), workspace_mib=64)
     _, details = engine_from_onnx(flavour, models["fp32"], EngineOptions(build=engine), no_progress)
     assert (spy.profiles, spy.workspace) == (3, 64 * 2**20)
-    assert details["profiles"] == [[1, 1, 4], [4, 8, 8], [9, 9, 9]]
+    assert details["profiles"] == ((1, 1, 4), (4, 8, 8), (9, 9, 9))
     assert profiles_of(EngineOptions(batch=2, max_batch=16)) == ((1, 2, 16),)
     assert profiles_of(EngineOptions(batch=2, dynamic_batch=False)) == ()
 
@@ -142,9 +144,9 @@ def test_the_command_s_options_reach_the_manifest(run: Callable[..., Outcome], s
     assert "batch 1 to 4" in outcome.out
     from iresnet_export.artifacts.artifact import open_artifact
 
-    settings = open_artifact(tmp_path / "x.engine").require_intact().details["settings"]
-    assert settings["profiles"] == [[1, 1, 2], [2, 4, 4]]
-    assert settings["workspace_mib"] == 256
+    settings = engine_details(open_artifact(tmp_path / "x.engine")).settings
+    assert settings.profiles == ((1, 1, 2), (2, 4, 4))
+    assert settings.workspace_mib == 256
     refused = run("trt", "--checkpoint", small_checkpoint, "--flavour", "tensorrt_rtx", "--sparse")
     assert (refused.status, refused.out) == (2, "")
     assert "--sparse: TensorRT-RTX has no use" in refused.err
@@ -232,17 +234,17 @@ class Config:
 def test_timings_are_kept_for_one_gpu_driver_and_version(flavour: Flavour) -> None:
     gpu = nvidia.Gpu("GPU", (8, 6), 1)
 
-    def built(measured: bytes, driver: str = "580.1", here: nvidia.Gpu = gpu) -> tuple[Config, dict[str, Any]]:
+    def built(measured: bytes, driver: str = "580.1", here: nvidia.Gpu = gpu) -> tuple[Config, TimingCacheDetails]:
         config, cache = Config(measured), TimingCache(flavour, here, driver)
         cache.give(config)
         return config, cache.keep()["timing_cache"]
 
     first, about = built(b"good 1")
     assert first.given == [b""]
-    assert about["started_from"] is None
+    assert about.started_from is None
     second, later = built(b"good 2")
     assert second.given == [b"good 1"]
-    assert later["started_from"] == about["sha256"] != later["sha256"]
+    assert later.started_from == about.sha256 != later.sha256
     assert built(b"good 3", driver="590.1")[0].given == [b""]
     assert built(b"good 3", here=nvidia.Gpu("GPU", (8, 9), 1))[0].given == [b""]
     built(b"bad")
@@ -257,4 +259,4 @@ def test_a_timing_cache_that_cannot_be_kept_costs_nothing(
     monkeypatch.setenv("IRESNET_EXPORT_CACHE", str(tmp_path / "file"))
     cache = TimingCache(flavour, nvidia.Gpu("GPU", (8, 6), 1), None)
     cache.give(Config(b"good"))
-    assert len(cache.keep()["timing_cache"]["sha256"]) == 64
+    assert len(cache.keep()["timing_cache"].sha256) == 64

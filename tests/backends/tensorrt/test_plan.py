@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from iresnet_export.artifacts.artifact import Artifact, open_artifact, record
+from iresnet_export.artifacts.manifest import EngineDetails, EngineSettings, Gpu
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.onnx.writing import onnx_from_network
 from iresnet_export.backends.tensorrt.builder import engine_from_onnx
@@ -139,11 +140,11 @@ def test_plans_of_tensorrt_itself_are_judged_by_their_manifest(
     path.write_bytes(data)
     manifest = engine.manifest
     assert manifest is not None
-    details = {
-        "builder_version": "11.4.0.1",
-        "gpu": {"name": "RTX A5000", "compute_capability": "8.6"},
-        "settings": {"hardware_compatibility": compatibility},
-    }
+    details = EngineDetails(
+        builder_version="11.4.0.1",
+        gpu=Gpu("RTX A5000", "8.6"),
+        settings=EngineSettings(hardware_compatibility=compatibility),
+    )
     artifact = record(path, dataclasses.replace(manifest, size_bytes=len(data), details=details))
     with pytest.raises(MissingPackageError, match=r"iresnet-export\[tensorrt\]"):
         require_runnable(artifact, CUDA)
@@ -159,7 +160,9 @@ def test_plans_of_tensorrt_itself_are_judged_by_their_manifest(
     with pytest.raises(UnavailableError, match=r"built by tensorrt 11\.4\.0\.1, and here is 11\.5\.0\.1"):
         require_runnable(artifact, CUDA)
     compatible = dataclasses.replace(
-        manifest, size_bytes=len(data), details={"builder_version": "11.4.0.1", "settings": {"version_compatible": True}}
+        manifest,
+        size_bytes=len(data),
+        details=EngineDetails(builder_version="11.4.0.1", settings=EngineSettings(version_compatible=True)),
     )
     assert require_runnable(record(path, compatible), CUDA) is newer
     with pytest.raises(ArtifactError, match="not a whole plan"):

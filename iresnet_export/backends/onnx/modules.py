@@ -1,0 +1,62 @@
+"""ONNX graphs of modules that this project does not know, by torch.onnx.export: every weight under its own name, nothing fused."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import onnx
+import torch
+from onnx import helper
+from torch import nn
+
+from iresnet_export import __version__
+from iresnet_export.artifacts.metadata import METADATA_KEY
+from iresnet_export.backends.onnx.reading import SCOPES
+from iresnet_export.backends.onnx.writing import INPUT, OUTPUT
+from iresnet_export.backends.pt2.reading import quiet
+from iresnet_export.errors import ExportError, MissingPackageError
+from iresnet_models.errors import first_line
+
+
+def onnx_from_module(
+    network: nn.Module, image_size: int, *, opset: int, static_batch: int | None, identity: dict[str, Any]
+) -> onnx.ModelProto:
+    """A module as an ONNX model: `input` (batch, 3, h, w) to `logits`, float32. The same module gives the same bytes.
+
+    Raises ExportError where torch.onnx.export refuses it, MissingPackageError without onnxscript, by which that writes.
+    """
+    # Two images: torch.export takes a batch of one for a constant.
+    example = torch.zeros(static_batch or 2, 3, image_size, image_size)
+    shapes = None if static_batch else ({0: torch.export.Dim("batch")},)
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError("onnxscript", "Exporting a module to ONNX", "onnxscript") from error
+    try:
+        with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "torch.export"):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                network.eval(),
+                (example,),
+                dynamo=True,
+                dynamic_shapes=shapes,
+                optimize=False,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                verbose=False,
+            )
+    except Exception as error:
+        raise ExportError(f"torch.onnx.export refused the module: {first_line(error)}") from error
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:
+        kept = [entry for entry in node.metadata_props if entry.key == SCOPES]
+        del node.metadata_props[:]  # the rest is source lines, with this machine's paths
+        node.metadata_props.extend(kept)
+    model.producer_name, model.producer_version = "iresnet-export", __version__
+    helper.set_model_props(model, {METADATA_KEY: json.dumps(identity)})
+    onnx.checker.check_model(model, full_check=True)
+    return model

@@ -1,0 +1,145 @@
+"""What a manifest says of its artifact beside what rebuilds it: every field that follows from others has to follow.
+
+Versions, hardware, commit, command and date tell where it was made, which nothing here can know. Measured figures (ranges, the
+proof of a fold, predictions) are held to what they may be at all, and repeated by `--from-scratch`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from typing import Any
+
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.differences import json_differences, shown
+from iresnet_export.artifacts.manifest import Manifest
+from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.onnx.calibrate import most_compared
+from iresnet_export.backends.onnx.writing import onnx_from_network
+from iresnet_export.graph.precision import precision_shares
+from iresnet_export.quantization.placement import Placement
+from iresnet_export.verification.deployment import Deployment
+from iresnet_export.verification.fold import FOLD_LIMIT, kept_in_words
+from iresnet_models.deployed import Deployable, DeployedNetwork
+from iresnet_models.folded import FoldedNetwork
+from iresnet_models.folding_decisions import TAU
+
+_SHARED = ("spec", "weights", "precision", "fold", "with_preprocessing")
+"""What a compiled artifact has from its parent."""
+
+
+def false_claim(artifact: Artifact, manifest: Manifest, options: ExportOptions, deployment: Deployment) -> str | None:
+    """The first field of a rebuilt artifact's manifest that is not what follows from its file, its checkpoint and other fields."""
+    told, weights = _document(manifest), deployment.source.weights
+    made = copy.deepcopy(told) | {"size_bytes": artifact.path.stat().st_size, "parent": None}
+    made["weights"] |= {"kind": weights.kind, "sha256": weights.sha256, "seed": weights.seed}
+    if weights.kind != "checkpoint":
+        made["weights"]["checkpoint"] = None
+    details = told["details"]
+    made["details"] = {
+        "settings": _settings(manifest, options, details),
+        "multiply_accumulates": precision_shares(deployment.graph.layers, manifest.spec),
+    }
+    if manifest.fold:
+        made["details"]["fold"] = _fold(manifest, deployment, details)
+    if deployment.quantization is not None:
+        assert isinstance(deployment.network, Deployable)  # a quantized artifact is of no other
+        sites = Placement(onnx_from_network(deployment.network), deployment.quantization.scheme)
+        placed = {"inputs": dict(sites.inputs), "floating": list(sites.floating)}
+        made["details"]["quantization"] = _quantization(manifest, details) | placed
+        if deployment.quantization.target == "cpu" and "optimised_operators" in details:
+            made["details"]["optimised_operators"] = details["optimised_operators"]
+    return _first_difference(made, told) or _impossible(details)
+
+
+def false_lineage(artifact: Artifact, manifest: Manifest, parent: Manifest) -> str | None:
+    """The first field of a compiled artifact's manifest that is not its parent's, or not its file's."""
+    told, parents = _document(manifest), _document(parent)
+    made = copy.deepcopy(told) | {key: parents[key] for key in _SHARED} | {"size_bytes": artifact.path.stat().st_size}
+    made["details"] |= {key: parents["details"].get(key) for key in ("fold", "quantization") if key in made["details"]}
+    return _first_difference(made, told)
+
+
+def _document(manifest: Manifest) -> dict[str, Any]:
+    """A manifest as its file has it."""
+    found: dict[str, Any] = json.loads(json.dumps({"details": {}} | manifest.to_json()))
+    found["details"].setdefault("settings", {})
+    return found
+
+
+def _first_difference(made: dict[str, Any], told: dict[str, Any]) -> str | None:
+    found = next(json_differences(_without_null(made), _without_null(told)), None)
+    return None if found is None else f"manifest: {found[0]} is {shown(found[2])} and not {shown(found[1])}"
+
+
+def _without_null(value: Any) -> Any:
+    """What is not there is left out of manifests."""
+    if isinstance(value, dict):
+        return {name: _without_null(part) for name, part in value.items() if part is not None}
+    return value
+
+
+def _settings(manifest: Manifest, options: ExportOptions, details: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for: the operator set and target rebuild the file, and the rest has to be what became of it."""
+    told = details["settings"]
+    made = {"opset": told["opset"]} if "opset" in told and manifest.format == "onnx" else {}
+    if manifest.fold and told.get("calibration_data") is not None:
+        made["calibration_data"] = told["calibration_data"]
+    if options.scheme is not None:
+        calibrated, asked = details["quantization"], told.get("calibration_images")
+        is_enough = type(asked) is int and (asked >= calibrated["images"] or calibrated["image_source"].endswith("noise"))
+        made["calibration_images"] = asked if is_enough else calibrated["images"]
+        made |= {key: calibrated[key] for key in ("target", "calibrator")}
+        made.setdefault("calibration_data", None)
+    return made
+
+
+def _fold(manifest: Manifest, deployment: Deployment, details: dict[str, Any]) -> dict[str, Any]:
+    told, network, size = details["fold"], deployment.network, manifest.spec.image_size
+    folded = network.network if isinstance(network, DeployedNetwork) else network
+    assert isinstance(folded, FoldedNetwork)
+    count, chose, is_half = told["proof"]["images"], told["plan"]["sample"][0], manifest.precision in ("fp16", "bf16")
+    # Of three images two choose and one proves; an only one does both.
+    is_third = abs(chose - 2 * count) <= 1 or (chose, count) == (1, 1)
+    kept, words = told.get("kept"), kept_in_words(deployment.source.own, folded.plan)
+    return {
+        "plan": told["plan"] | {"tau": TAU, "sample": [chose if is_third else 2 * count, 3, size, size]},
+        "exact_everywhere": folded.report.is_exact_everywhere,
+        "exactness": folded.report.exactness,
+        "proof": {
+            "images": count,
+            "image_source": _images(manifest, count, details, is_only=chose == 1),
+            "error_ratio": told["proof"]["error_ratio"],
+            "own_precision": told["proof"].get("own_precision") if is_half else None,
+        },
+        "kept": kept if words is not None and str(kept).startswith(f"{words}: ") else words,
+    }
+
+
+def _quantization(manifest: Manifest, details: dict[str, Any]) -> dict[str, Any]:
+    told, equalized = details["quantization"], any(scale is not None for scale in details["fold"]["plan"]["scales"])
+    count = told["images"]
+    compared = min(count, most_compared(manifest.spec))
+    return {**told, "image_source": _images(manifest, count, details), "compared": compared, "equalized": equalized}
+
+
+def _images(manifest: Manifest, count: int, details: dict[str, Any], *, is_only: bool = False) -> str:
+    """What images are called: those of the data that were named, or that the network's file names, else noise."""
+    data = details["settings"].get("calibration_data") or manifest.spec.data
+    if is_only:
+        return f"the only one of the training images of {data}"
+    return f"{count} images of seeded noise" if data is None else f"{count} training images of {data}"
+
+
+def _impossible(details: dict[str, Any]) -> str | None:
+    """A measured figure that none can be."""
+    fold = details.get("fold", {})
+    proof, limit = fold.get("proof", {}), FOLD_LIMIT if fold.get("kept") is None else math.inf
+    for name in ("error_ratio", "own_precision"):
+        if proof.get(name) is not None and not 0 < proof[name] <= limit:
+            return f"manifest: details.fold.proof.{name} is {proof[name]:g}, and beyond {limit:g} a fold is narrowed"
+    told = details.get("quantization")
+    if told is not None and round(told["predicted_agreement"] * told["compared"]) / told["compared"] != told["predicted_agreement"]:
+        return f"manifest: details.quantization.predicted_agreement is no share of {told['compared']} images"
+    return None

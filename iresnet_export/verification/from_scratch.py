@@ -1,0 +1,141 @@
+"""What an export measured, measured again from its data: the fold's bounds and proof, the ranges of codes, what they cost.
+
+The figures come from float32 networks, which round otherwise on other processors and with other numbers of threads. Measured with
+one and two threads and without oneDNN (iResNet-18 and -50), ranges of one histogram differ by 4e-6 of their width, scales by 7e-6,
+ratios of the proof by a tenth, signal to noise by 0.5 dB (ties between codes), the first class of 1 image in 64.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+from iresnet_data.named_data import is_embedded, short_name
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.data_choice import chosen_data
+from iresnet_export.artifacts.differences import json_differences, shown
+from iresnet_export.artifacts.manifest import Manifest, plain
+from iresnet_export.artifacts.source import Source, Subject
+from iresnet_export.backends.base import ExportJob, ExportOptions
+from iresnet_export.backends.onnx.calibrate import calibration_images, equalization_scales, predicted_cost
+from iresnet_export.backends.onnx.interpreter import OnnxGraph
+from iresnet_export.backends.onnx.writing import onnx_from_network
+from iresnet_export.backends.registry import format_named, runtimes_for
+from iresnet_export.errors import ExportError, InputError
+from iresnet_export.quantization.observers import is_range_of, observed
+from iresnet_export.quantization.schemes import Calibrator
+from iresnet_export.system.environment import versions
+from iresnet_export.system.progress import Progress
+from iresnet_export.verification.deployment import Deployment
+from iresnet_export.verification.fold import fold_sample, proved_fold
+from iresnet_models.deployed import Deployable
+
+REPEATED = (
+    "measured again from its data: the fold's plan and proof, and the ranges and cost of codes if it has any, are as recorded"
+)
+
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+"""Whose other versions may make another graph of a file."""
+_ROUNDING = 1e-3
+"""Relative, of bounds and scales: a hundred times what was seen, and too little to matter."""
+_PROOF = 2.0
+"""As a factor, either way: a ratio of two rounding errors."""
+_SQNR_DB = 1.5
+_AGREEMENT = 1 / 16
+
+
+def was_measured(artifact: Artifact) -> bool:
+    """Whether the export measured anything: a fold's bounds and proof, ranges of codes."""
+    return artifact.manifest is not None and artifact.manifest.fold
+
+
+def data_of(artifact: Artifact, subject: Source | Subject, given: str | None) -> str | None:
+    """The data that an export measured with, as they can be opened here; None for noise. InputError where they cannot."""
+    manifest = artifact.manifest
+    recorded = None if manifest is None else _details(manifest).get("settings", {}).get("calibration_data") or manifest.spec.data
+    if recorded is None or is_embedded(recorded):
+        return recorded
+    data = chosen_data(given, subject.spec, subject.weights)
+    if data is None or short_name(data) != recorded:
+        raise InputError(
+            f"{artifact.path} was measured with images of {recorded}, and --from-scratch measures again with the same.",
+            "Name their folder with --data.",
+        )
+    return data
+
+
+def not_repeated(artifact: Artifact, source: Source, given: str | None, progress: Progress) -> str | None:
+    """The first figure that comes out otherwise, beyond rounding; None where all are as the manifest records them.
+
+    Raises InputError where the data cannot be had.
+    """
+    artifact = artifact if format_named(artifact.format).parent is None else artifact.parent()
+    manifest = artifact.manifest
+    assert manifest is not None
+    told, data, deployment = _details(manifest), data_of(artifact, source, given), Deployment(source, manifest)
+    options = _options(manifest, told, data)
+    if data is None:  # what a training here remembers was not there for the export
+        source = dataclasses.replace(source, weights=dataclasses.replace(source.weights, kind="untrained"))
+    sample = fold_sample(source, data)
+    precision = manifest.precision
+    try:
+        folded, fold = proved_fold(sample, progress, precision=precision)
+        if (codes := deployment.quantization) is not None and codes.equalized:
+            scales = equalization_scales(folded, calibration_images(source, options))
+            folded, fold = proved_fold(sample, progress, scales=scales)
+    except ExportError as error:
+        return f"measured again from its data: {error.reason}"
+    made: dict[str, Any] = {"fold": plain(fold)}
+    if codes is not None:
+        images = calibration_images(source, options)
+        calibrator = cast("Calibrator", codes.calibrator)
+        batches = images.taken(images.count, options)
+        graph = OnnxGraph(onnx_from_network(cast("Deployable", deployment.network)))
+        observers = observed(graph, list(codes.ranges), batches, images.count // 8, calibrator, progress)
+        ranges = {
+            name: list(limits) if is_range_of(observers[name], limits, calibrator) else [observers[name].low, observers[name].high]
+            for name, limits in codes.ranges.items()
+        }
+        sqnr, agreement = predicted_cost(source, deployment.quantized_model, images, options)
+        measured = {"images": images.count, "image_source": images.source, "ranges": ranges}
+        measured |= {"predicted_sqnr_db": sqnr, "predicted_agreement": agreement}
+        made["quantization"] = codes.to_json() | measured
+        if "optimised_operators" in told and all(manifest.versions.get(name) == versions().get(name) for name in _RUNTIMES):
+            job = ExportJob(deployment.network, source.spec, artifact.path, options, quantization=codes)
+            for runtime in runtimes_for(artifact.format):
+                made |= runtime.prove(job)
+    departures = _departures(made, {key: told[key] for key in made})
+    return next((f"measured again from its data: {text}" for text in departures), None)
+
+
+def _details(manifest: Manifest) -> dict[str, Any]:
+    found: dict[str, Any] = manifest.to_json()["details"]
+    return found
+
+
+def _options(manifest: Manifest, told: dict[str, Any], data: str | None) -> ExportOptions:
+    options, settings = format_named(manifest.format).options_of(manifest), told.get("settings", {})
+    images = {"calibration_images": settings["calibration_images"]} if "calibration_images" in settings else {}
+    return dataclasses.replace(options, calibration_data=data, **images)
+
+
+def _departures(made: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
+    for told_of in (made, told):  # why channels are kept is told with a measured figure
+        if "kept" in told_of["fold"]:
+            told_of["fold"] = {**told_of["fold"], "kept": told_of["fold"]["kept"].partition(":")[0]}
+    for place, own, recorded in json_differences(json.loads(json.dumps(made)), json.loads(json.dumps(told))):
+        if not (isinstance(own, float) and isinstance(recorded, float) and _is_rounding(place, own, recorded)):
+            yield f"{place} is {shown(own)}, and the manifest says {shown(recorded)}"
+
+
+def _is_rounding(place: str, own: float, recorded: float) -> bool:
+    name = place.rpartition(".")[2]
+    if name in ("error_ratio", "own_precision"):
+        return own / _PROOF <= recorded <= own * _PROOF
+    if name == "predicted_sqnr_db":
+        return abs(own - recorded) <= _SQNR_DB
+    if name == "predicted_agreement":
+        return abs(own - recorded) <= _AGREEMENT
+    return ".plan." in place and abs(own - recorded) <= _ROUNDING * abs(own)
