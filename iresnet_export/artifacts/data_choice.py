@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from iresnet_export.artifacts.manifest import Weights
+from iresnet_export.artifacts.manifest import Manifest, Weights
 from iresnet_models.errors import InputError
 from iresnet_models.image_files import printable
 from iresnet_models.remembered import recall
@@ -36,6 +36,14 @@ def chosen_data(given: str | None, spec: NetworkSpec, weights: Weights | None, *
 def is_named(given: str | None, spec: NetworkSpec) -> bool:
     """Whether the user or the network's file names data, so that nothing has to be remembered."""
     return given is not None or spec.data is not None
+
+
+def measured_with(manifest: Manifest) -> str | None:
+    """What a manifest calls the images that its export measured with: the data that were named, or embedded; None for noise.
+
+    To be compared and shown, never opened.
+    """
+    return manifest.details.settings.calibration_data or manifest.spec.data
 
 
 def _remembered(weights: Weights | None, held_out: bool) -> str | None:

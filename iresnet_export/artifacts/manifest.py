@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import Discriminator, Field, PlainValidator, Tag
 
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_export.quantization.codes import Quantization
@@ -17,8 +17,8 @@ from iresnet_export.system.environment import command, commit, hardware, version
 from iresnet_models.files import read_json
 from iresnet_models.folding_plan import FoldPlan
 from iresnet_models.precisions import Precision
-from iresnet_models.spec import NetworkSpec, spec_from_json
-from iresnet_models.typed import shortly, typed
+from iresnet_models.spec import ModelSpec, NetworkSpec, kind_of_spec
+from iresnet_models.typed import choice, shortly, typed
 
 SCHEMA = "iresnet-export/manifest/1"
 
@@ -34,7 +34,10 @@ BatchSize = Annotated[int, Field(ge=1, le=2**20)]
 Profile = tuple[BatchSize, BatchSize, BatchSize]
 Number = Annotated[float, Field(ge=-1e38, le=1e38)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Spec = Annotated[NetworkSpec, PlainValidator(spec_from_json)]
+Spec = Annotated[
+    Annotated[ModelSpec, Tag(choice(ModelSpec))] | Annotated[NetworkSpec, Tag(choice(NetworkSpec))],
+    Discriminator(lambda data: choice(kind_of_spec(data))),
+]
 
 UNWRITTEN = "0" * 64
 """In place of the hash of a file that is not written yet."""

@@ -43,7 +43,8 @@ def in_order_of(expected: Graph, found: Graph) -> Graph:
         return found
     order = {old: new for new, old in pairs.items()} | {-1: -1}
     inputs = {old: tuple(sorted(order[source] for source in found.nodes[old].inputs)) for old in pairs.values()}
-    return Graph([dataclasses.replace(found.nodes[old], inputs=inputs[old]) for old in pairs.values()], found.codes)
+    nodes = [dataclasses.replace(found.nodes[old], inputs=inputs[old]) for old in pairs.values()]
+    return dataclasses.replace(found, nodes=nodes)
 
 
 def _likeness(wanted: Node, got: Node) -> tuple[bool, bool]:

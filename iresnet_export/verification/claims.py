@@ -12,6 +12,7 @@ import math
 from typing import Any
 
 from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.data_choice import measured_with
 from iresnet_export.artifacts.differences import json_differences, shown
 from iresnet_export.artifacts.manifest import Manifest
 from iresnet_export.backends.base import ExportOptions
@@ -109,7 +110,7 @@ def _fold(manifest: Manifest, deployment: Deployment, details: dict[str, Any]) -
         "exactness": folded.report.exactness,
         "proof": {
             "images": count,
-            "image_source": _images(manifest, count, details, is_only=chose == 1),
+            "image_source": _images(manifest, count, is_only=chose == 1),
             "error_ratio": told["proof"]["error_ratio"],
             "own_precision": told["proof"].get("own_precision") if is_half else None,
         },
@@ -121,12 +122,12 @@ def _quantization(manifest: Manifest, details: dict[str, Any]) -> dict[str, Any]
     told, equalized = details["quantization"], any(scale is not None for scale in details["fold"]["plan"]["scales"])
     count = told["images"]
     compared = min(count, most_compared(manifest.spec))
-    return {**told, "image_source": _images(manifest, count, details), "compared": compared, "equalized": equalized}
+    return {**told, "image_source": _images(manifest, count), "compared": compared, "equalized": equalized}
 
 
-def _images(manifest: Manifest, count: int, details: dict[str, Any], *, is_only: bool = False) -> str:
+def _images(manifest: Manifest, count: int, *, is_only: bool = False) -> str:
     """What images are called: those of the data that were named, or that the network's file names, else noise."""
-    data = details["settings"].get("calibration_data") or manifest.spec.data
+    data = measured_with(manifest)
     if is_only:
         return f"the only one of the training images of {data}"
     return f"{count} images of seeded noise" if data is None else f"{count} training images of {data}"

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from iresnet_data.named_data import is_embedded, short_name
 from iresnet_export.artifacts.artifact import Artifact
-from iresnet_export.artifacts.data_choice import chosen_data
+from iresnet_export.artifacts.data_choice import chosen_data, measured_with
 from iresnet_export.artifacts.differences import json_differences, shown
 from iresnet_export.artifacts.manifest import Manifest, plain
 from iresnet_export.artifacts.source import Source, Subject
@@ -53,8 +53,7 @@ def was_measured(artifact: Artifact) -> bool:
 
 def data_of(artifact: Artifact, subject: Source | Subject, given: str | None) -> str | None:
     """The data that an export measured with, as they can be opened here; None for noise. InputError where they cannot."""
-    manifest = artifact.manifest
-    recorded = None if manifest is None else _details(manifest).get("settings", {}).get("calibration_data") or manifest.spec.data
+    recorded = None if artifact.manifest is None else measured_with(artifact.manifest)
     if recorded is None or is_embedded(recorded):
         return recorded
     data = chosen_data(given, subject.spec, subject.weights)

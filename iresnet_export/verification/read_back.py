@@ -57,6 +57,9 @@ _LIMITS: dict[Coverage, str | None] = {
     "outputs": "compared by its outputs alone: what {images} exercise",
 }
 
+_NO_NUMBERS = "OSUb"
+"""Kinds of numpy's types: objects, bytes, texts and truth values."""
+
 
 def read_back(artifact: Artifact, deployment: Deployment, progress: Progress) -> ReadBack:
     """Compares an artifact that is trusted with what it should hold.
@@ -108,9 +111,10 @@ def _read_back_foreign(artifact: Artifact, format: Format, deployment: Deploymen
     is_wired = comparison.graph is not None and comparison.graph.first_difference is None
     coverage: Coverage = "graph" if comparison.weights.matched and is_wired else "outputs"
     unknown = found.kinds - deployment.graph.kinds - set(KINDS) if comparison.graph is not None else set[str]()
-    stored = widest([precision_of(layer.tensors["weight"].dtype) for layer in found.layers if "weight" in layer.tensors])
-    stored = "int8" if any("quantized" in kind for kind in found.kinds) else stored
-    reason = _foreign_reason(comparison, sorted(unknown))
+    types = [layer.tensors["weight"].dtype for layer in found.layers if "weight" in layer.tensors]
+    stored = "int8" if any("quantized" in kind for kind in found.kinds) else widest([precision_of(dtype) for dtype in types])
+    strange = next((str(dtype) for dtype in types if dtype.kind in _NO_NUMBERS), None)
+    reason = _foreign_reason(comparison, sorted(unknown)) if strange is None else f"weights: some are {strange}, and no numbers"
     how = f"it is {stored} without a manifest, and nothing says how it was made or what that may cost"
     unlike = how if stored != "fp32" and reason is None else None
     return ReadBack(comparison.weights, comparison.graph, reason, coverage, stored=stored, unlike=unlike, note=_note(comparison))

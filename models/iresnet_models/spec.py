@@ -216,9 +216,15 @@ class NetworkSpec(Preprocessing):
         return {"arch": self.arch, "depth": self.depth, **plain}
 
 
+def kind_of_spec(data: Any) -> type[NetworkSpec]:
+    """Of plain values or of a spec: ModelSpec, but where they say that they have no depth."""
+    depth = data.get("depth", 0) if isinstance(data, dict) else getattr(data, "depth", 0)
+    return NetworkSpec if depth is None else ModelSpec
+
+
 def spec_from_json(data: Any) -> NetworkSpec:
     """The spec that `to_json` wrote: a ModelSpec where it has a depth. InputError, which names the field, for anything else."""
-    kind = NetworkSpec if isinstance(data, dict) and data.get("depth", 0) is None else ModelSpec
+    kind = kind_of_spec(data)
     names = {field.name for field in dataclasses.fields(kind)}
     if not isinstance(data, dict) or not {"arch", "depth"} <= data.keys() or not data.keys() <= names:
         raise InputError(f"This is not the description of a network that this version knows: {shortly(data)}.")

@@ -42,6 +42,11 @@ def typed(kind: type[Kind], data: Any, what: str) -> Kind:
         raise InputError(f"{what} is damaged: {first_fault(error)}.") from error
 
 
+def choice(kind: type) -> str:
+    """How one of several classes that a value may be is called in pydantic's places of errors; no message shows it."""
+    return f"<{kind.__name__}>"
+
+
 def require_plain(data: Any, what: str) -> None:
     """Raises InputError, which calls the data `what` and names the place, for anything but plain, finite, printable values."""
     strange = _strange(data, "", 0)
@@ -128,10 +133,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def first_fault(error: Any) -> str:
     """The first thing that pydantic's ValidationError found wrong, by its place."""
     first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])[:200]
+    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("<"))[:200]
     if first["type"] == "missing":
         return f"{place} is missing"
-    if first["type"] == "extra_forbidden":
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{place} is not known to this version"
     reason = str(first.get("ctx", {}).get("error", "")) if first["type"] == "value_error" else ""
     said = (reason or f"{first['msg'][0].lower()}{first['msg'][1:]}").rstrip(".")

@@ -8,10 +8,13 @@ own plans only the magic is known here; their version and GPU are in the manifes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from iresnet_export.artifacts.artifact import Artifact
-from iresnet_export.artifacts.manifest import EngineDetails
 from iresnet_export.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from iresnet_export.artifacts.artifact import Artifact
+    from iresnet_export.artifacts.manifest import EngineDetails
 
 _MAGIC = {b"vtrt": "tensorrt_rtx", b"ftrt": "tensorrt"}
 _HEADER_BYTES = 64
@@ -59,6 +62,8 @@ def read_plan(artifact: Artifact) -> Plan:
 
 def engine_details(artifact: Artifact) -> EngineDetails:
     """What the manifest of an engine tells of it; of one without a manifest nothing."""
+    from iresnet_export.artifacts.manifest import EngineDetails
+
     details = None if artifact.manifest is None else artifact.manifest.details
     return details if isinstance(details, EngineDetails) else EngineDetails()
 
