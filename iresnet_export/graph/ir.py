@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Value = TypeVar("Value")
 
-KINDS = ("conv", "batch_norm", "relu", "add", "sub", "mul", "div", "max_pool", "average_pool", "linear", "softmax", "log_softmax")
+KINDS = (
+    *("conv", "batch_norm", "relu", "add", "sub", "mul", "div", "max_pool", "average_pool", "linear"),
+    *("softmax", "log_softmax", "argmax"),
+)
 """The operations that a network consists of, or is wrapped in. Each format's reader lists by name what only carries values along
 (casts, reshapes, quantization); whatever else a file computes is a node too, of a kind of its own name, which no network has."""
 
@@ -46,6 +49,7 @@ ATEN_KINDS = {
     "_softmax": "softmax",
     "log_softmax": "log_softmax",
     "_log_softmax": "log_softmax",
+    "argmax": "argmax",
 }
 """KINDS by the names of PyTorch's own operators, which TorchScript and torch.export write."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from scipy.special import log_softmax, softmax
 
@@ -12,6 +13,8 @@ from iresnet_models.spec import NetworkSpec
 
 _ALIKE = 1e-3
 """Relative: far more than float32 rounds, and far less than logits and probabilities are apart."""
+
+_REMEDY = "export it without its last operation"
 
 
 def other_images(session: Session, spec: NetworkSpec) -> str | None:
@@ -38,8 +41,11 @@ def takes_channels_last(session: Session, reference: Reference) -> bool:
 
 def other_outputs(found: Array, logits: Array) -> str | None:
     """What outputs are, if they follow from the logits and are none."""
+    if found.shape != logits.shape:
+        is_class = found.size == len(logits) and np.issubdtype(found.dtype, np.integer)
+        return f"it gives the number of a class, and logits are compared: {_REMEDY}" if is_class else None
     for what, follows in (("the softmax", softmax), ("the logarithm of the softmax", log_softmax)):
         wanted = follows(logits, axis=1)
         if rms(found - wanted) <= _ALIKE * rms(wanted) < rms(found - logits):
-            return f"it gives probabilities ({what} of the logits), and logits are compared: export it without its last operation"
+            return f"it gives probabilities ({what} of the logits), and logits are compared: {_REMEDY}"
     return None

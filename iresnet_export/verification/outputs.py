@@ -113,10 +113,10 @@ def compare_outputs(
     for step, size in enumerate(sizes):
         progress(f"Outputs at batch {size}", step / len(sizes))
         found = in_batches(run, pixels, size).numpy()
-        if found.shape != exact.shape:
-            return _unusable(sizes, f"at batch {size} the outputs have the shape {found.shape} and not {exact.shape}")
         if is_foreign and (unlike := other_outputs(found, exact)) is not None:
             raise UnavailableError(f"not comparable: {unlike}")
+        if found.shape != exact.shape:
+            return _unusable(sizes, f"at batch {size} the outputs have the shape {found.shape} and not {exact.shape}")
         if not np.isfinite(found).all():
             return _unusable(sizes, f"at batch {size} the outputs hold NaN or infinite values")
         reports.append(_report(sizes, size, found.astype(np.float64), exact, labels, criterion))

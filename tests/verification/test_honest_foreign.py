@@ -142,6 +142,10 @@ def probabilities(network: nn.Module) -> nn.Module:
     return Wrapped(network, after=lambda logits: torch.softmax(logits, 1)).eval()
 
 
+def likeliest(network: nn.Module) -> nn.Module:
+    return Wrapped(network, after=lambda logits: logits.argmax(1)).eval()
+
+
 LAST = IMAGES.permute(0, 2, 3, 1).contiguous()
 
 PASSES: dict[str, tuple[str, Make, str]] = {
@@ -183,6 +187,8 @@ UNLIKE: dict[str, tuple[str, Make, str]] = {
         script(lambda n: traced(Wrapped(n, after=lambda logits: torch.log_softmax(logits, 1)))),
         r"not comparable: it gives probabilities \(the logarithm of the softmax",
     ),
+    "class ONNX": (".onnx", lambda n, p: preserved(likeliest(n), p), "not comparable: it gives the number of a class"),
+    "class script": (".ts", script(lambda n: traced(likeliest(n))), "not comparable: it gives the number of a class"),
     "another size": (
         ".onnx",
         lambda n, p: legacy(n, p, torch.zeros(2, 3, 64, 64)),

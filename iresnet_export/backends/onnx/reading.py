@@ -224,6 +224,10 @@ def _softmax(node: onnx.NodeProto, constants: _Constants) -> Read:
     return {"axis": _attributes(node).get("axis", -1)}, {}
 
 
+def _argmax(node: onnx.NodeProto, constants: _Constants) -> Read:
+    return _attributes(node), {}
+
+
 def _max_pool(node: onnx.NodeProto, constants: _Constants) -> Read:
     found = _attributes(node)
     kernel = found.get("kernel_shape", ())
@@ -252,6 +256,7 @@ _OPERATORS: dict[str, tuple[str, Callable[[onnx.NodeProto, _Constants], Read]]] 
     "MatMul": ("linear", _matmul),
     "Softmax": ("softmax", _softmax),
     "LogSoftmax": ("log_softmax", _softmax),
+    "ArgMax": ("argmax", _argmax),
 }
 
 _CARRYING = (

@@ -187,6 +187,10 @@ def _softmax(found: dict[str, Any], constants: dict[str, Tensor]) -> Read:
     return {"axis": found["dim"]}, {}
 
 
+def _argmax(found: dict[str, Any], constants: dict[str, Tensor]) -> Read:
+    return {name: found[name] for name in ("dim", "keepdim")}, {}
+
+
 def _pair(value: Any) -> Any:
     return value if isinstance(value, list | tuple | str) else (value, value)
 
@@ -202,6 +206,7 @@ _READ: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], Read]] = {
     "max_pool": _max_pool,
     "softmax": _softmax,
     "log_softmax": _softmax,
+    "argmax": _argmax,
 }
 
 

@@ -161,6 +161,11 @@ def _softmax(node: Any) -> Read:
     return {"axis": list(node.inputs())[1].toIValue()}, {}
 
 
+def _argmax(node: Any) -> Read:
+    _, dim, keepdim = (value.toIValue() for value in node.inputs())
+    return {"dim": dim, "keepdim": keepdim}, {}
+
+
 def _plain(node: Any) -> Read:
     return {}, {}
 
@@ -176,6 +181,7 @@ _READ: dict[str, Callable[[Any], Read]] = {
     "max_pool": _max_pool,
     "softmax": _softmax,
     "log_softmax": _softmax,
+    "argmax": _argmax,
 }
 
 
