@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from iresnet_data.named_data import is_embedded
 from iresnet_export.artifacts.artifact import ENDINGS, Artifact, open_artifact, record, require_replaceable
@@ -16,7 +16,7 @@ from iresnet_export.artifacts.manifest import DETAILS, UNWRITTEN, Details, Fold,
 from iresnet_export.artifacts.metadata import embedded_identity
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportJob, ExportOptions, Format
-from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_quantization, equalization_scales
+from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_quantization
 from iresnet_export.backends.registry import format_named, runtimes_for
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.graph.compare import compare
@@ -24,10 +24,9 @@ from iresnet_export.graph.precision import in_words, precision_shares, shares
 from iresnet_export.quantization.codes import Quantization, quantized_graph
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.deployment import probe_of
-from iresnet_export.verification.fold import FoldSample, fold_sample, proved_fold
+from iresnet_export.verification.fold import FoldSample, fold_sample, folds_for_codes, proved_fold
 from iresnet_models.deployed import DTYPES, Deployable, deployed
 from iresnet_models.files import replacing, sha256_of
-from iresnet_models.folded import FoldedNetwork
 from iresnet_models.operations import layer_multiply_accumulates
 
 
@@ -188,22 +187,10 @@ def _deployable(
 
 def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -> tuple[Deployable, Fold, Quantization]:
     """The fold and the quantization of it that measure best, with or without the stream's channels equalized."""
-    source = sample.source
-    images = calibration_images(source, options)
-    tried: dict[bool, tuple[Deployable, Fold]] = {}
-
-    def fold_with(scales: list[Tensor | None] | None) -> FoldedNetwork:
-        folded, fold = proved_fold(sample, progress, scales=scales)
-        network = deployed(source.own, folded.plan, with_preprocessing=True) if options.with_preprocessing else folded
-        tried[scales is not None] = network, fold
-        return folded
-
-    scales = equalization_scales(fold_with(None), images)
-    if any(scale is not None for scale in scales):
-        fold_with(scales)
-    networks = {equalized: network for equalized, (network, _) in tried.items()}
-    quantization = chosen_quantization(source, networks, images, options, progress)
-    return *tried[quantization.equalized], quantization
+    images = calibration_images(sample.source, options)
+    networks, folds = folds_for_codes(sample, images, options, progress)
+    quantization = chosen_quantization(sample.source, networks, images, options, progress)
+    return networks[quantization.equalized], folds[quantization.equalized], quantization
 
 
 def _shares_read_back(

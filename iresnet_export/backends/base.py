@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from iresnet_export.errors import ArtifactError, InputError, IResNetError
 from iresnet_export.graph.ir import Graph
 from iresnet_export.graph.probe import Probe
 from iresnet_export.quantization.codes import Quantization
-from iresnet_export.quantization.schemes import CALIBRATORS, TARGETS, Calibrator, Scheme, Target, scheme_for
+from iresnet_export.quantization.schemes import AUTO, CALIBRATORS, TARGETS, Calibrator, Scheme, Target, scheme_for
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_models.archives import is_archive, require_whole
 from iresnet_models.errors import is_out_of_memory, named_line
@@ -52,11 +52,12 @@ class ExportOptions:
     max_batch: int = 32
     target: Target = "cpu"
     """What a quantized graph is made for: x86 and ARM processors (int8), or TensorRT (int8, fp8)."""
-    calibrator: Calibrator | None = None
-    """None for the one that suits the precision."""
+    calibrator: Literal["auto"] | Calibrator = "auto"
+    """How ranges are found; `auto` tries every way, and keeps what measures best on images that were held out."""
     calibration_data: str | None = None
     """`digits` or a folder, whose training images say how far activations reach; None for the network's own, or noise."""
     calibration_images: int = 512
+    """Some of them are held out of the ranges, for every choice and for the prediction."""
 
     @classmethod
     def of(cls, options: ExportOptions) -> Self:
@@ -73,18 +74,18 @@ class ExportOptions:
         for option, value, known in (
             ("--precision", self.precision, PRECISIONS),
             ("--target", self.target, TARGETS),
-            ("--calibrator", self.calibrator or CALIBRATORS[0], CALIBRATORS),
+            ("--calibrator", self.calibrator, (AUTO, *CALIBRATORS)),
         ):
             if value not in known:
                 raise InputError(f"{option} takes {', '.join(known[:-1])} or {known[-1]}, not {value!r}.")
         if self.precision != "fp32" and not self.fold:
             raise InputError(f"--precision {self.precision} goes with the fold:", "leave out --no-fold, which is for float32.")
         scheme = scheme_for(self.precision, self.target)
-        if scheme is not None and self.calibrator is not None and self.calibrator not in scheme.calibrators:
+        if scheme is not None and self.calibrator != AUTO and self.calibrator not in scheme.calibrators:
             raise InputError(
                 f"--calibrator {self.calibrator} is not for {self.precision}: it measures what codes of one width lose, and "
                 f"those of {self.precision} are as fine for small values as for large ones.",
-                f"Take {' or '.join(scheme.calibrators)}.",
+                f"Take {', '.join((AUTO, *scheme.calibrators[:-1]))} or {scheme.calibrators[-1]}.",
             )
         if self.calibration_images < 1:
             raise InputError(f"--calibration-images takes a number of at least 1, not {self.calibration_images}.")
@@ -97,12 +98,11 @@ class ExportOptions:
     @property
     def quantization_settings(self) -> dict[str, Any]:
         """Those that make a quantized export what it is."""
-        scheme = self.scheme
-        if scheme is None:
+        if self.scheme is None:
             return {}
         return {
             "target": self.target,
-            "calibrator": self.calibrator or scheme.calibrator,
+            "calibrator": self.calibrator,
             "calibration_data": self.calibration_name,
             "calibration_images": self.calibration_images,
         }

@@ -158,7 +158,7 @@ def trt(
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
     calibration_data: CalibrationData = None,
-    calibrator: CalibratorName = None,
+    calibrator: CalibratorName = "auto",
     calibration_images: CalibrationImages = 512,
     output: Output = None,
     force: Force = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from iresnet_export.artifacts.manifest import FormatName
     from iresnet_export.artifacts.source import Source
     from iresnet_export.backends.base import ExportOptions
+    from iresnet_export.quantization.codes import Quantization
 
 _UNTRAINED = (
     "no checkpoint was given, so the weights are untrained (seed {seed}): good for measuring latency, not for "
@@ -50,6 +52,10 @@ _BOUNDS_FROM_NOISE = (
     "the network was trained on. Give some with --calibration-data FOLDER (with train/), or leave BatchNorms in place with "
     "--no-fold."
 )
+
+_WIDE_DB = 2.0
+"""Either way, of a prediction."""
+_ENOUGH_IMAGES = 512
 
 _PARENTS = {
     "engine": "the ONNX file that the engine is built from",
@@ -115,7 +121,7 @@ def onnx(
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
     calibration_data: CalibrationData = None,
-    calibrator: CalibratorName = None,
+    calibrator: CalibratorName = "auto",
     calibration_images: CalibrationImages = 512,
     output: Output = None,
     force: Force = False,
@@ -124,7 +130,7 @@ def onnx(
     from iresnet_export.backends.onnx.format import OnnxOptions
 
     require_used_batch(dynamic_batch, batch)
-    if precision not in ("int8", "fp8") and (calibrator is not None or target != "cpu" or calibration_images != 512):
+    if precision not in ("int8", "fp8") and (calibrator != "auto" or target != "cpu" or calibration_images != 512):
         raise InputError(
             f"--calibrator, --calibration-images and --target are for codes, and {precision} has none;",
             "leave them out, or add --precision int8.",
@@ -175,11 +181,7 @@ def run_export(format: FormatName, source: Source, options: ExportOptions, outpu
         if source.checkpoint is not None and not fold.exact_everywhere and images.endswith("noise"):
             warn(_BOUNDS_FROM_NOISE)
     if (about := manifest.details.quantization) is not None:
-        equalized = "; the stream's channels are equalized, which measured better" if about.equalized else ""
-        say(
-            f"Quantized: ranges by {about.calibrator} over {about.image_source}{equalized}. Predicted: signal to noise "
-            f"{about.predicted_sqnr_db:.1f} dB, {about.predicted_agreement:.1%} of the first classes as in fp32."
-        )
+        _say_quantized(about)
     if shares := manifest.details.multiply_accumulates:
         say(f"Multiply-accumulates: {in_words(shares)}.")
     say(
@@ -187,3 +189,23 @@ def run_export(format: FormatName, source: Source, options: ExportOptions, outpu
         "weights read back."
     )
     return artifact
+
+
+def _say_quantized(about: Quantization) -> None:
+    measured = max((trial.images for trial in about.tried), default=about.images)
+    equalized = ", of a stream whose channels are equalized" if about.equalized else ""
+    say(
+        f"Quantized: ranges by {about.calibrator} over {measured} of {about.image_source}{equalized}. Predicted by "
+        f"{about.compared} {'others' if measured < about.images else 'of the same'}: signal to noise {about.predicted_sqnr_db:.1f} "
+        f"± {about.predicted_interval_db:.1f} dB, {about.predicted_agreement:.1%} of the first classes as in fp32."
+    )
+    ways = [trial for trial in about.tried if trial.images == measured]
+    if len(ways) > 1:
+        told = (f"{trial.calibrator}{' equalized' if trial.equalized else ''} {trial.sqnr_db:.1f} dB" for trial in ways)
+        say(f"Tried: {', '.join(told)}.")
+    if about.predicted_interval_db > _WIDE_DB and about.images < _ENOUGH_IMAGES and not about.image_source.endswith("noise"):
+        enough = min(_ENOUGH_IMAGES, math.ceil(about.images * (about.predicted_interval_db / _WIDE_DB) ** 2))
+        warn(
+            f"{about.compared} images predict little: others may give {about.predicted_interval_db:.1f} dB more or less. Give some "
+            f"{enough} to calibrate with (--calibration-data, --calibration-images) for {_WIDE_DB:g} dB."
+        )

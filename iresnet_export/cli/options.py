@@ -174,20 +174,19 @@ WithPreprocessing = Annotated[
     ),
 ]
 CalibratorName = Annotated[
-    Literal["minmax", "percentile", "entropy"] | None,
+    Literal["auto", "minmax", "percentile", "entropy"],
     typer.Option(
         "--calibrator",
-        help="int8, fp8: how ranges are found; percentile is the 99.999th, entropy for int8 alone. Default: percentile for int8, "
-        "minmax for fp8.",
+        help="int8, fp8: how ranges are found; auto tries all, and keeps what measures best on held-out images. percentile is the "
+        "99.999th, entropy for int8 alone.",
         rich_help_panel=OUTPUT,
-        show_default=False,
     ),
 ]
 CalibrationImages = Annotated[
     int,
     typer.Option(
         "--calibration-images",
-        help="int8, fp8: how many images to measure ranges with.",
+        help="int8, fp8: how many images to calibrate with; up to a quarter is held out, for choices and the prediction.",
         rich_help_panel=OUTPUT,
         min=1,
         max=MOST_IMAGES,

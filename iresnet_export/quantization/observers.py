@@ -64,20 +64,8 @@ class Observer:
         self.reach *= 2
 
 
-def calibrated_ranges(
-    graph: Watched, activations: Sequence[str], batches: Iterable[Tensor], count: int, calibrator: Calibrator, progress: Progress
-) -> dict[str, Range]:
-    """The range of every activation over `count` batches of what the graph takes.
-
-    `minmax`: everything that was seen. `percentile`: 99.999 % of it. `entropy`: what loses least information (Kullback-Leibler
-    divergence) when it is coded in 8 bits. Raises CheckFailedError for values that are not finite.
-    """
-    observers = observed(graph, activations, batches, count, calibrator, progress)
-    return {name: _RANGES[calibrator](observer) for name, observer in observers.items()}
-
-
 def observed(
-    graph: Watched, activations: Sequence[str], batches: Iterable[Tensor], count: int, calibrator: Calibrator, progress: Progress
+    graph: Watched, activations: Sequence[str], batches: Iterable[Tensor], count: int, progress: Progress
 ) -> dict[str, Observer]:
     """What is known of every activation after `count` batches. Raises CheckFailedError for values that are not finite."""
     observers = {name: Observer() for name in activations}
@@ -86,8 +74,7 @@ def observed(
         observer = observers.get(name)
         if observer is not None:
             observer.extend(values)
-            if calibrator != "minmax":
-                observer.count(values)
+            observer.count(values)
 
     for step, batch in enumerate(batches):
         progress("Calibrating", step / max(count, 1))
@@ -104,7 +91,7 @@ def is_range_of(observer: Observer, recorded: Range, calibrator: Calibrator) -> 
 
     Ends may lie half a step of 255 codes apart, or one bin of the histogram, into which rounding moves the value that decides.
     """
-    own = _near_entropy(observer) if calibrator == "entropy" else [_RANGES[calibrator](observer)]
+    own = _near_entropy(observer) if calibrator == "entropy" else [RANGES[calibrator](observer)]
     bin_width = 2 * observer.reach / _BINS
     bounds = [max((high - low) / 510, bin_width) for low, high in own]
     return any(
@@ -163,4 +150,6 @@ def _divergence(counts: Array, size: int) -> float:
     return float(entropy(kept, coded))
 
 
-_RANGES: dict[str, Callable[[Observer], Range]] = {"minmax": _extremes, "percentile": _percentile, "entropy": _entropy}
+RANGES: dict[str, Callable[[Observer], Range]] = {"minmax": _extremes, "percentile": _percentile, "entropy": _entropy}
+"""By calibrator. `minmax`: everything that was seen. `percentile`: 99.999 % of it. `entropy`: what loses least information
+(Kullback-Leibler divergence) when it is coded in 8 bits."""

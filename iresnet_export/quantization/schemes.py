@@ -26,6 +26,8 @@ Target = Literal["cpu", "tensorrt"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 Calibrator = Literal["minmax", "percentile", "entropy"]
 CALIBRATORS: tuple[Calibrator, ...] = get_args(Calibrator)
+AUTO = "auto"
+"""In place of a calibrator: each is tried, and what measures best on held-out images is kept."""
 
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 """8 bits: sign, 4 of the exponent, 3 of the mantissa; 448 at most, and no infinity (Micikevicius et al. 2022)."""
@@ -42,9 +44,8 @@ class Scheme:
     activations: np.dtype
     weights: np.dtype
     largest: int
-    calibrator: Calibrator
-    """The one that is taken where none is asked for."""
     calibrators: tuple[Calibrator, ...] = CALIBRATORS
+    """Those that are tried."""
     asymmetric: bool = False
     """Whether activations have a zero point of their own. Else it is 0."""
     everywhere: bool = False
@@ -74,12 +75,12 @@ def _rounded_to_e4m3(values: Array) -> Array:
 
 _INT8, _UINT8 = np.dtype(np.int8), np.dtype(np.uint8)
 SCHEMES: dict[tuple[str, Target], Scheme] = {
-    ("int8", "cpu"): Scheme("int8", "cpu", _UINT8, _INT8, 127, "percentile", asymmetric=True, everywhere=True),
-    ("int8", "tensorrt"): Scheme("int8", "tensorrt", _INT8, _INT8, 127, "percentile", shortcuts=True),
+    ("int8", "cpu"): Scheme("int8", "cpu", _UINT8, _INT8, 127, asymmetric=True, everywhere=True),
+    ("int8", "tensorrt"): Scheme("int8", "tensorrt", _INT8, _INT8, 127, shortcuts=True),
     # Codes of floats are as fine for small values as for large ones: cutting off the largest gains nothing, and entropy is
     # measured over codes of one width. TensorRT has no fp8 kernels for 7x7 convolutions (seen in plans of TensorRT-RTX 1.7.1:
     # 25 taps are computed in fp8, 49 in float32 by way of fp8), and adds shortcuts in float32 whatever they are stored in.
-    ("fp8", "tensorrt"): Scheme("fp8", "tensorrt", E4M3, E4M3, 448, "minmax", ("minmax", "percentile"), most_taps=32),
+    ("fp8", "tensorrt"): Scheme("fp8", "tensorrt", E4M3, E4M3, 448, ("minmax", "percentile"), most_taps=32),
 }
 QUANTIZED = tuple(dict.fromkeys(precision for precision, _ in SCHEMES))
 """The precisions of codes with scales."""

@@ -16,13 +16,14 @@ from iresnet_export.artifacts.data_choice import measured_with
 from iresnet_export.artifacts.differences import json_differences, shown
 from iresnet_export.artifacts.manifest import Manifest
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.backends.onnx.calibrate import most_compared
-from iresnet_export.backends.onnx.writing import onnx_from_network
+from iresnet_export.backends.onnx.calibrate import few_images, held_out, preferred
 from iresnet_export.graph.precision import precision_shares
+from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.placement import Placement
+from iresnet_export.quantization.schemes import AUTO
 from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.fold import FOLD_LIMIT, kept_in_words
-from iresnet_models.deployed import Deployable, DeployedNetwork
+from iresnet_models.deployed import DeployedNetwork
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.folding_decisions import TAU
 
@@ -45,10 +46,9 @@ def false_claim(artifact: Artifact, manifest: Manifest, options: ExportOptions, 
     if manifest.fold:
         made["details"]["fold"] = _fold(manifest, deployment, details)
     if deployment.quantization is not None:
-        assert isinstance(deployment.network, Deployable)  # a quantized artifact is of no other
-        sites = Placement(onnx_from_network(deployment.network), deployment.quantization.scheme)
+        sites = Placement(deployment.floating_model, deployment.quantization.scheme)
         placed = {"inputs": dict(sites.inputs), "floating": list(sites.floating)}
-        made["details"]["quantization"] = _quantization(manifest, details) | placed
+        made["details"]["quantization"] = _quantization(manifest, deployment.quantization, details) | placed
         if deployment.quantization.target == "cpu" and "optimised_operators" in details:
             made["details"]["optimised_operators"] = details["optimised_operators"]
     return _first_difference(made, told) or _impossible(details)
@@ -91,7 +91,9 @@ def _settings(manifest: Manifest, options: ExportOptions, details: dict[str, Any
         calibrated, asked = details["quantization"], told.get("calibration_images")
         is_enough = type(asked) is int and (asked >= calibrated["images"] or calibrated["image_source"].endswith("noise"))
         made["calibration_images"] = asked if is_enough else calibrated["images"]
-        made |= {key: calibrated[key] for key in ("target", "calibrator")}
+        made |= {"target": calibrated["target"], "calibrator": calibrated["calibrator"]}
+        if told.get("calibrator") == AUTO and len({trial["calibrator"] for trial in calibrated["tried"]}) > 1:
+            made["calibrator"] = AUTO
         made.setdefault("calibration_data", None)
     return made
 
@@ -118,11 +120,18 @@ def _fold(manifest: Manifest, deployment: Deployment, details: dict[str, Any]) -
     }
 
 
-def _quantization(manifest: Manifest, details: dict[str, Any]) -> dict[str, Any]:
+def _quantization(manifest: Manifest, codes: Quantization, details: dict[str, Any]) -> dict[str, Any]:
     told, equalized = details["quantization"], any(scale is not None for scale in details["fold"]["plan"]["scales"])
-    count = told["images"]
-    compared = min(count, most_compared(manifest.spec))
-    return {**told, "image_source": _images(manifest, count), "compared": compared, "equalized": equalized}
+    compared = held_out(codes.images, manifest.spec)
+    made = {**told, "image_source": _images(manifest, codes.images), "compared": compared, "equalized": equalized}
+    measured = codes.images - compared or 1
+    if {trial.images for trial in codes.tried} not in ({measured}, {few_images(manifest.spec), measured}):
+        made["tried"] = f"trials over {measured} images"
+    elif codes.tried:
+        chosen = preferred(codes.tried, compared)
+        made |= {"calibrator": chosen.calibrator, "equalized": chosen.equalized and equalized}
+        made |= {"predicted_sqnr_db": chosen.sqnr_db, "predicted_agreement": chosen.agreement}
+    return made
 
 
 def _images(manifest: Manifest, count: int, *, is_only: bool = False) -> str:
@@ -141,6 +150,8 @@ def _impossible(details: dict[str, Any]) -> str | None:
         if proof.get(name) is not None and not 0 < proof[name] <= limit:
             return f"manifest: details.fold.proof.{name} is {proof[name]:g}, and beyond {limit:g} a fold is narrowed"
     told = details.get("quantization")
+    if told is not None and not told["tried"]:
+        return "manifest: details.quantization.tried is empty, and what was chosen is chosen from something"
     if told is not None and round(told["predicted_agreement"] * told["compared"]) / told["compared"] != told["predicted_agreement"]:
         return f"manifest: details.quantization.predicted_agreement is no share of {told['compared']} images"
     return None

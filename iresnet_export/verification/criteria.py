@@ -9,15 +9,18 @@ same images, and those which calibration predicted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from iresnet_export.graph.ir import Array
 from iresnet_export.quantization.codes import Quantization
+from iresnet_export.quantization.cost import chance_of_fewer
 from iresnet_export.system.progress import Progress
+from iresnet_export.verification.calibrated import unlike_calibration
 from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.reference import Reference, in_batches, rms
 from iresnet_export.verification.tf32 import with_tf32
@@ -27,7 +30,7 @@ NOISE_LIMIT = 2.5
 """Float32 backends stay within 1 noise floor at depths 18 to 1001, Winograd within 1.24; TF32 begins at 158 (docs/parity.md)."""
 
 SQNR_MARGIN_DB = 3.0
-"""Codes may cost this much more than expected: on images that they were not calibrated with, or by ties between codes."""
+"""Codes may cost this much more than expected: by ties between codes, and beside what chance alone makes of other images."""
 
 LEAST_SQNR_DB = 5.0
 """Below it the noise is more than half of the signal, whatever was expected."""
@@ -43,18 +46,30 @@ _EVALUATED_BATCH = 8
 
 @dataclass(frozen=True)
 class Expectation:
-    """What codes should cost, and who says so: signal to noise of the logits, and the same first class for so many of `images`."""
+    """What codes should cost, and who says so: signal to noise of the logits, and the same first class for so many of `images`.
+
+    `interval_db`: how far other images of the same kind may lie off, at 95 %; None for what was measured with the very images that
+    are compared. `explained`: why they cost more, if that can be told.
+    """
 
     by: str
     sqnr_db: float
     agreeing: int
     images: int
+    interval_db: float | None = None
+    explained: Callable[[], str | None] = lambda: None
 
     @classmethod
-    def by_calibration(cls, told: Quantization) -> Expectation:
+    def by_calibration(cls, told: Quantization, explained: Callable[[], str | None] = lambda: None) -> Expectation:
         """What a manifest records. It narrows what passes, and never widens it."""
         agreeing = round(told.predicted_agreement * told.compared)
-        return cls("calibration predicted", told.predicted_sqnr_db, agreeing, told.compared)
+        said = f"was predicted from {told.compared} images that were held out of calibration"
+        return cls(said, told.predicted_sqnr_db, agreeing, told.compared, told.predicted_interval_db, explained)
+
+    def least_sqnr_db(self, interval_db: float = 0.0) -> float:
+        """What passes, if the images that are compared have such an interval of their own."""
+        chance = 0.0 if self.interval_db is None else math.hypot(self.interval_db, interval_db)
+        return self.sqnr_db - SQNR_MARGIN_DB - chance
 
     @classmethod
     def by_evaluation(cls, deployment: Deployment, reference: Reference, progress: Progress) -> Expectation:
@@ -95,14 +110,16 @@ class Criterion:
     def rounding(self, logits: Array) -> float:
         """The largest root-mean-square error, over these logits of the reference, that passes as the precision's own."""
         if self.expectations:
-            least = max(LEAST_SQNR_DB, *(expected.sqnr_db - SQNR_MARGIN_DB for expected in self.expectations))
+            least = max(LEAST_SQNR_DB, *(expected.least_sqnr_db() for expected in self.expectations))
             return rms(logits) * float(10 ** (-least / 20))
         return NOISE_LIMIT * (self.noise_floor or 0.0)
 
-    def reason(self, noise_ratio: float | None, sqnr_db: float | None, top1_agreement: float) -> str | None:
-        """Why outputs with these figures are unacceptable, if they are."""
+    def reason(
+        self, noise_ratio: float | None, sqnr_db: float | None, top1_agreement: float, interval_db: float = 0.0
+    ) -> str | None:
+        """Why outputs with these figures are unacceptable, if they are. `interval_db`: of `sqnr_db`, over other such images."""
         if self.expectations:
-            return self._quantized_reason(sqnr_db, round(top1_agreement * self.images))
+            return self._quantized_reason(sqnr_db, round(top1_agreement * self.images), interval_db)
         if noise_ratio is not None and noise_ratio <= NOISE_LIMIT:
             return None
         return (
@@ -110,32 +127,29 @@ class Criterion:
             f"up to {NOISE_LIMIT} is rounding"
         )
 
-    def _quantized_reason(self, sqnr_db: float | None, agreeing: int) -> str | None:
+    def _quantized_reason(self, sqnr_db: float | None, agreeing: int, interval_db: float) -> str | None:
         """`sqnr_db` is None where there is no error at all."""
         for expected in self.expectations:
-            if sqnr_db is not None and sqnr_db < expected.sqnr_db - SQNR_MARGIN_DB:
-                return (
+            least, found = expected.least_sqnr_db(interval_db), None
+            if sqnr_db is not None and sqnr_db < least:
+                found = (
                     f"{self.precision} costs more than {expected.by}: signal to noise is {sqnr_db:.1f} dB against "
-                    f"{expected.sqnr_db:.1f} dB, and {SQNR_MARGIN_DB:g} dB less is allowed"
+                    f"{expected.sqnr_db:.1f} dB, and at least {least:.1f} dB passes"
                 )
-            if _chance_of_fewer(agreeing, self.images, expected.agreeing, expected.images) < CHANCE:
-                return (
+            elif chance_of_fewer(agreeing, self.images, expected.agreeing, expected.images) < CHANCE:
+                found = (
                     f"{self.precision} decides otherwise than {expected.by}: the first class agrees for {agreeing} of "
                     f"{self.images} images, against {expected.agreeing} of {expected.images}"
                 )
+            if found is not None:
+                why = expected.explained()
+                return found if why is None else f"{found}; {why}"
         if sqnr_db is not None and sqnr_db < LEAST_SQNR_DB:
             return (
                 f"{self.precision} costs too much, whatever was expected: signal to noise is {sqnr_db:.1f} dB, and at least "
                 f"{LEAST_SQNR_DB:g} dB is asked for"
             )
         return None
-
-
-def _chance_of_fewer(seen: int, images: int, foreseen: int, compared: int) -> float:
-    """The chance of so few agreements if both samples are of one kind: Fisher's exact test, one-sided."""
-    from scipy.stats import hypergeom
-
-    return float(hypergeom.cdf(seen, images + compared, seen + foreseen, images))
 
 
 def criterion_for(
@@ -147,7 +161,7 @@ def criterion_for(
     if deployment.quantization is not None:
         expectations = (
             Expectation.by_evaluation(deployment, reference, progress),
-            Expectation.by_calibration(deployment.quantization),
+            Expectation.by_calibration(deployment.quantization, partial(unlike_calibration, deployment, reference)),
         )
         return Criterion(precision, len(reference.pixels), expectations=expectations)
     pixels = reference.pixels[:_HALF_IMAGES]

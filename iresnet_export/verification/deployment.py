@@ -75,15 +75,21 @@ class Deployment:
         return found
 
     @cached_property
+    def floating_model(self) -> onnx.ModelProto:
+        """The graph that is quantized, before it is."""
+        from iresnet_export.backends.onnx.writing import onnx_from_network
+
+        assert isinstance(self.network, Deployable)  # a quantized artifact is of no other
+        return onnx_from_network(self.network)
+
+    @cached_property
     def quantized_model(self) -> onnx.ModelProto:
         """The quantized graph; ArtifactError or ExportError where the manifest's quantization is not one of this network."""
-        from iresnet_export.backends.onnx.writing import onnx_from_network
         from iresnet_export.quantization.placement import quantized_onnx
 
         if self.quantization is None:
             raise ArtifactError("Only int8 and fp8 artifacts have a quantized graph.")
-        assert isinstance(self.network, Deployable)  # a quantized artifact is of no other
-        return quantized_onnx(onnx_from_network(self.network), self.quantization)
+        return quantized_onnx(self.floating_model, self.quantization)
 
     @cached_property
     def probe(self) -> Probe:

@@ -19,13 +19,15 @@ from iresnet_data.named_data import remark, short_name
 from iresnet_export.artifacts.data_choice import chosen_data, is_named
 from iresnet_export.artifacts.manifest import Fold, FoldProof
 from iresnet_export.artifacts.source import Source
+from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.onnx.calibrate import Images, equalization_scales
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.graph.ir import Array
 from iresnet_export.graph.network import NetworkProbe, place_in_words, plain_name
 from iresnet_export.system.progress import Progress
 from iresnet_export.verification.places import at_places, original_terms
 from iresnet_export.verification.reference import in_batches, noise_floor, rms
-from iresnet_models.deployed import DTYPES, deployed
+from iresnet_models.deployed import DTYPES, Deployable, deployed
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.folding import fold_by_plan
 from iresnet_models.folding_decisions import GivenScales, kept_within_bounds, narrowed, plan_fold, stream_maxima, stream_norms
@@ -153,6 +155,26 @@ def proved_fold(
     report, kept = folded.report, kept_in_words(network, plan)
     why = None if kept is None else f"{kept}: {'; '.join(reasons)}"
     return folded, Fold(plan, report.is_exact_everywhere, report.exactness, proof, why)
+
+
+def folds_for_codes(
+    sample: FoldSample, images: Images, options: ExportOptions, progress: Progress
+) -> tuple[dict[bool, Deployable], dict[bool, Fold]]:
+    """The networks that can be quantized, and their folds; the keys say whether the stream's channels are equalized."""
+    networks: dict[bool, Deployable] = {}
+    folds: dict[bool, Fold] = {}
+
+    def fold_with(scales: list[Tensor | None] | None) -> FoldedNetwork:
+        folded, fold = proved_fold(sample, progress, scales=scales)
+        is_whole = not options.with_preprocessing
+        networks[scales is not None] = folded if is_whole else deployed(sample.source.own, folded.plan, with_preprocessing=True)
+        folds[scales is not None] = fold
+        return folded
+
+    scales = equalization_scales(fold_with(None), images)
+    if any(scale is not None for scale in scales):
+        fold_with(scales)
+    return networks, folds
 
 
 def _measured(sample: FoldSample, plan: FoldPlan, precision: Precision, progress: Progress) -> tuple[FoldedNetwork, FoldProof]:

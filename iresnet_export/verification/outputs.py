@@ -14,6 +14,7 @@ from iresnet_export.artifacts.manifest import Manifest
 from iresnet_export.backends.base import Session
 from iresnet_export.errors import ArtifactError, UnavailableError
 from iresnet_export.graph.ir import Array
+from iresnet_export.quantization.cost import sqnr_interval_db
 from iresnet_export.system.progress import Progress
 from iresnet_export.verification.criteria import Criterion
 from iresnet_export.verification.decisions import Decisions, compare_decisions
@@ -136,7 +137,7 @@ def _report(
     cosine = np.sum(found * wanted, axis=1) / np.where(lengths == 0, 1, lengths)
     sqnr = 20 * math.log10(rms(wanted) / error) if error > 0 and rms(wanted) > 0 else None
     agreement = float(np.mean(found.argmax(1) == wanted.argmax(1)))
-    reasons = [criterion.reason(ratio, sqnr, agreement)]
+    reasons = [criterion.reason(ratio, sqnr, agreement, sqnr_interval_db(found, wanted))]
     if criterion.max_accuracy_drop is not None and decisions.accuracy is not None:
         reasons.append(decisions.accuracy.reason(criterion.max_accuracy_drop))
     reason = "; ".join(text for text in reasons if text)

@@ -283,7 +283,7 @@ def test_all_unreadable_images_of_an_evaluation_or_calibration_come_in_one_messa
     assert str(caught.value).count("bad") == 5
     images = calibration_images(source_from_checkpoint(own), ExportOptions(precision="int8", calibration_data=str(photos)))
     with pytest.raises(InputError, match=r"^7 images cannot be read: .*and 2 more"):
-        list(images.batches(images.count))
+        [*images.held_out(), *images.measuring(images.measured)]
 
 
 def test_open_artifact_is_not_needed_to_know_a_subject(own: Path) -> None:

@@ -23,14 +23,22 @@ from iresnet_export.artifacts.artifact import Artifact, record
 from iresnet_export.artifacts.manifest import OnnxDetails
 from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.backends.onnx.calibrate import Images, calibration_images, chosen_quantization, equalization_scales, sqnr_db
+from iresnet_export.backends.onnx.calibrate import (
+    Images,
+    calibration_images,
+    chosen_quantization,
+    equalization_scales,
+    preferred,
+)
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.writing import onnx_from_network
 from iresnet_export.backends.onnxruntime.optimized import optimised_graph, require_integers
 from iresnet_export.errors import ArtifactError, CheckFailedError, ExportError, InputError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.quantization.codes import Codes, Quantization, codes_of, constant_codes, quantized_weights
-from iresnet_export.quantization.observers import Observer, calibrated_ranges
+from iresnet_export.quantization.cost import sqnr_db
+from iresnet_export.quantization.observers import RANGES, Observer
+from iresnet_export.quantization.observers import observed as observers_of
 from iresnet_export.quantization.placement import Placement, quantized_onnx
 from iresnet_export.quantization.schemes import SCHEMES, Scheme
 from iresnet_export.system.progress import no_progress
@@ -148,7 +156,8 @@ def test_minmax_is_what_was_seen(small_source: Source) -> None:
     model = onnx_from_network(folded)
     batches = [torch.randn(n, 3, 32, 32) for n in (3, 5)]
     names = Placement(model, U8S8).ranged
-    ranges = calibrated_ranges(OnnxGraph(model), names, batches, 2, "minmax", no_progress)
+    found = observers_of(OnnxGraph(model), names, batches, 2, no_progress)
+    ranges = {name: RANGES["minmax"](observer) for name, observer in found.items()}
     watched = copy.deepcopy(model)
     for name in names[1:]:
         watched.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
@@ -163,7 +172,7 @@ def test_nan_on_the_calibration_images_is_an_error(small_source: Source) -> None
     model = onnx_from_network(fold(small_source.network, sample=torch.randn(4, 3, 32, 32)))
     bad = torch.full((1, 3, 32, 32), float("nan"))
     with pytest.raises(CheckFailedError, match="NaN or infinite"):
-        calibrated_ranges(OnnxGraph(model), ["fc"], [bad], 1, "minmax", no_progress)
+        observers_of(OnnxGraph(model), ["fc"], [bad], 1, no_progress)
 
 
 def test_values_are_freed_after_their_last_use(small_source: Source) -> None:
@@ -188,8 +197,11 @@ def test_trained_networks_are_not_calibrated_with_noise(small_source: Source) ->
 
 def test_images_are_opened_as_they_are_needed(small_source: Source) -> None:
     images = calibration_images(small_source, ExportOptions(precision="int8", calibration_data="digits", calibration_images=100))
-    assert (images.count, images.compared) == (100, 64)
-    assert [len(batch) for batch in images.batches(20)] == [8, 8, 4]
+    assert (images.count, images.compared, images.measured) == (100, 25, 75)
+    assert [len(batch) for batch in images.measuring(20)] == [8, 8, 4]
+    assert [len(batch) for batch in images.held_out()] == [8, 8, 8, 1]
+    everything = torch.cat([*images.held_out(), *images.measuring(75)])
+    assert torch.equal(everything, torch.stack([image for image, _ in images.pixels])), "each is in one of both parts"
     assert not isinstance(images.pixels, list), "thousands of images would not fit into memory"
 
 
@@ -212,7 +224,7 @@ def made(arch: str, depth: int, target: str, spoil: Callable[[torch.nn.Module], 
         spoil(source.network)
     options = ExportOptions(precision="int8", target=target)  # type: ignore[arg-type]
     images = calibration_images(source, options)
-    folded = fold(source.network, sample=normalised(torch.cat(list(images.batches(32))), source.spec))
+    folded = fold(source.network, sample=normalised(torch.cat(list(images.measuring(32))), source.spec))
     quantization = chosen_quantization(source, {False: folded}, images, options, no_progress)
     floating = onnx_from_network(folded)
     return Made(source, quantization, floating, quantized_onnx(floating, quantization))
@@ -288,7 +300,7 @@ def test_our_evaluation_of_a_graph_is_the_reference_implementations(target: str)
 
 def test_what_calibration_predicts_is_what_onnx_runtime_gives() -> None:
     network = made("iresnet", 18, "cpu")
-    images = normalised(noise_pixels(network.source.spec, 64, seed=0), network.source.spec)
+    images = normalised(noise_pixels(network.source.spec, 64, seed=0)[: network.quantization.compared], network.source.spec)
     with torch.inference_mode():
         exact = network.source.network(images).numpy()
     session = ort.InferenceSession(network.quantized.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -334,7 +346,7 @@ def uneven(network: Network) -> None:
 
 
 def folds_of(source: Source, images: Images) -> dict[bool, FoldedNetwork]:
-    inputs = normalised(torch.cat(list(images.batches(32))), source.spec)
+    inputs = normalised(torch.cat(list(images.measuring(32))), source.spec)
     plain = fold(source.network, sample=inputs)
     plan = plan_fold(source.network, sample=inputs, scales=equalization_scales(plain, images))
     return {False: plain, True: fold_by_plan(source.network, plan)}
@@ -348,7 +360,7 @@ def test_cross_layer_equalization_makes_the_residual_streams_channels_alike() ->
     def spread(folded: FoldedNetwork) -> float:
         reach: list[torch.Tensor] = []
         folded.stages[2][2].register_forward_hook(lambda _module, _inputs, output: reach.append(output.abs().amax((0, 2, 3))))
-        folded(normalised(torch.cat(list(images.batches(32))), source.spec))
+        folded(normalised(torch.cat(list(images.measuring(32))), source.spec))
         return float(reach[0].log().std())
 
     found = folds_of(source, images)
@@ -367,7 +379,9 @@ def test_the_better_of_two_folds_is_chosen() -> None:
         for equalized, network in networks.items()
     }
     both = chosen_quantization(source, networks, images, options, no_progress)
-    assert both == max(alone.values(), key=lambda found: found.predicted_sqnr_db)
+    better = max(alone.values(), key=lambda found: found.predicted_sqnr_db)
+    assert dataclasses.replace(both, tried=()) == dataclasses.replace(better, tried=())
+    assert both.tried == (*alone[False].tried, *alone[True].tried)
     assert alone[True].predicted_sqnr_db != alone[False].predicted_sqnr_db
 
 
@@ -387,11 +401,15 @@ def test_an_int8_export_says_what_it_is(int8: Artifact) -> None:
     details = manifest.details
     assert isinstance(details, OnnxDetails)
     assert (details.optimised_operators or {})["QLinearConv"] == 20
-    assert details.settings.calibrator == "percentile"
+    assert details.settings.calibrator == "auto"
     quantization = details.quantization
     assert quantization is not None
     assert Quantization.from_json(quantization.to_json()) == quantization
-    assert quantization.image_source == "64 training images of digits"
+    assert (quantization.image_source, quantization.images, quantization.compared) == ("64 training images of digits", 64, 16)
+    ways = {(trial.calibrator, trial.equalized) for trial in quantization.tried}
+    assert {calibrator for calibrator, _ in ways} == {"minmax", "percentile", "entropy"}
+    assert {trial.images for trial in quantization.tried} == {48}
+    assert preferred(quantization.tried, 16).calibrator == quantization.calibrator
     assert manifest.size_bytes < 13_000_000
 
 

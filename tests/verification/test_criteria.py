@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from iresnet_export.quantization.codes import Quantization
+from iresnet_export.quantization.cost import chance_of_fewer
 from iresnet_export.verification.criteria import CHANCE, LEAST_SQNR_DB, SQNR_MARGIN_DB, Criterion, Expectation
 
 
 def predicted(agreement: float, compared: int = 64, sqnr_db: float = 30.0) -> Quantization:
-    return Quantization("cpu", "minmax", compared, "noise", {}, {}, False, compared, sqnr_db, agreement)
+    return Quantization("cpu", "minmax", compared, "noise", {}, {}, False, compared, sqnr_db, agreement, 0.0)
 
 
 def complaint(seen: int, images: int, quantization: Quantization, sqnr_db: float = 30.0) -> str | None:
@@ -28,10 +31,8 @@ def test_agreement_is_held_against_the_predicted_one(seen: int, agrees: bool) ->
 
 def test_fisher_by_hand() -> None:
     """One image of one that disagrees, with all of three predicted: a chance of 1/4 in any order."""
-    from iresnet_export.verification.criteria import _chance_of_fewer
-
-    assert _chance_of_fewer(0, 1, 3, 3) == pytest.approx(1 / 4)
-    assert _chance_of_fewer(1, 1, 3, 3) == 1
+    assert chance_of_fewer(0, 1, 3, 3) == pytest.approx(1 / 4)
+    assert chance_of_fewer(1, 1, 3, 3) == 1
 
 
 @pytest.mark.parametrize("share", [0.6, 0.9, 0.99])
@@ -52,6 +53,21 @@ def test_chance_alone_hardly_ever_fails(share: float) -> None:
 def test_signal_to_noise_has_a_margin() -> None:
     assert complaint(32, 32, predicted(1.0), 30 - SQNR_MARGIN_DB + 0.1) is None
     assert "signal to noise is 26.9 dB" in str(complaint(32, 32, predicted(1.0), 30 - SQNR_MARGIN_DB - 0.1))
+
+
+def test_both_samples_intervals_are_allowed_for() -> None:
+    """3 dB for ties, and 5 for a prediction of ±3 dB over images that are good for ±4."""
+    wide = dataclasses.replace(predicted(1.0), predicted_interval_db=3.0)
+    criterion = Criterion("int8", 32, expectations=(Expectation.by_calibration(wide),))
+    assert criterion.reason(None, 22.1, 1.0, 4.0) is None
+    assert "at least 22.0 dB passes" in str(criterion.reason(None, 21.9, 1.0, 4.0))
+    own = Criterion("int8", 32, expectations=(Expectation("its own quantized graph does over these images", 30.0, 32, 32),))
+    assert "at least 27.0 dB passes" in str(own.reason(None, 26.9, 1.0, 4.0)), "the same images, and no chance"
+
+
+def test_why_is_said() -> None:
+    told = Expectation.by_calibration(predicted(1.0), lambda: "the images are others")
+    assert str(Criterion("int8", 32, expectations=(told,)).reason(None, 20.0, 1.0)).endswith("passes; the images are others")
 
 
 def test_no_expectation_makes_noise_pass() -> None:

@@ -467,14 +467,45 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
         "int8",
         field("details", "quantization", "inputs", "layer1.0.conv2", value=lambda found: "input" if found != "input" else "conv1"),
     ),
+    "the predicted signal to noise": ("int8", field("details", "quantization", "predicted_sqnr_db", value=60.0)),
+    "the predicted agreement": ("int8", field("details", "quantization", "predicted_agreement", value=0.5)),
+    "a better trial that was not kept": ("int8", lambda m: _of_another_trial("sqnr_db", 90.0)(m)),
+    "no trials": ("int8", field("details", "quantization", "tried", value=[])),
+    "trials over other images": (
+        "int8",
+        lambda m: [trial.update(images=trial["images"] - 1) for trial in m["details"]["quantization"]["tried"]],
+    ),
     "a share of images that is none": ("int8", field("details", "quantization", "predicted_agreement", value=0.987)),
     "a range": ("int8", lambda m: field("details", "quantization", "ranges", value=_wider)(m)),
 }
 
 
+def _of_another_trial(name: str, value: float) -> Callable[[dict[str, Any]], None]:
+    def change(manifest: dict[str, Any]) -> None:
+        codes = manifest["details"]["quantization"]
+        chosen = codes["calibrator"], codes["equalized"]
+        next(trial for trial in codes["tried"] if (trial["calibrator"], trial["equalized"]) != chosen)[name] = value
+
+    return change
+
+
+def _predicted(name: str, value: float) -> Callable[[dict[str, Any]], None]:
+    """In the prediction, and in the trial that it comes from."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        codes = manifest["details"]["quantization"]
+        codes[f"predicted_{name}"] = value
+        for trial in codes["tried"]:
+            if (trial["calibrator"], trial["equalized"]) == (codes["calibrator"], codes["equalized"]):
+                trial[name] = value
+
+    return change
+
+
 MEASURED: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
-    "the predicted signal to noise": ("int8", field("details", "quantization", "predicted_sqnr_db", value=60.0)),
-    "the predicted agreement": ("int8", field("details", "quantization", "predicted_agreement", value=0.5)),
+    "the predicted signal to noise": ("int8", _predicted("sqnr_db", 60.0)),
+    "the interval of that": ("int8", field("details", "quantization", "predicted_interval_db", value=9.0)),
+    "a trial that was not kept": ("int8", _of_another_trial("sqnr_db", 3.0)),
     "images that were asked for": ("int8", field("details", "settings", "calibration_images", value=80)),
     "the fold's proof": ("onnx", field("details", "fold", "proof", "error_ratio", value=0.1)),
     "what a runtime makes of it": ("int8", field("details", "optimised_operators", value={"QLinearConv": 19})),

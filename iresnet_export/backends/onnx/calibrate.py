@@ -1,9 +1,12 @@
-"""From a network and images to the fold and the ranges of its quantized export, and what they are predicted to cost."""
+"""From a network and images to the fold and the ranges of its quantized export, and what they are predicted to cost.
+
+Some images are held out of the ranges: every choice is made by them, and what they cost is the prediction. The images that
+ranges come from would flatter whatever cuts off what they do not show.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +25,11 @@ from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.writing import onnx_from_network
 from iresnet_export.errors import InputError
 from iresnet_export.graph.ir import Array
-from iresnet_export.quantization.codes import Quantization
-from iresnet_export.quantization.observers import calibrated_ranges
+from iresnet_export.quantization.codes import Quantization, Trial
+from iresnet_export.quantization.cost import chance_of_fewer, sqnr_db, sqnr_interval_db
+from iresnet_export.quantization.observers import RANGES, observed
 from iresnet_export.quantization.placement import Placement, quantized_onnx
+from iresnet_export.quantization.schemes import AUTO
 from iresnet_export.system.progress import Progress
 from iresnet_models.deployed import Deployable
 from iresnet_models.folded import FoldedNetwork
@@ -35,16 +40,22 @@ from iresnet_models.spec import NetworkSpec
 _BATCH = 8
 _STRONGEST = 16.0
 """Channels are not scaled further up or down than this."""
+_WORSE = 0.05
 
 
-def most_compared(spec: NetworkSpec) -> int:
-    """The most calibration images that serve to compare the quantized network with the float32 one."""
+def held_out(count: int, spec: NetworkSpec) -> int:
+    """How many of so many images are held out: a quarter, and no more than are quickly evaluated. An only one serves for both."""
+    return min(max(1, count // 4), 128 if spec.image_size <= 64 else 32)
+
+
+def few_images(spec: NetworkSpec) -> int:
+    """As many images as tell a good fold from a bad one."""
     return 64 if spec.image_size <= 64 else 32
 
 
 @dataclass(frozen=True)
 class Images:
-    """Calibration images, each (h, w, 3) pixels when it is asked for, and what they are in words."""
+    """Calibration images, each (h, w, 3) pixels when it is asked for, and what they are in words. The first are held out."""
 
     pixels: Sequence[Tensor] | Dataset[tuple[Tensor, int]]
     count: int
@@ -53,20 +64,33 @@ class Images:
 
     @property
     def compared(self) -> int:
-        """How many of them serve to compare the quantized network with the float32 one."""
-        return min(self.count, most_compared(self.spec))
+        """How many are held out, to compare the quantized network with the float32 one."""
+        return held_out(self.count, self.spec)
 
-    def batches(self, count: int) -> Iterator[Tensor]:
-        """The first `count` images in batches of pixels (n, h, w, 3)."""
+    @property
+    def measured(self) -> int:
+        """How many ranges are measured with."""
+        return max(1, self.count - self.compared)
+
+    def held_out(self) -> Iterator[Tensor]:
+        """Those that compare, in batches of pixels (n, h, w, 3)."""
+        return self._batches(0, self.compared)
+
+    def measuring(self, count: int) -> Iterator[Tensor]:
+        """The first `count` of those that ranges are measured with, in batches of pixels (n, h, w, 3)."""
+        first = self.count - self.measured
+        return self._batches(first, first + count)
+
+    def taken(self, batches: Iterator[Tensor], options: ExportOptions) -> Iterator[Tensor]:
+        """Batches of pixels as an artifact of these options takes them."""
+        return (pixels if options.with_preprocessing else normalised(pixels, self.spec) for pixels in batches)
+
+    def _batches(self, first: int, last: int) -> Iterator[Tensor]:
         from iresnet_data.datasets import all_read
 
-        for start in range(0, count, _BATCH):
-            end = min(start + _BATCH, count)
+        for start in range(first, last, _BATCH):
+            end = min(start + _BATCH, last)
             yield torch.stack(list(all_read(self._pixels_of, range(start, end), others=range(end, self.count))))
-
-    def taken(self, count: int, options: ExportOptions) -> Iterator[Tensor]:
-        """The same batches as an artifact of these options takes them."""
-        return (pixels if options.with_preprocessing else normalised(pixels, self.spec) for pixels in self.batches(count))
 
     def _pixels_of(self, index: int) -> Tensor:
         item = self.pixels[index]
@@ -107,7 +131,7 @@ def equalization_scales(folded: FoldedNetwork, images: Images) -> list[Tensor | 
         if not block.layout.final_relu
     ]
     with torch.inference_mode():
-        for batch in images.batches(images.compared):
+        for batch in images.measuring(min(images.measured, few_images(images.spec))):
             folded(normalised(batch, images.spec))
     for handle in handles:
         handle.remove()
@@ -132,58 +156,113 @@ def _halfway(reach: Tensor) -> Tensor | None:
 
 
 def chosen_quantization(
-    source: Source, networks: Mapping[bool, Deployable], images: Images, options: ExportOptions, progress: Progress
+    source: Source,
+    networks: Mapping[bool, Deployable],
+    images: Images,
+    options: ExportOptions,
+    progress: Progress,
+    *,
+    wanted: Trial | None = None,
 ) -> Quantization:
-    """The quantization of the better of the folded networks, whose keys say whether they are equalized: measured, not guessed."""
+    """The quantization that costs least on the held-out images, of all calibrators and of both folds; or the one that is `wanted`.
+
+    The keys of `networks` say whether their stream is equalized. Which of them is better, a few images tell; how their ranges are
+    found, all of them.
+    """
     scheme = options.scheme
     if scheme is None:
         raise InputError(f"{options.precision} has no codes, and nothing to calibrate.")
-    calibrator = options.calibrator or scheme.calibrator
+    calibrators = scheme.calibrators if options.calibrator == AUTO else (options.calibrator,)
     graphs = {
         equalized: onnx_from_network(network, opset=OnnxOptions.of(options).chosen_opset) for equalized, network in networks.items()
     }
+    exact = float32_logits(source, images)
 
-    def measured(equalized: bool, count: int) -> Quantization:
+    def measured(equalized: bool, count: int) -> Iterator[Quantization]:
         model = graphs[equalized]
         sites = Placement(model, scheme)
-        batches = images.taken(count, options)
-        ranges = calibrated_ranges(OnnxGraph(model), sites.ranged, batches, count // _BATCH, calibrator, progress)
-        undecided = Quantization(
-            target=scheme.target,
-            calibrator=calibrator,
-            images=count,
-            image_source=images.source,
-            ranges=ranges,
-            inputs=sites.inputs,
-            equalized=equalized,
-            compared=images.compared,
-            predicted_sqnr_db=0.0,
-            predicted_agreement=0.0,
-            precision=scheme.precision,
-            floating=tuple(sites.floating),
-        )
-        progress(f"Predicting what {scheme.precision} costs", 0.0)
-        sqnr, agreement = predicted_cost(source, quantized_onnx(model, undecided), images, options)
-        return dataclasses.replace(undecided, predicted_sqnr_db=sqnr, predicted_agreement=agreement)
+        batches = images.taken(images.measuring(count), options)
+        observers = observed(OnnxGraph(model), sites.ranged, batches, count // _BATCH, progress)
+        for calibrator in calibrators:
+            undecided = Quantization(
+                target=scheme.target,
+                calibrator=calibrator,
+                images=images.count,
+                image_source=images.source,
+                ranges={name: RANGES[calibrator](observer) for name, observer in observers.items()},
+                inputs=sites.inputs,
+                equalized=equalized,
+                compared=images.compared,
+                predicted_sqnr_db=0.0,
+                predicted_agreement=0.0,
+                predicted_interval_db=0.0,
+                precision=scheme.precision,
+                floating=tuple(sites.floating),
+            )
+            progress(f"Predicting what {scheme.precision} costs by {calibrator}", 0.0)
+            cost = predicted_cost(quantized_onnx(model, undecided), exact, images, options)
+            trial = Trial(calibrator, equalized, count, cost.sqnr_db, cost.agreement)
+            yield dataclasses.replace(undecided, tried=(trial,), **cost.predicted)
 
-    best = max((measured(equalized, images.compared) for equalized in graphs), key=lambda found: found.predicted_sqnr_db)
-    return best if images.count == images.compared else measured(best.equalized, images.count)
+    few = min(images.measured, few_images(images.spec))
+    found = [made for equalized in graphs for made in measured(equalized, few)]
+    if few < images.measured:
+        equalized = preferred(_trials(found), images.compared).equalized if wanted is None else wanted.equalized
+        found += measured(equalized, images.measured)
+    tried = _trials(found)
+    best = preferred(tried, images.compared) if wanted is None else wanted
+    chosen = next(
+        made
+        for made, trial in zip(found, tried, strict=True)
+        if (trial.images, trial.calibrator, trial.equalized) == (images.measured, best.calibrator, best.equalized)
+    )
+    return dataclasses.replace(chosen, tried=tried)
 
 
-def predicted_cost(source: Source, quantized: onnx.ModelProto, images: Images, options: ExportOptions) -> tuple[float, float]:
-    """Signal to noise of a quantized graph's logits against the float32 network's, and the share of the same first class."""
+def _trials(found: Sequence[Quantization]) -> tuple[Trial, ...]:
+    return tuple(trial for made in found for trial in made.tried)
+
+
+def preferred(tried: Sequence[Trial], compared: int) -> Trial:
+    """Of those that were measured with the most images the one of least error, which does not decide worse than the others do.
+
+    Worse is what chance would give less than one time in twenty (Fisher's exact test).
+    """
+    most = max(trial.images for trial in tried)
+    last = [trial for trial in tried if trial.images == most]
+    agreeing = [round(trial.agreement * compared) for trial in last]
+    able = [
+        trial
+        for trial, agrees in zip(last, agreeing, strict=True)
+        if chance_of_fewer(agrees, compared, max(agreeing), compared) >= _WORSE
+    ]
+    return max(able, key=lambda trial: trial.sqnr_db)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Signal to noise of a quantized graph's logits against the float32 network's, its interval, and the share of equal classes."""
+
+    sqnr_db: float
+    interval_db: float
+    agreement: float
+
+    @property
+    def predicted(self) -> dict[str, Any]:
+        """As fields of a Quantization."""
+        return {f"predicted_{name}": value for name, value in dataclasses.asdict(self).items()}
+
+
+def predicted_cost(quantized: onnx.ModelProto, exact: Array, images: Images, options: ExportOptions) -> Cost:
+    """Over the held-out images, whose float32 logits are `exact`, computed by torch."""
     graph = OnnxGraph(quantized)
-    found = np.concatenate([graph.run(batch).numpy() for batch in images.taken(images.compared, options)])
-    inputs = (normalised(batch, images.spec) for batch in images.batches(images.compared))
-    exact = np.concatenate([_logits(source.own, batch) for batch in inputs])
-    return sqnr_db(found, exact), float(np.mean(found.argmax(1) == exact.argmax(1)))
+    found = np.concatenate([graph.run(batch).numpy() for batch in images.taken(images.held_out(), options)])
+    return Cost(sqnr_db(found, exact), sqnr_interval_db(found, exact), float(np.mean(found.argmax(1) == exact.argmax(1))))
 
 
-def sqnr_db(found: Array, exact: Array) -> float:
-    """Signal to quantization noise, in decibels."""
-    error = float(np.square(found.astype(np.float64) - exact).mean())
-    signal = float(np.square(exact.astype(np.float64)).mean())
-    return 10 * math.log10(signal / max(error, np.finfo(np.float64).tiny)) if signal > 0 else 0.0
+def float32_logits(source: Source, images: Images) -> Array:
+    """Of the held-out images, by the unfolded network."""
+    return np.concatenate([_logits(source.own, normalised(batch, images.spec)) for batch in images.held_out()])
 
 
 def _logits(network: Network, inputs: Tensor) -> Array:
