@@ -20,10 +20,16 @@ from iresnet_export.backends.base import Runtime, Session
 from iresnet_export.backends.onnx.probing import OnnxProbe, with_outputs
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
 from iresnet_export.graph.precision import widest
+from iresnet_export.system.machine import products_of_codes_overflow
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32", "fp8": "f32"}
 """The floating-point precision asked for; codes are in the graph itself, and what is left of float there is float32."""
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8", "f8e4m3": "fp8"}
+
+_OVERFLOWS = (
+    "this processor has no VNNI: OpenVINO cuts off sums of int8 products on it, and no setting of OpenVINO changes that; ONNX "
+    "Runtime has one"
+)
 
 
 class OpenVino(Runtime):
@@ -91,6 +97,8 @@ class OpenVinoSession(Session):
             self.image = tuple(None if extent.is_dynamic else extent.get_length() for extent in list(taken.partial_shape)[1:])
             self.with_preprocessing = taken.element_type == openvino.Type.u8
             self.computed_precision = widest(_computed_precisions(self._compiled))
+            if self.computed_precision == "int8" and products_of_codes_overflow():
+                self.notices = (_OVERFLOWS,)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             if (foreign := _operators_of_onnxruntime(path)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,9 @@ BUSY_CORES = 0.25
 
 _FEATURES = re.compile(r"sse4_2|avx\w*|fma|f16c|amx_\w+|asimd(hp|dp)?|i8mm|bf16|sve2?")
 """The instruction sets that decide how fast a network runs."""
+
+_VNNI = re.compile(r"avx512_vnni|avx_vnni(_int8)?|amx_int8")
+"""The instructions that add up products of 8-bit numbers in 32 bits."""
 
 _THROTTLE_REASONS = {
     0x1: "gpu_idle",
@@ -46,6 +50,15 @@ def cpu_state() -> dict[str, Any]:
         "affinity": affinity,
         "governor": _governor(affinity[0] if affinity else 0),
     }
+
+
+def products_of_codes_overflow() -> bool:
+    """Whether uint8 times int8 is added up in 16 bits on this processor, which two products may exceed: x86 without VNNI.
+
+    Where the instructions of an x86 are not known, so they may.
+    """
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64", "x86", "i386", "i686")
+    return is_x86 and not any(_VNNI.fullmatch(name) for name in _features())
 
 
 def load_now(seconds: float = 0.5) -> float:

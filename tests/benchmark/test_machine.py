@@ -85,3 +85,20 @@ def test_a_gpu_by_nvml_and_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_no_gpu_is_none() -> None:
     assert gpu_state() is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "features", "overflow"),
+    [
+        ("x86_64", ["avx2", "fma"], True),
+        ("x86_64", ["avx2", "avx512f", "avx512bw"], True),
+        ("x86_64", ["avx512_vnni", "avx512f"], False),
+        ("x86_64", ["avx2", "avx_vnni"], False),
+        ("AMD64", [], True),
+        ("aarch64", ["asimd"], False),
+    ],
+)
+def test_where_products_of_codes_overflow(kind: str, features: list[str], overflow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: kind)
+    monkeypatch.setattr(machine, "_features", lambda: features)
+    assert machine.products_of_codes_overflow() == overflow

@@ -32,7 +32,8 @@ from iresnet_export.backends.onnx.calibrate import (
 )
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.writing import onnx_from_network
-from iresnet_export.backends.onnxruntime.optimized import optimised_graph, require_integers
+from iresnet_export.backends.onnxruntime.optimized import EXACT_PRODUCTS, compute_codes_exactly, optimised_graph, require_integers
+from iresnet_export.backends.onnxruntime.runtime import OnnxRuntime
 from iresnet_export.errors import ArtifactError, CheckFailedError, ExportError, InputError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.quantization.codes import Codes, Quantization, codes_of, constant_codes, quantized_weights
@@ -303,7 +304,9 @@ def test_what_calibration_predicts_is_what_onnx_runtime_gives() -> None:
     images = normalised(noise_pixels(network.source.spec, 64, seed=0)[: network.quantization.compared], network.source.spec)
     with torch.inference_mode():
         exact = network.source.network(images).numpy()
-    session = ort.InferenceSession(network.quantized.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    compute_codes_exactly(options)
+    session = ort.InferenceSession(network.quantized.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"input": images.numpy()})
     assert sqnr_db(np.asarray(found), exact) == pytest.approx(network.quantization.predicted_sqnr_db, abs=1.0)
 
@@ -432,6 +435,17 @@ def test_an_int8_artifact_passes(int8: Artifact, small_checkpoint: Path) -> None
     assert candidate.outputs.noise_ratio is None
     assert candidate.weights is not None
     assert candidate.weights.compared > 11_000_000
+
+
+@pytest.mark.parametrize("overflow", [False, True])
+def test_old_processors_are_told_of(
+    overflow: bool, int8: Artifact, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iresnet_export.backends.onnxruntime.optimized.products_of_codes_overflow", lambda: overflow)
+    with OnnxRuntime().load(int8, torch.device("cpu")) as session:
+        assert [EXACT_PRODUCTS in notice for notice in session.notices] == [True] * overflow
+    with OnnxRuntime().load(artifacts["onnx"], torch.device("cpu")) as session:
+        assert session.notices == [], "float32 has no codes"
 
 
 def one_code(model: onnx.ModelProto) -> None:

@@ -12,10 +12,12 @@ import onnx
 
 from iresnet_export.errors import ExportError
 from iresnet_export.graph.precision import NAMES
+from iresnet_export.system.machine import products_of_codes_overflow
 from iresnet_models.temporary import temporary_folder
 
 _INTEGER = {"QLinearConv": "int8", "ConvInteger": "int8", "QGemm": "int8", "QLinearMatMul": "int8", "MatMulIntegerToFloat": "int8"}
 _FLOATING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+EXACT_PRODUCTS = "session.x64quantprecision"
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -31,12 +33,28 @@ def keep_operations(options: Any, fuse: bool) -> None:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
 
 
+def compute_codes_exactly(options: Any) -> str | None:
+    """Has a session add up products of codes where they do not overflow. Returns what is to be said of that, if anything is.
+
+    On x86 without VNNI ONNX Runtime else adds up two products of uint8 and int8 in 16 bits, and cuts off what exceeds them: the
+    signal to noise of an untrained iResNet-18 was 14 dB in place of 21. Its other way is slower.
+    """
+    if not products_of_codes_overflow():
+        return None
+    options.add_session_config_entry(EXACT_PRODUCTS, "1")
+    return (
+        f"this processor has no VNNI: ONNX Runtime would cut off sums of int8 products here, and {EXACT_PRODUCTS}=1 is set; set "
+        "it in production too, on such processors"
+    )
+
+
 def optimised_graph(path: Path, providers: list[Any]) -> onnx.ModelProto:
     """The graph that a session of these providers computes, after all optimisation, with types where it gives them."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    compute_codes_exactly(options)
     with writing_optimised(options) as optimised:
         ort.InferenceSession(str(path), options, providers=providers)
         return optimised()

@@ -23,7 +23,7 @@ from iresnet_export.backends.onnxruntime.cuda import (
     require_on_gpu,
     tf32_notice,
 )
-from iresnet_export.backends.onnxruntime.optimized import keep_operations, optimised_graph, require_integers
+from iresnet_export.backends.onnxruntime.optimized import compute_codes_exactly, keep_operations, optimised_graph, require_integers
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
 from iresnet_export.graph.precision import widest
 from iresnet_export.system import nvidia
@@ -67,7 +67,8 @@ def _fuses(artifact: Artifact) -> bool:
 
 
 class OnnxSession(Session):
-    """A session whose inputs and outputs stay on its device. `notices` says what is not as it should be on a GPU.
+    """A session whose inputs and outputs stay on its device. `notices` says what is not as it should be on a GPU, or on an old
+    processor.
 
     `ask_precision` has ONNX Runtime write down the graph that it really computes: it turns to another precision without a word.
     Without `fuse` it keeps to each operation as it stands.
@@ -93,6 +94,7 @@ class OnnxSession(Session):
         options = ort.SessionOptions()
         options.log_severity_level = 3
         keep_operations(options, fuse)
+        on_codes = compute_codes_exactly(options)
         if device.type == "cuda":
             # Without one ONNX Runtime would compute on the CPU.
             nvidia.require_gpu(device.index or 0, "ONNX Runtime cannot use a GPU here")
@@ -109,6 +111,8 @@ class OnnxSession(Session):
                 self.computed_precision = widest(computed_precisions(optimised()))
         else:
             self._session = _create(ort, path, options, providers(ort, device, self._cuda))
+        if on_codes is not None and self.computed_precision == "int8":
+            self.notices.append(on_codes)
         if device.type == "cuda":
             self.notices += require_on_gpu(self._session, path.name)
             if (told := tf32_notice(self._cuda, device, self.computed_precision)) is not None:
