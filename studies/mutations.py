@@ -73,7 +73,7 @@ ALLOWED = {
     r"weights\.checkpoint": "where the checkpoint was seen: a hint, and the hash decides which it is",
     r"(versions|hardware)\..*|commit|command|created": "where, when and by what it was made: nothing in the file tells",
     r"details\.fold\.proof\.(error_ratio|own_precision)": "a ratio of two rounding errors: held to the limit, and repeated within a factor of 2",
-    r"details\.quantization\.predicted_(sqnr_db|agreement)": "depends on how ties between codes round: repeated within 1.5 dB and 1/16",
+    r"details\.quantization\.(predicted_|tried\.\d+\.)(sqnr_db|interval_db|agreement)": "depends on how ties between codes round: repeated within 1.5 dB, 1 dB and 1/16",
     r"details\.fold\.plan\.norms\..*": "a bound of a channel that is cut out: within 0.1 % of the one that is measured again",
     r"details\.settings\.calibration_images": "how many images were asked for, where there were fewer, or noise",
 }

@@ -68,7 +68,7 @@ def test_an_fp8_export_says_what_it_is(fp8: Artifact, small_source: Source) -> N
     assert shares["fp32"] == pytest.approx(64 * 3 * 49 * 16**2 / multiply_accumulates(manifest.spec)), "the first convolution"
     assert {key: getattr(manifest.details.settings, key) for key in ("target", "calibrator")} == {
         "target": "tensorrt",
-        "calibrator": "minmax",
+        "calibrator": "auto",
     }
     quantization = manifest.details.quantization
     assert quantization is not None
