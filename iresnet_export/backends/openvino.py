@@ -27,8 +27,8 @@ _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32", "fp8": "f
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8", "f8e4m3": "fp8"}
 
 _OVERFLOWS = (
-    "this processor has no VNNI: OpenVINO cuts off sums of int8 products on it, and no setting of OpenVINO changes that; ONNX "
-    "Runtime has one"
+    "This processor has no VNNI: OpenVINO cuts off sums of int8 products on it, and no setting of OpenVINO changes that. Run the "
+    "file by ONNX Runtime here, which has one, or export it in fp32 for OpenVINO."
 )
 
 
@@ -97,8 +97,6 @@ class OpenVinoSession(Session):
             self.image = tuple(None if extent.is_dynamic else extent.get_length() for extent in list(taken.partial_shape)[1:])
             self.with_preprocessing = taken.element_type == openvino.Type.u8
             self.computed_precision = widest(_computed_precisions(self._compiled))
-            if self.computed_precision == "int8" and products_of_codes_overflow():
-                self.notices = (_OVERFLOWS,)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             if (foreign := _operators_of_onnxruntime(path)) is not None:
@@ -113,6 +111,8 @@ class OpenVinoSession(Session):
             raise ArtifactError(
                 f"OpenVINO cannot load {path}: {lines[-1]}.", "Export it again, or check that the file is whole."
             ) from error
+        if self.computed_precision == "int8" and products_of_codes_overflow():
+            raise UnavailableError(_OVERFLOWS)
 
     def run(self, batch: Tensor) -> Tensor:
         found = self._request.infer({0: batch.numpy()}, share_inputs=True)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from iresnet_export.system.machine import products_of_codes_overflow
 from iresnet_export.verification.criteria import NOISE_LIMIT
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -41,7 +42,10 @@ def test_the_sweep_over_one_network(tmp_path: Path) -> None:
     subprocess.run([*command, "--plot", str(tmp_path / "sweep.svg")], check=True, capture_output=True)
     written = json.loads(results.read_text())
     rows = written["results"]
-    assert {row["status"] for row in rows if row["kind"] == "unaltered"} == {"pass"}
+    unfit = [("openvino", "int8")] if products_of_codes_overflow() else []
+    unaltered = [row for row in rows if row["kind"] == "unaltered"]
+    assert {row["status"] for row in unaltered if (row["backend"], row["precision"]) not in unfit} == {"pass"}
+    assert {row["status"] for row in unaltered if (row["backend"], row["precision"]) in unfit} <= {"skipped"}
     assert {(row["backend"], row["precision"]) for row in rows} >= {("torchscript", "fp32"), ("onnxruntime", "int8")}
     (winograd,) = (row["noise_ratio"] for row in rows if row["kind"] == "Winograd")
     (tf32,) = (row["noise_ratio"] for row in rows if row["kind"] == "TF32")

@@ -92,7 +92,7 @@ class OnnxSession(Session):
         self.notices: list[str] = []
         self._cuda = cuda or CudaSettings()
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it complains of is raised as well
         keep_operations(options, fuse)
         on_codes = compute_codes_exactly(options)
         if device.type == "cuda":
