@@ -46,7 +46,11 @@ class OpenVino(Runtime):
 
         require_sound(artifact)
         precision = stored_precision(artifact)
-        return OpenVinoSession(artifact.path, precision, threads)
+        session = OpenVinoSession(artifact.path, precision, threads)
+        if session.computed_precision == "int8" and products_of_codes_overflow():
+            session.close()
+            raise UnavailableError(_OVERFLOWS)
+        return session
 
     def probe(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OpenVinoProbe:
         return OpenVinoProbe(artifact)
@@ -111,8 +115,6 @@ class OpenVinoSession(Session):
             raise ArtifactError(
                 f"OpenVINO cannot load {path}: {lines[-1]}.", "Export it again, or check that the file is whole."
             ) from error
-        if self.computed_precision == "int8" and products_of_codes_overflow():
-            raise UnavailableError(_OVERFLOWS)
 
     def run(self, batch: Tensor) -> Tensor:
         found = self._request.infer({0: batch.numpy()}, share_inputs=True)

@@ -53,7 +53,7 @@ def completed(run: Run, monkeypatch: pytest.MonkeyPatch, words: str) -> set[str]
         ("torchscript --precision ", {"fp32", "fp16", "bf16"}),
         ("pt2 --precision ", {"fp32", "fp16", "bf16"}),
         ("trt --precision i", {"int8"}),
-        ("onnx --calibrator ", {"minmax", "percentile", "entropy"}),
+        ("onnx --calibrator ", {"auto", "minmax", "percentile", "entropy"}),
         ("onnx --target ", {"cpu", "tensorrt"}),
         ("verify --device ", {"auto", "cpu", "cuda"}),
         ("verify --backend ", set(NAMES)),
