@@ -227,12 +227,12 @@ def convolution_chain(int8: bool) -> bytes:
 
     shape, current = (BATCH, CHANNELS, PIXELS, PIXELS), "images"
     scale, zero = constant("scale", np.float32(0.02)), constant("zero", np.uint8(0))
-    weight_scale, weight_zero = constant("weight_scale", np.float32(0.001)), constant("weight_zero", np.int8(0))
     for layer in range(LAYERS):
         codes = generator.integers(-127, 128, (CHANNELS, CHANNELS, 3, 3))
         if int8:
             weights = constant(f"codes{layer}", codes.astype(np.int8))
-            nodes.append(helper.make_node("DequantizeLinear", [weights, weight_scale, weight_zero], [f"weights{layer}"]))
+            coding = constant(f"scale{layer}", np.float32(0.001)), constant(f"zero{layer}", np.int8(0))
+            nodes.append(helper.make_node("DequantizeLinear", [weights, *coding], [f"weights{layer}"]))
             nodes.append(helper.make_node("DequantizeLinear", [current, scale, zero], [f"input{layer}"]))
             current = f"input{layer}"
         else:

@@ -32,7 +32,7 @@ from iresnet_export.backends.onnx.calibrate import (
 )
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.writing import onnx_from_network
-from iresnet_export.backends.onnxruntime.optimized import EXACT_PRODUCTS, compute_codes_exactly, optimised_graph, require_integers
+from iresnet_export.backends.onnxruntime.optimized import EXACT_PRODUCTS, optimised_graph, require_integers, with_exact_codes
 from iresnet_export.backends.onnxruntime.runtime import OnnxRuntime
 from iresnet_export.errors import ArtifactError, CheckFailedError, ExportError, InputError
 from iresnet_export.exporting import export_artifact
@@ -304,9 +304,8 @@ def test_what_calibration_predicts_is_what_onnx_runtime_gives() -> None:
     images = normalised(noise_pixels(network.source.spec, 64, seed=0)[: network.quantization.compared], network.source.spec)
     with torch.inference_mode():
         exact = network.source.network(images).numpy()
-    options = ort.SessionOptions()
-    compute_codes_exactly(options)
-    session = ort.InferenceSession(network.quantized.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options, data = ort.SessionOptions(), network.quantized.SerializeToString()
+    session, _ = with_exact_codes(lambda: ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]), options)
     (found,) = session.run(None, {"input": images.numpy()})
     assert sqnr_db(np.asarray(found), exact) == pytest.approx(network.quantization.predicted_sqnr_db, abs=1.0)
 
@@ -446,6 +445,21 @@ def test_old_processors_are_told_of(
         assert [EXACT_PRODUCTS in notice for notice in session.notices] == [True] * overflow
     with OnnxRuntime().load(artifacts["onnx"], torch.device("cpu")) as session:
         assert session.notices == [], "float32 has no codes"
+
+
+def test_a_file_that_has_no_exact_way_runs_by_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iresnet_export.backends.onnxruntime.optimized.products_of_codes_overflow", lambda: True)
+    options, asked = ort.SessionOptions(), []
+
+    def make() -> str:
+        asked.append(options.get_session_config_entry(EXACT_PRODUCTS))
+        if asked[-1] == "1":
+            raise RuntimeError("Attempt to replace the existing tensor")
+        return "a session"
+
+    made, said = with_exact_codes(make, options)
+    assert (made, asked) == ("a session", ["1", "0"])
+    assert "cuts off sums" in str(said)
 
 
 def one_code(model: onnx.ModelProto) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iresnet_export.backends.onnx.probing import OnnxProbe, with_outputs
 from iresnet_export.backends.onnxruntime.cuda import RECORD_ASSIGNMENT, CudaSettings, providers, require_on_gpu
-from iresnet_export.backends.onnxruntime.optimized import compute_codes_exactly, keep_operations
+from iresnet_export.backends.onnxruntime.optimized import keep_operations, with_exact_codes
 
 
 class OnnxRuntimeProbe(OnnxProbe):
@@ -28,10 +28,10 @@ class OnnxRuntimeProbe(OnnxProbe):
         options = ort.SessionOptions()
         options.log_severity_level = 3
         keep_operations(options, self._fuse)
-        compute_codes_exactly(options)
         if self._device.type == "cuda":
             options.add_session_config_entry(RECORD_ASSIGNMENT, "1")
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=providers(ort, self._device, self._cuda))
+        data, chosen = model.SerializeToString(), providers(ort, self._device, self._cuda)
+        session, _ = with_exact_codes(lambda: ort.InferenceSession(data, options, providers=chosen), options)
         if self._device.type == "cuda":
             require_on_gpu(session, model.graph.name)
         taken = self.image.name

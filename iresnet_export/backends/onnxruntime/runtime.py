@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +24,7 @@ from iresnet_export.backends.onnxruntime.cuda import (
     require_on_gpu,
     tf32_notice,
 )
-from iresnet_export.backends.onnxruntime.optimized import compute_codes_exactly, keep_operations, optimised_graph, require_integers
+from iresnet_export.backends.onnxruntime.optimized import keep_operations, optimised_graph, require_integers, with_exact_codes
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
 from iresnet_export.graph.precision import widest
 from iresnet_export.system import nvidia
@@ -94,7 +95,6 @@ class OnnxSession(Session):
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what it complains of is raised as well
         keep_operations(options, fuse)
-        on_codes = compute_codes_exactly(options)
         if device.type == "cuda":
             # Without one ONNX Runtime would compute on the CPU.
             nvidia.require_gpu(device.index or 0, "ONNX Runtime cannot use a GPU here")
@@ -103,14 +103,15 @@ class OnnxSession(Session):
             options.intra_op_num_threads = threads
         # Its threads sleep as soon as a run has ended, rather than spin and slow down whatever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        create = partial(_create, ort, path, options, providers(ort, device, self._cuda))
         if ask_precision:
             from iresnet_export.backends.onnxruntime.optimized import computed_precisions, writing_optimised
 
             with writing_optimised(options) as optimised:
-                self._session = _create(ort, path, options, providers(ort, device, self._cuda))
+                self._session, on_codes = with_exact_codes(create, options)
                 self.computed_precision = widest(computed_precisions(optimised()))
         else:
-            self._session = _create(ort, path, options, providers(ort, device, self._cuda))
+            self._session, on_codes = with_exact_codes(create, options)
         if on_codes is not None and self.computed_precision == "int8":
             self.notices.append(on_codes)
         if device.type == "cuda":
