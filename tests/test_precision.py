@@ -144,10 +144,10 @@ def test_weights_beyond_half_precision_are_refused() -> None:
         ({"precision": "fp8"}, "fp8 is for TensorRT alone: nothing here computes it on a CPU. Take trt, or onnx --target tensorrt"),
         ({"precision": "fp8", "target": "tensorrt", "fold": False}, "--precision fp8 goes with the fold"),
         ({"precision": "fp8", "target": "tensorrt", "opset": 18}, "fp8 came with ONNX opset 19; 18 was asked for"),
-        ({"precision": "fp8", "target": "tensorrt", "calibrator": "entropy"}, "Take minmax or percentile"),
+        ({"precision": "fp8", "target": "tensorrt", "calibrator": "entropy"}, "Take auto, minmax or percentile"),
         ({"precision": "bf16", "opset": 20}, "opset 22"),
         ({"target": "gpu"}, "--target takes cpu or tensorrt"),
-        ({"calibrator": "mean"}, "--calibrator takes minmax, percentile or entropy"),
+        ({"calibrator": "mean"}, "--calibrator takes auto, minmax, percentile or entropy"),
         ({"calibration_images": 0}, "at least 1"),
     ],
 )
