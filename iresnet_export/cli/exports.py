@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from iresnet_export.artifacts.manifest import FormatName
     from iresnet_export.artifacts.source import Source
     from iresnet_export.backends.base import ExportOptions
-    from iresnet_export.quantization.codes import Quantization
+    from iresnet_export.quantization.codes import Quantization, Trial
 
 _UNTRAINED = (
     "no checkpoint was given, so the weights are untrained (seed {seed}): good for measuring latency, not for "
@@ -194,18 +194,22 @@ def run_export(format: FormatName, source: Source, options: ExportOptions, outpu
 def _say_quantized(about: Quantization) -> None:
     measured = max((trial.images for trial in about.tried), default=about.images)
     equalized = ", of a stream whose channels are equalized" if about.equalized else ""
+    others = f"{about.compared} {'held out' if measured < about.images else 'of the same'}"
     say(
-        f"Quantized: ranges by {about.calibrator} over {measured} of {about.image_source}{equalized}. Predicted by "
-        f"{about.compared} {'others' if measured < about.images else 'of the same'}: signal to noise {about.predicted_sqnr_db:.1f} "
-        f"± {about.predicted_interval_db:.1f} dB, {about.predicted_agreement:.1%} of the first classes as in fp32."
+        f"Quantized: ranges by {about.calibrator} over {measured} of {about.image_source}{equalized}. Predicted by {others}: "
+        f"signal to noise {about.predicted_sqnr_db:.1f} ± {about.predicted_interval_db:.1f} dB, {about.predicted_agreement:.1%} of the first classes as in fp32."
     )
-    ways = [trial for trial in about.tried if trial.images == measured]
-    if len(ways) > 1:
-        told = (f"{trial.calibrator}{' equalized' if trial.equalized else ''} {trial.sqnr_db:.1f} dB" for trial in ways)
-        say(f"Tried: {', '.join(told)}.")
+    if len(about.tried) > 1:
+        say(f"Tried: {', '.join(_told(trial, measured) for trial in about.tried)}.")
     if about.predicted_interval_db > _WIDE_DB and about.images < _ENOUGH_IMAGES and not about.image_source.endswith("noise"):
         enough = min(_ENOUGH_IMAGES, math.ceil(about.images * (about.predicted_interval_db / _WIDE_DB) ** 2))
         warn(
-            f"{about.compared} images predict little: others may give {about.predicted_interval_db:.1f} dB more or less. Give some "
-            f"{enough} to calibrate with (--calibration-data, --calibration-images) for {_WIDE_DB:g} dB."
+            f"So few images ({about.compared}) predict little: others may give {about.predicted_interval_db:.1f} dB more or less. "
+            f"Give some {enough} to calibrate with (--calibration-data, --calibration-images) for {_WIDE_DB:g} dB."
         )
+
+
+def _told(trial: Trial, measured: int) -> str:
+    """One way, with the number of images that it was tried by if that was not the last one."""
+    few = "" if trial.images == measured else f" by {trial.images}"
+    return f"{trial.calibrator}{' equalized' if trial.equalized else ''}{few} {trial.sqnr_db:.1f} dB"

@@ -52,13 +52,15 @@ def cpu_state() -> dict[str, Any]:
     }
 
 
-def products_of_codes_overflow() -> bool:
+def products_of_codes_overflow() -> bool | None:
     """Whether uint8 times int8 is added up in 16 bits on this processor, which two products may exceed: x86 without VNNI.
 
-    Where the instructions of an x86 are not known, so they may.
+    None for an x86 that does not tell its instructions here (only Linux is asked).
     """
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64", "x86", "i386", "i686")
-    return is_x86 and not any(_VNNI.fullmatch(name) for name in _features())
+    if platform.machine().lower() not in ("x86_64", "amd64", "x86", "i386", "i686"):
+        return False
+    features = _features()
+    return not any(_VNNI.fullmatch(name) for name in features) if features else None
 
 
 def load_now(seconds: float = 0.5) -> float:

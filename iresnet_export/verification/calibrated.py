@@ -45,5 +45,7 @@ def unlike_calibration(deployment: Deployment, reference: Reference) -> str | No
         more = f" and some of {len(left) - _NAMED} more activations" if len(left) > _NAMED else ""
         return f"{said}: {named}{more} lie beyond their ranges; {remedy}"
     widths = {name: codes.ranges[name][1] - codes.ranges[name][0] for name in seen}
-    filled = statistics.median((most - least) / widths[name] for name, (_, _, least, most) in seen.items() if widths[name] > 0)
-    return f"{said}: half of the activations fill less than {filled:.0%} of their ranges; {remedy}" if filled < _FILLED else None
+    filled = [(most - least) / widths[name] for name, (_, _, least, most) in seen.items() if widths[name] > 0]
+    if not filled or (half := statistics.median(filled)) >= _FILLED:
+        return None
+    return f"{said}: half of the activations fill less than {half:.0%} of their ranges; {remedy}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from iresnet_export.artifacts.artifact import Artifact
@@ -16,7 +17,7 @@ from iresnet_export.artifacts.data_choice import measured_with
 from iresnet_export.artifacts.differences import json_differences, shown
 from iresnet_export.artifacts.manifest import Manifest
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.backends.onnx.calibrate import few_images, held_out, preferred
+from iresnet_export.backends.onnx.calibrate import few_images, held_out_count, preferred
 from iresnet_export.graph.precision import precision_shares
 from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.placement import Placement
@@ -92,7 +93,7 @@ def _settings(manifest: Manifest, options: ExportOptions, details: dict[str, Any
         is_enough = type(asked) is int and (asked >= calibrated["images"] or calibrated["image_source"].endswith("noise"))
         made["calibration_images"] = asked if is_enough else calibrated["images"]
         made |= {"target": calibrated["target"], "calibrator": calibrated["calibrator"]}
-        if told.get("calibrator") == AUTO and len({trial["calibrator"] for trial in calibrated["tried"]}) > 1:
+        if told.get("calibrator") == AUTO:  # then all are among what was tried
             made["calibrator"] = AUTO
         made.setdefault("calibration_data", None)
     return made
@@ -122,16 +123,34 @@ def _fold(manifest: Manifest, deployment: Deployment, details: dict[str, Any]) -
 
 def _quantization(manifest: Manifest, codes: Quantization, details: dict[str, Any]) -> dict[str, Any]:
     told, equalized = details["quantization"], any(scale is not None for scale in details["fold"]["plan"]["scales"])
-    compared = held_out(codes.images, manifest.spec)
+    compared = held_out_count(codes.images, manifest.spec)
     made = {**told, "image_source": _images(manifest, codes.images), "compared": compared, "equalized": equalized}
-    measured = codes.images - compared or 1
-    if {trial.images for trial in codes.tried} not in ({measured}, {few_images(manifest.spec), measured}):
-        made["tried"] = f"trials over {measured} images"
-    elif codes.tried:
-        chosen = preferred(codes.tried, compared)
-        made |= {"calibrator": chosen.calibrator, "equalized": chosen.equalized and equalized}
-        made |= {"predicted_sqnr_db": chosen.sqnr_db, "predicted_agreement": chosen.agreement}
-    return made
+    is_auto = details["settings"].get("calibrator") == AUTO
+    calibrators = codes.scheme.calibrators if is_auto else (codes.calibrator,)
+    if not _are_all_tried(codes, calibrators, codes.images - compared or 1, few_images(manifest.spec)):
+        return made | {"tried": "what an export tries"}
+    chosen = preferred(codes.tried, compared)
+    made |= {"calibrator": chosen.calibrator, "equalized": chosen.equalized and equalized}
+    return made | {"predicted_sqnr_db": chosen.sqnr_db, "predicted_agreement": chosen.agreement}
+
+
+def _are_all_tried(codes: Quantization, calibrators: Sequence[str], measured: int, few: int) -> bool:
+    """Whether every calibrator was tried on one or both folds with few images, and on the better fold with all that there are."""
+
+    def stage(count: int, *equalized: bool) -> list[tuple[int, bool, str]]:
+        return [(count, fold, calibrator) for fold in equalized for calibrator in calibrators]
+
+    found = [(trial.images, trial.equalized, trial.calibrator) for trial in codes.tried]
+    if any(round(trial.agreement * codes.compared) / codes.compared != trial.agreement for trial in codes.tried):
+        return False
+    for folds in ((False,), (False, True)):
+        first = stage(min(few, measured), *folds)
+        if found[: len(first)] != first:
+            continue
+        better = preferred(codes.tried[: len(first)], codes.compared).equalized
+        if found[len(first) :] == ([] if measured <= few else stage(measured, better)):
+            return True
+    return False
 
 
 def _images(manifest: Manifest, count: int, *, is_only: bool = False) -> str:
@@ -150,8 +169,6 @@ def _impossible(details: dict[str, Any]) -> str | None:
         if proof.get(name) is not None and not 0 < proof[name] <= limit:
             return f"manifest: details.fold.proof.{name} is {proof[name]:g}, and beyond {limit:g} a fold is narrowed"
     told = details.get("quantization")
-    if told is not None and not told["tried"]:
-        return "manifest: details.quantization.tried is empty, and what was chosen is chosen from something"
     if told is not None and round(told["predicted_agreement"] * told["compared"]) / told["compared"] != told["predicted_agreement"]:
         return f"manifest: details.quantization.predicted_agreement is no share of {told['compared']} images"
     return None

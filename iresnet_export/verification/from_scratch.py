@@ -23,7 +23,6 @@ from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_qu
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.registry import format_named, runtimes_for
 from iresnet_export.errors import ExportError, InputError
-from iresnet_export.quantization.codes import Trial
 from iresnet_export.quantization.observers import is_range_of, observed
 from iresnet_export.quantization.schemes import Calibrator
 from iresnet_export.system.environment import versions
@@ -92,8 +91,7 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
         return f"{_AGAIN}: {error.reason}"
     made: dict[str, Any] = {"fold": plain(fold)}
     if codes is not None:
-        wanted = Trial(codes.calibrator, codes.equalized, images.measured, codes.predicted_sqnr_db, codes.predicted_agreement)
-        repeated = chosen_quantization(source, networks, images, options, progress, wanted=wanted)
+        repeated = chosen_quantization(source, networks, images, options, progress, wanted=codes)
         # Ranges that differ by rounding alone give other ties between codes: what they cost is measured with those recorded.
         calibrator = cast("Calibrator", codes.calibrator)
         batches = images.taken(images.measuring(images.measured), options)
@@ -119,8 +117,8 @@ def _details(manifest: Manifest) -> dict[str, Any]:
 
 def _options(manifest: Manifest, told: dict[str, Any], data: str | None) -> ExportOptions:
     options, settings = format_named(manifest.format).options_of(manifest), told.get("settings", {})
-    images = {"calibration_images": settings["calibration_images"]} if "calibration_images" in settings else {}
-    return dataclasses.replace(options, calibration_data=data, **images)
+    asked = {name: settings[name] for name in ("calibrator", "calibration_images") if name in settings}
+    return dataclasses.replace(options, calibration_data=data, **asked)
 
 
 def _departures(made: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:

@@ -154,7 +154,7 @@ SPOILT: dict[str, tuple[Callable[[Path, dict[str, bytes]], object], str]] = {
 
 @pytest.mark.parametrize("how", SPOILT)
 @pytest.mark.parametrize("suffix", [".ts", ".pt2", ".pt"])
-def test_dishonest_archives_are_refused(how: str, suffix: str, script: Path, tmp_path: Path, run: Run) -> None:
+def test_archives_that_lie_are_refused(how: str, suffix: str, script: Path, tmp_path: Path, run: Run) -> None:
     spoil, says = SPOILT[how]
     path = tmp_path / f"spoilt{suffix}"
     spoil(path, records_of(script))

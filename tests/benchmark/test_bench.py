@@ -121,7 +121,7 @@ def test_a_spoiled_artifact_has_no_verdict(benched: dict[str, Artifact], small_c
 def test_what_fails_parity_shows_its_latency_and_no_verdict(
     benched_paths: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Another network's outputs, by an honest runtime: what `verify` says counts, and not how fast it is."""
+    """Another network's outputs, by a runtime that computes as it should: what `verify` says counts, and not how fast it is."""
     from iresnet_export.verification import outputs
 
     monkeypatch.setattr(outputs, "rms", lambda values: 1.0 + float(np.abs(values).max()))

@@ -94,11 +94,14 @@ def test_no_gpu_is_none() -> None:
         ("x86_64", ["avx2", "avx512f", "avx512bw"], True),
         ("x86_64", ["avx512_vnni", "avx512f"], False),
         ("x86_64", ["avx2", "avx_vnni"], False),
-        ("AMD64", [], True),
+        ("AMD64", [], None),
+        ("AMD64", ["avx2"], True),
         ("aarch64", ["asimd"], False),
     ],
 )
-def test_where_products_of_codes_overflow(kind: str, features: list[str], overflow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_products_of_codes_overflow(
+    kind: str, features: list[str], overflow: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("platform.machine", lambda: kind)
     monkeypatch.setattr(machine, "_features", lambda: features)
-    assert machine.products_of_codes_overflow() == overflow
+    assert machine.products_of_codes_overflow() is overflow

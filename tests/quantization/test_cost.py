@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iresnet_export.backends.onnx.calibrate import held_out, preferred
+from iresnet_export.backends.onnx.calibrate import held_out_count, preferred
 from iresnet_export.quantization.codes import WIDEST_INTERVAL_DB, Trial
 from iresnet_export.quantization.cost import sqnr_db, sqnr_interval_db
 from iresnet_models.spec import ModelSpec
@@ -48,5 +48,5 @@ def test_decisions_count_beyond_chance(agreeing: int, kept: str) -> None:
 
 def test_how_many_are_held_out() -> None:
     small, large = ModelSpec("iresnet", 18, image_size=32, resize=32), ModelSpec("iresnet", 18)
-    assert [held_out(count, small) for count in (1, 2, 8, 64, 512, 5000)] == [1, 1, 2, 16, 128, 128]
-    assert [held_out(count, large) for count in (32, 512)] == [8, 32]
+    assert [held_out_count(count, small) for count in (1, 2, 8, 64, 512, 5000)] == [1, 1, 2, 16, 128, 128]
+    assert [held_out_count(count, large) for count in (32, 512)] == [8, 32]

@@ -45,6 +45,10 @@ EXPORTS: dict[str, tuple[Any, ExportOptions]] = {
     "bf16": ("onnx", ExportOptions(precision="bf16")),
     "pixels": ("onnx", ExportOptions(with_preprocessing=True)),
     "int8": ("onnx", ExportOptions(precision="int8", calibration_data="digits", calibration_images=64)),
+    "int8 minmax": (
+        "onnx",
+        ExportOptions(precision="int8", calibrator="minmax", calibration_data="digits", calibration_images=100),
+    ),
     "int8, deeper": ("onnx", ExportOptions(precision="int8")),
     "fp8": ("onnx", ExportOptions(precision="fp8", target="tensorrt", calibration_data="digits", calibration_images=64)),
     "torchscript": ("torchscript", ExportOptions()),
@@ -470,6 +474,15 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "the predicted signal to noise": ("int8", field("details", "quantization", "predicted_sqnr_db", value=60.0)),
     "the predicted agreement": ("int8", field("details", "quantization", "predicted_agreement", value=0.5)),
     "a better trial that was not kept": ("int8", lambda m: _of_another_trial("sqnr_db", 90.0)(m)),
+    "a trial twice": ("int8", lambda m: m["details"]["quantization"]["tried"].append(m["details"]["quantization"]["tried"][0])),
+    "a trial that was not asked for": (
+        "int8 minmax",
+        lambda m: m["details"]["quantization"]["tried"].append(
+            m["details"]["quantization"]["tried"][-1] | {"calibrator": "entropy", "sqnr_db": -1.0}
+        ),
+    ),
+    "a trial left out": ("int8 minmax", lambda m: m["details"]["quantization"]["tried"].pop(0)),
+    "a trial's share that is none": ("int8", lambda m: _of_another_trial("agreement", 0.123)(m)),
     "no trials": ("int8", field("details", "quantization", "tried", value=[])),
     "trials over other images": (
         "int8",
@@ -573,7 +586,7 @@ def test_figures_are_measured_again(name: str, spoiled: Callable[..., Candidate]
     assert str(found.reason).startswith("measured again from its data: ")
 
 
-@pytest.mark.parametrize("kind", ["onnx", "int8", "pt2 pixels"])
+@pytest.mark.parametrize("kind", ["onnx", "int8", "int8 minmax", "pt2 pixels"])
 def test_repetition_confirms_and_says_so(kind: str, spoiled: Callable[..., Candidate]) -> None:
     found = spoiled(kind, same, from_scratch=True)
     assert (found.status, found.reason, found.notices) == ("pass", None, (REPEATED,))

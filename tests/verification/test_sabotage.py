@@ -275,8 +275,8 @@ CATALOGUE = {
 
 
 @pytest.fixture(scope="session")
-def honest(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> dict[str, Artifact]:
-    folder = tmp_path_factory.mktemp("honest")
+def originals(tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> dict[str, Artifact]:
+    folder = tmp_path_factory.mktemp("originals")
     options = {
         "plain": ExportOptions(fold=False),
         "pixels": ExportOptions(fold=False, with_preprocessing=True),
@@ -290,9 +290,9 @@ def verdict(path: Path, checkpoint: Path, **options: Any) -> Candidate:
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-def test_sabotage_is_caught_and_found(name: str, honest: dict[str, Artifact], small_checkpoint: Path, tmp_path: Path) -> None:
+def test_sabotage_is_caught_and_found(name: str, originals: dict[str, Artifact], small_checkpoint: Path, tmp_path: Path) -> None:
     sabotage = CATALOGUE[name]
-    original = honest[sabotage.kind]
+    original = originals[sabotage.kind]
     model = onnx.load(original.path)
     sabotage.spoil(model)
     path = tmp_path / original.path.name
@@ -307,8 +307,8 @@ def test_sabotage_is_caught_and_found(name: str, honest: dict[str, Artifact], sm
 
 
 @pytest.mark.parametrize("kind", ["plain", "pixels", "int8"])
-def test_the_originals_pass(kind: str, honest: dict[str, Artifact], small_checkpoint: Path) -> None:
-    found = verdict(honest[kind].path, small_checkpoint, data="digits" if kind == "int8" else None, localise=True)
+def test_the_originals_pass(kind: str, originals: dict[str, Artifact], small_checkpoint: Path) -> None:
+    found = verdict(originals[kind].path, small_checkpoint, data="digits" if kind == "int8" else None, localise=True)
     assert (found.status, found.reason) == ("pass", None)
     assert found.localisation is not None
     assert found.localisation.first is None
@@ -349,7 +349,7 @@ class Tf32(torch.autograd.Function):
 
 
 def test_tf32_shows_in_the_outputs_alone(
-    honest: dict[str, Artifact], small_source: Source, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    originals: dict[str, Artifact], small_source: Source, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Simulated: every convolution gets inputs and weights of 10 bits; the file is as it should be."""
     network = copy.deepcopy(small_source.network)
@@ -362,7 +362,7 @@ def test_tf32_shows_in_the_outputs_alone(
         return EagerSession(network, torch.device("cpu"))
 
     monkeypatch.setattr(OnnxRuntime, "load", load)
-    found = verdict(honest["plain"].path, small_checkpoint)
+    found = verdict(originals["plain"].path, small_checkpoint)
     assert found.status == "fail"
     assert found.weights is not None
     assert found.weights.passed
@@ -372,10 +372,10 @@ def test_tf32_shows_in_the_outputs_alone(
 
 
 def test_a_manifest_that_tells_of_other_images_is_caught(
-    honest: dict[str, Artifact], small_checkpoint: Path, tmp_path: Path
+    originals: dict[str, Artifact], small_checkpoint: Path, tmp_path: Path
 ) -> None:
     """Nothing in the outputs shows it, for verification prepares its images as the manifest says."""
-    original = honest["plain"]
+    original = originals["plain"]
     path = tmp_path / "plain.onnx"
     path.write_bytes(original.path.read_bytes())
     manifest = original.require_intact()

@@ -50,7 +50,7 @@ def verdict(path: Path, options: VerifyOptions = QUICK) -> Candidate:
 
 
 @pytest.mark.parametrize("name", ["torchscript", "onnx"])
-def test_honest_artifacts_pass(name: str, artifacts: dict[str, Artifact]) -> None:
+def test_unaltered_artifacts_pass(name: str, artifacts: dict[str, Artifact]) -> None:
     found = verdict(artifacts[name].path)
     assert (found.status, found.reason) == ("pass", None)
     assert found.weights is not None
@@ -256,7 +256,7 @@ def at(index: tuple[int, int], value: float) -> Callable[[torch.Tensor], torch.T
         (lambda logits: logits * 1.001, "times its own fp32 rounding error"),
         (lambda logits: logits.flip(0), r"at batch 7 .*times its own"),
     ],
-    ids=["honest", "nan", "inf", "shape", "half", "scaled", "order within a batch"],
+    ids=["unaltered", "nan", "inf", "shape", "half", "scaled", "order within a batch"],
 )
 def test_outputs_that_are_wrong(
     spoil: Callable[[torch.Tensor], torch.Tensor], reason: str | None, reference: Reference, small_source: Source

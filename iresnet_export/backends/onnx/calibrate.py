@@ -33,7 +33,6 @@ from iresnet_export.quantization.schemes import AUTO
 from iresnet_export.system.progress import Progress
 from iresnet_models.deployed import Deployable
 from iresnet_models.folded import FoldedNetwork
-from iresnet_models.network import Network
 from iresnet_models.preprocessing import noise_pixels, normalised
 from iresnet_models.spec import NetworkSpec
 
@@ -41,9 +40,10 @@ _BATCH = 8
 _STRONGEST = 16.0
 """Channels are not scaled further up or down than this."""
 _WORSE = 0.05
+"""A chance, of deciding so by luck alone."""
 
 
-def held_out(count: int, spec: NetworkSpec) -> int:
+def held_out_count(count: int, spec: NetworkSpec) -> int:
     """How many of so many images are held out: a quarter, and no more than are quickly evaluated. An only one serves for both."""
     return min(max(1, count // 4), 128 if spec.image_size <= 64 else 32)
 
@@ -65,7 +65,7 @@ class Images:
     @property
     def compared(self) -> int:
         """How many are held out, to compare the quantized network with the float32 one."""
-        return held_out(self.count, self.spec)
+        return held_out_count(self.count, self.spec)
 
     @property
     def measured(self) -> int:
@@ -162,9 +162,9 @@ def chosen_quantization(
     options: ExportOptions,
     progress: Progress,
     *,
-    wanted: Trial | None = None,
+    wanted: Quantization | None = None,
 ) -> Quantization:
-    """The quantization that costs least on the held-out images, of all calibrators and of both folds; or the one that is `wanted`.
+    """The quantization that costs least on the held-out images, of all calibrators and of both folds; or the way that is `wanted`.
 
     The keys of `networks` say whether their stream is equalized. Which of them is better, a few images tell; how their ranges are
     found, all of them.
@@ -207,15 +207,11 @@ def chosen_quantization(
     few = min(images.measured, few_images(images.spec))
     found = [made for equalized in graphs for made in measured(equalized, few)]
     if few < images.measured:
-        equalized = preferred(_trials(found), images.compared).equalized if wanted is None else wanted.equalized
-        found += measured(equalized, images.measured)
+        found += measured((wanted or preferred(_trials(found), images.compared)).equalized, images.measured)
     tried = _trials(found)
-    best = preferred(tried, images.compared) if wanted is None else wanted
-    chosen = next(
-        made
-        for made, trial in zip(found, tried, strict=True)
-        if (trial.images, trial.calibrator, trial.equalized) == (images.measured, best.calibrator, best.equalized)
-    )
+    best = wanted or preferred(tried, images.compared)
+    way = images.measured, best.calibrator, best.equalized
+    chosen = next(made for made in found if (made.tried[0].images, made.calibrator, made.equalized) == way)
     return dataclasses.replace(chosen, tried=tried)
 
 
@@ -262,10 +258,5 @@ def predicted_cost(quantized: onnx.ModelProto, exact: Array, images: Images, opt
 
 def float32_logits(source: Source, images: Images) -> Array:
     """Of the held-out images, by the unfolded network."""
-    return np.concatenate([_logits(source.own, normalised(batch, images.spec)) for batch in images.held_out()])
-
-
-def _logits(network: Network, inputs: Tensor) -> Array:
     with torch.inference_mode():
-        found: Array = network(inputs).numpy()
-    return found
+        return np.concatenate([source.own(normalised(batch, images.spec)).numpy() for batch in images.held_out()])

@@ -41,17 +41,19 @@ def with_exact_codes(make: Callable[[], Made], options: Any) -> tuple[Made, str 
     signal to noise of an untrained iResNet-18 was 14 dB in place of 21. Its other way is slower, and ONNX Runtime 1.31 has it for
     no graph whose layers share a zero point of their weights.
     """
-    if not products_of_codes_overflow():
+    overflow = products_of_codes_overflow()
+    if overflow is False:
         return make(), None
+    here = "this processor has no VNNI" if overflow else "whether this processor has VNNI is not known"
     options.add_session_config_entry(EXACT_PRODUCTS, "1")
     try:
         return make(), (
-            "this processor has no VNNI: ONNX Runtime would cut off sums of int8 products here, and "
-            f"{EXACT_PRODUCTS}=1 is set; set it in production too, on such processors"
+            f"{here}: without it ONNX Runtime cuts off sums of int8 products, and {EXACT_PRODUCTS}=1 is set; set it in "
+            "production too, on such processors"
         )
     except Exception:  # of whatever kind: without it the file loads, or says why not
         options.add_session_config_entry(EXACT_PRODUCTS, "0")
-        return make(), "this processor has no VNNI: ONNX Runtime cuts off sums of int8 products of this file here"
+        return make(), f"{here}: without it ONNX Runtime cuts off sums of int8 products of this file"
 
 
 def optimised_graph(path: Path, providers: list[Any]) -> onnx.ModelProto:

@@ -93,7 +93,8 @@ class OnnxSession(Session):
         self.notices: list[str] = []
         self._cuda = cuda or CudaSettings()
         options = ort.SessionOptions()
-        options.log_severity_level = 4  # what it complains of is raised as well
+        # On CPUs it raises what it complains of; why a GPU cannot be used it only logs.
+        options.log_severity_level = 4 if device.type == "cpu" else 3
         keep_operations(options, fuse)
         if device.type == "cuda":
             # Without one ONNX Runtime would compute on the CPU.
