@@ -327,6 +327,8 @@ class Feature(nn.Module):
         (Feature(lambda x: x @ torch.ones(3, 3)), "does not run on images"),
         (Feature(lambda x: x.mean((2, 3))).half(), "Convert it by module.float"),
         (nn.Flatten(), "no parameters"),
+        (Feature(lambda x: x.mean((2, 3)) - x.mean((0, 2, 3))), "depends on the others of its batch"),
+        (torch.jit.trace(Feature(lambda x: x.mean((2, 3))), torch.zeros(2, 3, 32, 32)), "is TorchScript already"),  # type: ignore[no-untyped-call]
     ],
 )
 def test_what_is_no_classifier_is_refused(module: Any, what: str) -> None:

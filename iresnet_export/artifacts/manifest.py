@@ -101,7 +101,7 @@ class Fold(Part):
 class Settings(Part):
     """Those of an export's options that change what is written, and are not fields of the manifest."""
 
-    calibration_data: Text | None = None
+    calibration_data: Annotated[Text, Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ from iresnet_models.remembered import recall, remember
 from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing
 from iresnet_models.typed import shortly
 
+_ALONE = 1e-9
+"""Relative: a million times what float64 rounds, and a hundredth of what float32 does."""
 _PLACE, _SEEN_FROM = "checkpoint", "checkpoint-from-artifact"
 """What is remembered of a checkpoint: its place, and its place as an artifact saw it, for when both are moved together."""
 
@@ -96,16 +98,22 @@ def source_from_module(
         raise InputError(f"A source is made from a torch.nn.Module and an iresnet_export.Preprocessing, not from a {found}.")
     if isinstance(module, Network):
         raise InputError(f"This is {module.spec.name}, a network of this project:", "save it by save_checkpoint, and load that.")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError("This module is TorchScript already;", "give the torch.nn.Module that it was made from.")
     network = copy.deepcopy(module).cpu().eval().requires_grad_(False)
+    if not any(True for _ in network.parameters()):
+        raise InputError("The module has no parameters, so there are no weights to be compared.")
     kinds = {value.dtype for value in network.state_dict().values() if value.is_floating_point()}
-    if kinds != {torch.float32} or not any(True for _ in network.parameters()):
-        found = ", ".join(sorted(str(kind) for kind in kinds)) or "no parameters"
+    if kinds != {torch.float32}:
+        found = ", ".join(sorted(str(kind) for kind in kinds))
         raise InputError(f"The module's weights are to be float32, and it has {found}.", "Convert it by module.float().")
     images = normalised(noise_pixels(preprocessing, 2, seed=0), preprocessing)
     try:
         with torch.inference_mode():
-            logits, again = network(images), network(images)
-            exact = copy.deepcopy(network).double()(images.double())
+            logits, again = network(images.clone()), network(images.clone())
+            exact_network = copy.deepcopy(network).double()
+            exact = exact_network(images.double())
+            alone = exact_network(images[:1].double())
     except Exception as error:
         raise InputError(
             f"The module does not run on images {tuple(images.shape)} in float32 and in float64: {named_line(error)}."
@@ -115,6 +123,8 @@ def source_from_module(
         raise InputError(f"A classifier gives logits (images, classes) in float32, and for two images this module gives {found}.")
     if not torch.equal(logits, again) or exact.dtype is not torch.float64:
         raise InputError("The module gives other answers the second time, or none in float64: there is nothing to compare with.")
+    if not torch.allclose(alone, exact[:1], rtol=_ALONE, atol=_ALONE * float(exact.abs().max())):
+        raise InputError("What the module says of an image depends on the others of its batch: there is no answer to compare with.")
     spec = NetworkSpec(
         **dataclasses.asdict(preprocessing),
         arch=name or type(module).__name__,

@@ -197,7 +197,8 @@ def _say_quantized(about: Quantization) -> None:
     others = f"{about.compared} {'held out' if measured < about.images else 'of the same'}"
     say(
         f"Quantized: ranges by {about.calibrator} over {measured} of {about.image_source}{equalized}. Predicted by {others}: "
-        f"signal to noise {about.predicted_sqnr_db:.1f} ± {about.predicted_interval_db:.1f} dB, {about.predicted_agreement:.1%} of the first classes as in fp32."
+        f"signal to noise {about.predicted_sqnr_db:.1f} ± {about.predicted_interval_db:.1f} dB, {about.predicted_agreement:.1%} of "
+        "the first classes as in fp32."
     )
     if len(about.tried) > 1:
         say(f"Tried: {', '.join(_told(trial, measured) for trial in about.tried)}.")

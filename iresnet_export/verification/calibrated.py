@@ -12,6 +12,7 @@ from iresnet_export.verification.reference import Reference
 from iresnet_models.preprocessing import normalised
 
 _IMAGES, _BATCH = 64, 8
+_FEW = 32
 _BEYOND = {"minmax": 1e-3, "percentile": 1e-3, "entropy": 2e-2}
 """Shares of an activation's values: the calibrator itself leaves out nothing, 1e-5, or what it thinks that it can."""
 _FILLED = 0.6
@@ -20,9 +21,17 @@ _NAMED = 3
 
 
 def unlike_calibration(deployment: Deployment, reference: Reference) -> str | None:
-    """Says that the reference's images take activations beyond their ranges, or leave them half empty; None where they do not."""
+    """Says that the reference's images take activations beyond their ranges, or leave them half empty; None where they do not.
+
+    Of codes from a few images it says that instead: any others are unlike them.
+    """
     codes, spec = deployment.quantization, reference.source.spec
     assert codes is not None
+    if codes.images < _FEW:
+        return (
+            f"it was calibrated with {codes.images} image{'s' if codes.images > 1 else ''}, which say little of others; export it "
+            f"again with {_FEW} or more (--calibration-data, --calibration-images)"
+        )
     seen: dict[str, list[float]] = {name: [0.0, 0.0, 0.0, 0.0] for name in codes.ranges}
 
     def watch(name: str, values: Tensor) -> None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+
+import onnx
 
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.data_choice import measured_with
@@ -51,7 +54,7 @@ def false_claim(artifact: Artifact, manifest: Manifest, options: ExportOptions, 
         placed = {"inputs": dict(sites.inputs), "floating": list(sites.floating)}
         made["details"]["quantization"] = _quantization(manifest, deployment.quantization, details) | placed
         if deployment.quantization.target == "cpu" and "optimised_operators" in details:
-            made["details"]["optimised_operators"] = details["optimised_operators"]
+            made["details"]["optimised_operators"] = _in_integers(details["optimised_operators"], deployment.floating_model)
     return _first_difference(made, told) or _impossible(details)
 
 
@@ -130,7 +133,9 @@ def _quantization(manifest: Manifest, codes: Quantization, details: dict[str, An
     if not _are_all_tried(codes, calibrators, codes.images - compared or 1, few_images(manifest.spec)):
         return made | {"tried": "what an export tries"}
     chosen = preferred(codes.tried, compared)
-    made |= {"calibrator": chosen.calibrator, "equalized": chosen.equalized and equalized}
+    if chosen.equalized != equalized:
+        return made | {"tried": f"one whose best is {'' if equalized else 'not '}equalized, as the fold is"}
+    made |= {"calibrator": chosen.calibrator}
     return made | {"predicted_sqnr_db": chosen.sqnr_db, "predicted_agreement": chosen.agreement}
 
 
@@ -151,6 +156,15 @@ def _are_all_tried(codes: Quantization, calibrators: Sequence[str], measured: in
         if found[len(first) :] == ([] if measured <= few else stage(measured, better)):
             return True
     return False
+
+
+def _in_integers(told: dict[str, int], model: onnx.ModelProto) -> dict[str, int]:
+    """What a runtime made of a graph, with all of its convolutions and additions in integers and none in float."""
+    counts = Counter(node.op_type for node in model.graph.node)
+    convolutions = {"QLinearConv": counts["Conv"], "QLinearAdd": counts["Add"]}
+    return {name: count for name, count in told.items() if name not in ("Conv", "FusedConv", "Add", "Gemm")} | {
+        name: count for name, count in convolutions.items() if count
+    }
 
 
 def _images(manifest: Manifest, count: int, *, is_only: bool = False) -> str:

@@ -63,7 +63,7 @@ class Expectation:
     def by_calibration(cls, told: Quantization, explained: Callable[[], str | None] = lambda: None) -> Expectation:
         """What a manifest records. It narrows what passes, and never widens it."""
         agreeing = round(told.predicted_agreement * told.compared)
-        said = f"was predicted from {told.compared} images that were held out of calibration"
+        said = f"was predicted from {told.compared} held-out image{'s' if told.compared > 1 else ''}"
         return cls(said, told.predicted_sqnr_db, agreeing, told.compared, told.predicted_interval_db, explained)
 
     def least_sqnr_db(self, interval_db: float = 0.0) -> float:
@@ -121,7 +121,7 @@ class Criterion:
         if self.expectations:
             return self._quantized_reason(sqnr_db, round(top1_agreement * self.images), interval_db)
         if noise_ratio is not None and noise_ratio <= NOISE_LIMIT:
-            return None
+            return None if sqnr_db is None or sqnr_db >= LEAST_SQNR_DB else self._of_noise(sqnr_db)
         return (
             f"the outputs differ from the float64 network by {noise_ratio:.3g} times its own {self.precision} rounding error; "
             f"up to {NOISE_LIMIT} is rounding"
@@ -144,12 +144,13 @@ class Criterion:
             if found is not None:
                 why = expected.explained()
                 return found if why is None else f"{found}; {why}"
-        if sqnr_db is not None and sqnr_db < LEAST_SQNR_DB:
-            return (
-                f"{self.precision} costs too much, whatever was expected: signal to noise is {sqnr_db:.1f} dB, and at least "
-                f"{LEAST_SQNR_DB:g} dB is asked for"
-            )
-        return None
+        return self._of_noise(sqnr_db) if sqnr_db is not None and sqnr_db < LEAST_SQNR_DB else None
+
+    def _of_noise(self, sqnr_db: float) -> str:
+        return (
+            f"{self.precision} costs too much, whatever was expected: signal to noise is {sqnr_db:.1f} dB, and at least "
+            f"{LEAST_SQNR_DB:g} dB is asked for"
+        )
 
 
 def criterion_for(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -124,7 +125,8 @@ def _options(manifest: Manifest, told: dict[str, Any], data: str | None) -> Expo
 def _departures(made: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
     for told_of in (made, told):  # why channels are kept is told with a measured figure
         if "kept" in told_of["fold"]:
-            told_of["fold"] = {**told_of["fold"], "kept": told_of["fold"]["kept"].partition(":")[0]}
+            how_many, colon, why = told_of["fold"]["kept"].partition(":")
+            told_of["fold"] = {**told_of["fold"], "kept": how_many + colon + re.sub(r"error( in \w+)? is \S+ times", "error", why)}
     for place, own, recorded in json_differences(json.loads(json.dumps(made)), json.loads(json.dumps(told))):
         if not (isinstance(own, float) and isinstance(recorded, float) and _is_rounding(place, own, recorded)):
             yield f"{place} is {shown(own)}, and the manifest says {shown(recorded)}"

@@ -483,6 +483,17 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     ),
     "a trial left out": ("int8 minmax", lambda m: m["details"]["quantization"]["tried"].pop(0)),
     "a trial's share that is none": ("int8", lambda m: _of_another_trial("agreement", 0.123)(m)),
+    "a runtime that computes in float": ("int8", field("details", "optimised_operators", value={"Conv": 20})),
+    "a runtime that leaves convolutions out": (
+        "int8",
+        field("details", "optimised_operators", value=lambda found: found | {"QLinearConv": 19}),
+    ),
+    "scales of a stream that is not equalized": (
+        "int8",
+        field(
+            "details", "fold", "plan", "scales", value=lambda found: [[1.0] * 64, *found[1:]] if found[0] is None else [None] * 4
+        ),
+    ),
     "no trials": ("int8", field("details", "quantization", "tried", value=[])),
     "trials over other images": (
         "int8",
@@ -521,7 +532,7 @@ MEASURED: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "a trial that was not kept": ("int8", _of_another_trial("sqnr_db", 3.0)),
     "images that were asked for": ("int8", field("details", "settings", "calibration_images", value=80)),
     "the fold's proof": ("onnx", field("details", "fold", "proof", "error_ratio", value=0.1)),
-    "what a runtime makes of it": ("int8", field("details", "optimised_operators", value={"QLinearConv": 19})),
+    "what a runtime makes of it": ("int8", field("details", "optimised_operators", value=lambda found: found | {"QGemm": 2})),
 }
 """Whatever rebuilds the file does not show these."""
 

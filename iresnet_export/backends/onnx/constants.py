@@ -16,12 +16,19 @@ from onnx import helper, numpy_helper
 
 from iresnet_export.graph.ir import Array
 
+OWN_DOMAINS = ("", "ai.onnx")
+_RANDOM = ("Random", "Multinomial", "Bernoulli")
 _NUMBERS = 2**28
 """How many may be computed in all: more than a network has, and no more memory than a machine has."""
 
 
 def computed_constants(model: onnx.ModelProto) -> tuple[dict[str, Array], set[str]]:
-    """The values that nodes compute from constants, as far as they are known; and the names of all such values, known or not."""
+    """The values that nodes compute from constants, as far as they are known; and the names of all such values, known or not.
+
+    Only ONNX's own operators: what another domain or the file itself defines may compute anything, and what is random is not
+    constant.
+    """
+    functions = {(function.domain, function.name) for function in model.functions}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     found: dict[str, Array] = {}
     derived: set[str] = set()
@@ -34,6 +41,8 @@ def computed_constants(model: onnx.ModelProto) -> tuple[dict[str, Array], set[st
         given = [name for name in node.input if name]
         if any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute):
             continue  # a graph within may read whatever it likes
+        if node.domain not in OWN_DOMAINS or (node.domain, node.op_type) in functions or node.op_type.startswith(_RANDOM):
+            continue
         if node.op_type == "CastLike":
             given = given[:1]  # the other one only lends its type
         if not all(map(constant, given)):

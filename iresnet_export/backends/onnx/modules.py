@@ -17,7 +17,7 @@ from iresnet_export.backends.onnx.reading import SCOPES
 from iresnet_export.backends.onnx.writing import INPUT, OUTPUT
 from iresnet_export.backends.pt2.reading import quiet
 from iresnet_export.errors import ExportError, MissingPackageError
-from iresnet_models.errors import first_line
+from iresnet_models.errors import named_line
 
 
 def onnx_from_module(
@@ -49,7 +49,8 @@ def onnx_from_module(
                 verbose=False,
             )
     except Exception as error:
-        raise ExportError(f"torch.onnx.export refused the module: {first_line(error)}") from error
+        cause = error.__cause__ or error  # its own text is of steps, in colours
+        raise ExportError(f"torch.onnx.export refused the module: {named_line(cause)}") from error
     assert program is not None
     model = program.model_proto
     for node in model.graph.node:

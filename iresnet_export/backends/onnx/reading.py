@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from iresnet_export.artifacts.onnx_files import readable
-from iresnet_export.backends.onnx.constants import computed_constants
+from iresnet_export.backends.onnx.constants import OWN_DOMAINS, computed_constants
 from iresnet_export.graph.ir import Array, Graph, Node, Wiring, conv_attributes, float32, pool_attributes
 from iresnet_export.quantization.placement import codes_of_onnx
 
@@ -32,7 +32,7 @@ def graph_of_onnx(model: onnx.ModelProto) -> Graph:
     with readable("The ONNX graph"):
         constants, nodes, wiring, sizes = _Constants(model), list[Node](), Wiring[str](), set[str]()
         for node, sources in _computed(model, constants):
-            if node.op_type in ("Shape", "Size") or all(source in sizes for source in sources):
+            if node.op_type in ("Shape", "Size") or all(source in sizes or source in constants.extents for source in sources):
                 sizes.update(node.output)
             if constants.carries(node):
                 wiring.carry(sources[0], node.output[0])
@@ -86,8 +86,10 @@ def _computed(model: onnx.ModelProto, constants: _Constants) -> Iterator[tuple[o
             constants.extents.update(node.output)
         elif sources:
             yield node, sources[:1] if node.op_type == "Reshape" and set(sources[1:]) <= constants.extents else sources
-        else:  # a constant, or what is computed from constants
+        elif constants.derived.issuperset(node.output):
             fixed.update(node.output)
+        else:  # made of nothing, or of constants in a way that may give anything
+            yield node, []
 
 
 class _Constants:
@@ -95,23 +97,22 @@ class _Constants:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._functions = {(function.domain, function.name) for function in model.functions}
         self._computed, self.derived = computed_constants(model)
+        dequantizing = [node for node in model.graph.node if self.operator(node) == "DequantizeLinear"]
         self._dequantized = {
             node.output[0]: list(node.input)
-            for node in model.graph.node
-            if node.op_type == "DequantizeLinear" and all(name in self._tensors or name in self._computed for name in node.input)
+            for node in dequantizing
+            if all(name in self._tensors or name in self._computed for name in node.input)
         }
 
         self.extents: set[str] = set()
         """Values that are computed from the extents of others alone, as far as the graph was gone through."""
-        self._functions = {(function.domain, function.name) for function in model.functions}
-        self._zero_points = {
-            node.input[0]: node.input[2] for node in model.graph.node if node.op_type == "DequantizeLinear" and len(node.input) == 3
-        }
+        self._zero_points = {node.input[0]: node.input[2] for node in dequantizing if len(node.input) == 3}
 
     def operator(self, node: onnx.NodeProto) -> str:
         """ONNX's own operator of that name, or, with its domain, one that ONNX does not define or the file defines itself."""
-        is_onnx = node.domain in ("", "ai.onnx") and (node.domain, node.op_type) not in self._functions
+        is_onnx = node.domain in OWN_DOMAINS and (node.domain, node.op_type) not in self._functions
         return node.op_type if is_onnx else f"{node.domain}:{node.op_type}"
 
     def carries(self, node: onnx.NodeProto) -> bool:
@@ -123,10 +124,12 @@ class _Constants:
         return is_carrying and all(name in self or name in self.extents for name in given)
 
     def is_extent(self, node: onnx.NodeProto, sources: Sequence[str]) -> bool:
-        """Whether an operation gives extents, or what follows from nothing but such."""
-        has_graph = any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute)
-        is_known = ":" not in self.operator(node) and not has_graph
-        return is_known and (node.op_type == "Shape" or self.extents.issuperset(sources))
+        """Whether an operation gives extents as they are, or chooses some of them: none that depends on how large another is."""
+        if self.operator(node) == "Shape":
+            return True
+        places = [0] if node.op_type in ("Gather", "Slice", "Reshape") else range(len(node.input))
+        chosen = {node.input[place] for place in places if place < len(node.input)}
+        return self.operator(node) in _CHOOSING and chosen.issuperset(sources) and self.extents.issuperset(sources)
 
     def rectifies_codes(self, node: onnx.NodeProto) -> bool:
         """Whether a Clip is a ReLU on codes: nothing below the zero point by which they are read, and no other bound."""
@@ -168,6 +171,12 @@ def _tensors(node: onnx.NodeProto, constants: _Constants, names: Sequence[str]) 
     return found
 
 
+def _unread(node: onnx.NodeProto, constants: _Constants) -> dict[str, Any]:
+    """The first input of a layer beside its image that is no constant which is known; a file of ours has none."""
+    unread = next((value for value in list(node.input)[1:] if value and value not in constants), None)
+    return {} if unread is None else {"computed input": unread}
+
+
 def _conv(node: onnx.NodeProto, constants: _Constants) -> Read:
     found = _attributes(node)
     pads = found.get("pads", [0, 0, 0, 0])
@@ -175,7 +184,7 @@ def _conv(node: onnx.NodeProto, constants: _Constants) -> Read:
     attributes = conv_attributes(
         found.get("strides", [1, 1]), pads[:2] if symmetric else pads, found.get("dilations", [1, 1]), found.get("group", 1)
     )
-    return attributes, _tensors(node, constants, ("weight", "bias"))
+    return attributes | _unread(node, constants), _tensors(node, constants, ("weight", "bias"))
 
 
 def _batch_norm(node: onnx.NodeProto, constants: _Constants) -> Read:
@@ -183,7 +192,7 @@ def _batch_norm(node: onnx.NodeProto, constants: _Constants) -> Read:
     attributes = {"eps": float32(found.get("epsilon", 1e-5))}
     if found.get("training_mode", 0):
         attributes["training_mode"] = 1
-    return attributes, _tensors(node, constants, ("weight", "bias", "running_mean", "running_var"))
+    return attributes | _unread(node, constants), _tensors(node, constants, ("weight", "bias", "running_mean", "running_var"))
 
 
 def _gemm(node: onnx.NodeProto, constants: _Constants) -> Read:
@@ -194,7 +203,7 @@ def _gemm(node: onnx.NodeProto, constants: _Constants) -> Read:
     attributes = {key: found[key] for key in ("alpha", "beta") if found.get(key, 1.0) != 1.0} | (
         {"transA": 1} if found.get("transA", 0) else {}
     )
-    return attributes, tensors
+    return attributes | _unread(node, constants), tensors
 
 
 def _matmul(node: onnx.NodeProto, constants: _Constants) -> Read:
@@ -258,6 +267,9 @@ _OPERATORS: dict[str, tuple[str, Callable[[onnx.NodeProto, _Constants], Read]]] 
     "LogSoftmax": ("log_softmax", _softmax),
     "ArgMax": ("argmax", _argmax),
 }
+
+_CHOOSING = ("Concat", "Gather", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Identity")
+"""What these make of extents is some of them, and constants: the same places for every image and batch."""
 
 _CARRYING = (
     *("Identity", "Cast", "CastLike", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Dropout"),

@@ -87,7 +87,9 @@ def _carries(node: Any) -> bool:
 
 
 def _is_extent(node: Any) -> bool:
-    """Whether an operation gives no tensor, and reads none but for its extents."""
+    """Whether an operation gives no tensor, reads none but for its extents, and chooses nothing by how large they are."""
+    if next(node.blocks(), None) is not None:
+        return False
     tensor = torch._C.TensorType.get()
     reads = node.kind() not in _EXTENTS and any(value.type().isSubtypeOf(tensor) for value in node.inputs())
     given = [value.type() for value in node.outputs()]
