@@ -194,6 +194,7 @@ def run_export(format: FormatName, source: Source, options: ExportOptions, outpu
 def _say_quantized(about: Quantization) -> None:
     measured = max((trial.images for trial in about.tried), default=about.images)
     equalized = ", of a stream whose channels are equalized" if about.equalized else ""
+    equalized += "; biases corrected" if about.bias_corrections else ""
     others = f"{about.compared} {'held out' if measured < about.images else 'of the same'}"
     say(
         f"Quantized: ranges by {about.calibrator} over {measured} of {about.image_source}{equalized}. Predicted by {others}: "
@@ -213,4 +214,5 @@ def _say_quantized(about: Quantization) -> None:
 def _told(trial: Trial, measured: int) -> str:
     """One way, with the number of images that it was tried by if that was not the last one."""
     few = "" if trial.images == measured else f" by {trial.images}"
-    return f"{trial.calibrator}{' equalized' if trial.equalized else ''}{few} {trial.sqnr_db:.1f} dB"
+    how = f"{' equalized' if trial.equalized else ''}{' with corrected biases' if trial.corrected else ''}"
+    return f"{trial.calibrator}{how}{few} {trial.sqnr_db:.1f} dB"

@@ -6,8 +6,8 @@ An activation is `scale * (code - zero_point)`, per tensor; a weight `scale * co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -29,6 +29,8 @@ _SQNR_DB = (-60.0, 4000.0)
 
 _UNSIGNED_CODES = 255
 _LARGEST_BIAS = 2.0**30
+_LARGEST_CORRECTION = 2**29
+"""Both together are an int32."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class Codes:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one way of quantizing costs on the held-out images: ranges by `calibrator` over so many others, of one of both folds."""
+    """What one way of quantizing costs on the held-out images.
+
+    Ranges by `calibrator` over so many other `images`, of one of both folds, with biases `corrected` or not.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 
@@ -50,6 +55,7 @@ class Trial:
     images: int
     sqnr_db: float
     agreement: float
+    corrected: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ class Quantization:
     `equalized`: whether the fold's free scales make the channels of the residual stream alike. `predicted_sqnr_db` and
     `predicted_agreement`: signal to error of the logits, and share of the same first class, of this graph against the float32
     network, computed by torch over `compared` of the images, which ranges were not measured with; other images of their kind give
-    this signal to error give or take `predicted_interval_db` (95 %). `tried`: what it was chosen from, by the same images.
+    this signal to error give or take `predicted_interval_db` (95 %). `bias_corrections`: what is added to the codes of a layer's
+    biases. `tried`: what it was chosen from, by the same images.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
@@ -77,6 +84,7 @@ class Quantization:
     predicted_sqnr_db: float
     predicted_agreement: float
     predicted_interval_db: float
+    bias_corrections: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tried: tuple[Trial, ...] = ()
     precision: str = "int8"
     floating: tuple[str, ...] = ()
@@ -100,8 +108,10 @@ class Quantization:
 
     def to_json(self) -> dict[str, Any]:
         ranges = {name: list(limits) for name, limits in self.ranges.items()}
+        corrections = {name: list(codes) for name, codes in self.bias_corrections.items()}
         lists = {"floating": list(self.floating), "tried": [dataclasses.asdict(trial) for trial in self.tried]}
-        return {"format": FORMAT, **dataclasses.asdict(self), "ranges": ranges, "inputs": dict(self.inputs), **lists}
+        made = {"ranges": ranges, "inputs": dict(self.inputs), "bias_corrections": corrections, **lists}
+        return {"format": FORMAT, **dataclasses.asdict(self), **made}
 
     @classmethod
     def from_json(cls, data: Any) -> Quantization:
@@ -131,6 +141,9 @@ class Quantization:
             return f"predicted_interval_db: no interval is {self.predicted_interval_db:g} dB either way"
         if not 1 <= self.compared <= self.images <= 2**32:
             return f"compared, images: it says that {self.compared} of {self.images} images were compared"
+        for name, codes in self.bias_corrections.items():
+            if any(abs(code) > _LARGEST_CORRECTION for code in codes):
+                return f"bias_corrections.{name}: no code is corrected by more than {_LARGEST_CORRECTION:,}"
         for trial in self.tried:
             if not (lowest <= trial.sqnr_db <= highest and 0 <= trial.agreement <= 1 and 1 <= trial.images <= self.images):
                 return f"tried: nothing measures {trial.sqnr_db:g} dB and {trial.agreement:g} with {trial.images} images"
@@ -172,11 +185,13 @@ class QuantizedWeights:
     bias_scale: Array | None
 
 
-def quantized_weights(weight: Array, bias: Array, activation: Codes, scheme: Scheme) -> QuantizedWeights:
+def quantized_weights(
+    weight: Array, bias: Array, activation: Codes, scheme: Scheme, correction: Sequence[int] = ()
+) -> QuantizedWeights:
     """A layer's weights (outputs, ...) and bias (outputs) as codes; where not everything is quantized the bias stays float32.
 
     A quantized bias is int32 in units of activation scale times weight scale, so a channel of tiny weights gets a scale large
-    enough for its bias to fit.
+    enough for its bias to fit. `correction` (outputs) is added to its codes. Raises ArtifactError for one of another length.
     """
     exact = weight.astype(np.float64)
     largest = np.abs(exact).reshape(len(exact), -1).max(axis=1)
@@ -186,10 +201,13 @@ def quantized_weights(weight: Array, bias: Array, activation: Codes, scheme: Sch
     scale = np.where(step > 0, step, 1).astype(np.float32)
     scale = np.maximum(scale, np.finfo(np.float32).tiny)
     codes = scheme.weight_codes(exact / scale.astype(np.float64).reshape(-1, *[1] * (exact.ndim - 1)))
+    if len(correction) not in (0, len(scale) if scheme.everywhere else 0):
+        raise _damaged(f"it corrects {len(correction)} biases of a layer that has {len(scale)}")
     if not scheme.everywhere:
         return QuantizedWeights(codes, scale, bias, None)
     bias_scale = (scale * activation.scale).astype(np.float32)
-    return QuantizedWeights(codes, scale, np.rint(bias.astype(np.float64) / bias_scale).astype(np.int32), bias_scale)
+    bias_codes = np.rint(bias.astype(np.float64) / bias_scale) + (np.asarray(correction, np.float64) if correction else 0)
+    return QuantizedWeights(codes, scale, bias_codes.astype(np.int32), bias_scale)
 
 
 def quantized_graph(graph: Graph, quantization: Quantization) -> Graph:
@@ -220,7 +238,8 @@ def _quantized(layer: Node, quantization: Quantization) -> Node:
     if not quantizes:
         return layer
     activation = quantization.codes(quantization.inputs[layer.name])
-    made = quantized_weights(layer.tensors["weight"], layer.tensors["bias"], activation, scheme)
+    correction = quantization.bias_corrections.get(layer.name, ())
+    made = quantized_weights(layer.tensors["weight"], layer.tensors["bias"], activation, scheme, correction)
     zero = np.zeros(len(made.scale), np.int32)
     coded = {
         "weight": made.weight,

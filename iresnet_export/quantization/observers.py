@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.stats import entropy
+from scipy.special import rel_entr
 from torch import Tensor
 
 from iresnet_export.errors import CheckFailedError
@@ -29,7 +29,7 @@ _ENTROPY_STEP = 16
 class Watched(Protocol):
     """A graph that shows every value by its name while it is computed."""
 
-    def run(self, batch: Tensor, watch: Callable[[str, Tensor], None] | None = None) -> Tensor: ...
+    def run(self, batch: Tensor, watch: Callable[[str, Tensor], Tensor | None] | None = None) -> Tensor: ...
 
 
 class Observer:
@@ -147,7 +147,7 @@ def _divergence(counts: Array, size: int) -> float:
     coded = np.where(seen, sums[levels] / np.maximum(used[levels], 1), 0)
     kept[-1] += counts[size:].sum()
     coded[-1] = max(coded[-1], 1e-9 * kept.sum()) if kept[-1] > 0 else coded[-1]
-    return float(entropy(kept, coded))
+    return float(rel_entr(kept / kept.sum(), coded / coded.sum()).sum())
 
 
 RANGES: dict[str, Callable[[Observer], Range]] = {"minmax": _extremes, "percentile": _percentile, "entropy": _entropy}

@@ -176,7 +176,8 @@ class _Writer:
     def _weights(self, node: onnx.NodeProto) -> list[str]:
         _, weight, bias = node.input
         activation = self._quantization.codes(self._codes[node.input[0]])
-        made = quantized_weights(self._known[weight], self._known[bias], activation, self._scheme)
+        correction = self._quantization.bias_corrections.get(node.name, ())
+        made = quantized_weights(self._known[weight], self._known[bias], activation, self._scheme, correction)
         names = [self._coded(weight, made.weight, made.scale, np.zeros(len(made.scale), self._scheme.weights), axis=0)]
         if made.bias_scale is None:
             return [*names, self._weight(bias, made.bias)]

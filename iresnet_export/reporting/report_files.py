@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from iresnet_export.errors import InputError
 from iresnet_export.reporting.schemas import KINDS, VERSION, AnyReport
 from iresnet_models.files import require_file, sha256_of
-from iresnet_models.typed import json_from, shortly
+from iresnet_models.typed import adapter, json_from, shortly
 
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef"
@@ -54,7 +54,7 @@ def read_report(path: Path, name: str | None = None) -> ReportFile:
     document = _parsed(require_file(path, "Report"))
     kind = _kind(document, path)
     try:
-        report = TypeAdapter(KINDS[kind]).validate_json(json.dumps(document))
+        report = adapter(KINDS[kind]).validate_json(json.dumps(document))
     except ValidationError as error:
         raise InputError(_complaint(path, kind, error)) from error
     return ReportFile(name or path.name, kind, sha256_of(path), report)

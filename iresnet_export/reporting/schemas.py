@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from iresnet_export.system.environment import environment
+from iresnet_models.typed import adapter
 
 VERSION = 1
 LARGEST = 1e40
@@ -38,7 +39,8 @@ R = TypeVar("R")
 
 def validated(kind: type[R], document: Mapping[str, Any]) -> R:
     """A document of a kind from plain values; what is not a number, or is none that a network gives, becomes null."""
-    return TypeAdapter(kind).validate_python(_nulled(document), strict=False)
+    found: R = adapter(kind).validate_python(_nulled(document), strict=False)
+    return found
 
 
 def _nulled(value: Any) -> Any:
@@ -86,7 +88,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The document as it is written to a file."""
-        found = TypeAdapter(type(self)).dump_python(self, mode="json", by_alias=True)
+        found = adapter(type(self)).dump_python(self, mode="json", by_alias=True)
         if self.kind != "bench":
             for key in ("cpu", "gpu", "warnings"):
                 del found["environment"][key]

@@ -11,6 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -132,27 +133,41 @@ def _quantization(manifest: Manifest, codes: Quantization, details: dict[str, An
     calibrators = codes.scheme.calibrators if is_auto else (codes.calibrator,)
     if not _are_all_tried(codes, calibrators, codes.images - compared or 1, few_images(manifest.spec)):
         return made | {"tried": "what an export tries"}
-    chosen = preferred(codes.tried, compared)
+    chosen = preferred([trial for trial in codes.tried if not trial.corrected], compared)
     if chosen.equalized != equalized:
         return made | {"tried": f"one whose best is {'' if equalized else 'not '}equalized, as the fold is"}
-    made |= {"calibrator": chosen.calibrator}
+    is_corrected = codes.tried[-1].corrected and preferred(codes.tried, compared) == codes.tried[-1]
+    chosen = codes.tried[-1] if is_corrected else chosen
+    corrections = {name: told["bias_corrections"][name] for name in codes.inputs if any(codes.bias_corrections.get(name, ()))}
+    made |= {"calibrator": chosen.calibrator, "bias_corrections": corrections if is_corrected else {}}
     return made | {"predicted_sqnr_db": chosen.sqnr_db, "predicted_agreement": chosen.agreement}
 
 
 def _are_all_tried(codes: Quantization, calibrators: Sequence[str], measured: int, few: int) -> bool:
-    """Whether every calibrator was tried on one or both folds with few images, and on the better fold with all that there are."""
+    """Whether every calibrator was tried on one or both folds with few images, and on the better fold with all that there are.
+
+    Then, where biases are codes, the best of these with its biases corrected.
+    """
 
     def stage(count: int, *equalized: bool) -> list[tuple[int, bool, str]]:
         return [(count, fold, calibrator) for fold in equalized for calibrator in calibrators]
 
-    found = [(trial.images, trial.equalized, trial.calibrator) for trial in codes.tried]
+    tried = list(codes.tried)
+    if codes.scheme.everywhere:
+        last = tried.pop() if tried else None
+        best = preferred(tried, codes.compared) if tried else None
+        if last is None or best is None or last != replace(best, sqnr_db=last.sqnr_db, agreement=last.agreement, corrected=True):
+            return False
+    if any(trial.corrected for trial in tried):
+        return False
+    found = [(trial.images, trial.equalized, trial.calibrator) for trial in tried]
     if any(round(trial.agreement * codes.compared) / codes.compared != trial.agreement for trial in codes.tried):
         return False
     for folds in ((False,), (False, True)):
         first = stage(min(few, measured), *folds)
         if found[: len(first)] != first:
             continue
-        better = preferred(codes.tried[: len(first)], codes.compared).equalized
+        better = preferred(tried[: len(first)], codes.compared).equalized
         if found[len(first) :] == ([] if measured <= few else stage(measured, better)):
             return True
     return False

@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, cast
 
+import torch
+
 from iresnet_data.named_data import is_embedded, short_name
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.data_choice import chosen_data, measured_with
@@ -20,7 +22,14 @@ from iresnet_export.artifacts.differences import json_differences, shown
 from iresnet_export.artifacts.manifest import Manifest, plain
 from iresnet_export.artifacts.source import Source, Subject
 from iresnet_export.backends.base import ExportJob, ExportOptions
-from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_quantization, float32_logits, predicted_cost
+from iresnet_export.backends.onnx.bias_correction import uncorrected
+from iresnet_export.backends.onnx.calibrate import (
+    calibration_images,
+    chosen_quantization,
+    few_images,
+    float32_logits,
+    predicted_cost,
+)
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.registry import format_named, runtimes_for
 from iresnet_export.errors import ExportError, InputError
@@ -96,13 +105,20 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
         # Ranges that differ by rounding alone give other ties between codes: what they cost is measured with those recorded.
         calibrator = cast("Calibrator", codes.calibrator)
         batches = images.taken(images.measuring(images.measured), options)
-        observers = observed(OnnxGraph(deployment.floating_model), list(codes.ranges), batches, images.measured // 8, progress)
+        observers = observed(
+            OnnxGraph(deployment.floating_model), list(codes.ranges), batches, images.measured // images.batch, progress
+        )
         ranges = {
             name: list(limits) if is_range_of(observers[name], limits, calibrator) else [observers[name].low, observers[name].high]
             for name, limits in codes.ranges.items()
         }
+        if codes.bias_corrections:
+            few = torch.cat(list(images.taken(images.measuring(min(images.measured, few_images(source.spec))), options)))
+            if (layer := uncorrected(deployment.floating_model, codes, few)) is not None:
+                return f"{_AGAIN}: quantization.bias_corrections.{layer} leaves its outputs off by more than chance"
         cost = predicted_cost(deployment.quantized_model, float32_logits(source, images), images, options)
         made["quantization"] = repeated.to_json() | {"ranges": ranges} | cost.predicted
+        made["quantization"]["bias_corrections"] = told["quantization"]["bias_corrections"]
         if "optimised_operators" in told and all(manifest.versions.get(name) == versions().get(name) for name in _RUNTIMES):
             job = ExportJob(deployment.network, source.spec, artifact.path, options, quantization=codes)
             for runtime in runtimes_for(artifact.format):

@@ -25,6 +25,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DESCRIPTORS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """What stands in a text for bytes of a file's name that are not UTF-8."""
+_NUMBERS = re.compile(r"\[\n\s+-?\d[\d.eE+-]*(?:,\n\s+-?\d[\d.eE+-]*)*\n\s+\]")
+"""A list of numbers in indented JSON; texts hold no ends of lines there."""
 
 
 def sha256_of(path: Path) -> str:
@@ -120,11 +122,12 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def json_text(data: Any) -> str:
-    """Strict, indented JSON in ASCII, with an end of line; bytes of names that are not UTF-8 become �."""
+    """Strict JSON in ASCII, indented but for lists of numbers, with an end of line; bytes of names that are not UTF-8 become �."""
     plain = json.dumps(data, allow_nan=False, ensure_ascii=False)
     if _LONE_SURROGATE.search(plain):
         data = json.loads(_LONE_SURROGATE.sub("\ufffd", plain))
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
+    return _NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text)
 
 
 _LARGEST_JSON = 256 * 2**20

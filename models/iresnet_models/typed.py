@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 from iresnet_models.errors import InputError
@@ -33,13 +34,26 @@ def typed(kind: type[Kind], data: Any, what: str) -> Kind:
 
     Types are not converted: "12" and true are no numbers, NaN and infinity are none either.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     require_plain(data, what)
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(data))
+        found: Kind = adapter(kind).validate_json(json.dumps(data))
+        return found
     except ValidationError as error:
         raise InputError(f"{what} is damaged: {first_fault(error)}.") from error
+
+
+def adapter(kind: Any) -> Any:
+    """pydantic's reader and writer of a class, made once."""
+    return _adapter(kind)
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def choice(kind: type) -> str:

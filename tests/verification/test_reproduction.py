@@ -500,8 +500,19 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
         lambda m: [trial.update(images=trial["images"] - 1) for trial in m["details"]["quantization"]["tried"]],
     ),
     "a share of images that is none": ("int8", field("details", "quantization", "predicted_agreement", value=0.987)),
+    "a correction of a bias": ("int8", lambda m: _corrections(m)[CONV].__setitem__(5, _corrections(m)[CONV][5] + 1)),
+    "a layer's corrections left out": ("int8", lambda m: _corrections(m).pop(CONV)),
+    "too few corrections": ("int8", lambda m: _corrections(m)[CONV].pop()),
+    "corrections of none": ("int8", lambda m: _corrections(m).update({"layer2.9.conv1": [1]})),
+    "corrections of nothing": ("int8", lambda m: _corrections(m).update({"layer1.0.conv1": [0] * 64})),
+    "that biases were corrected": ("int8", lambda m: m["details"]["quantization"]["tried"][-1].update(corrected=False)),
     "a range": ("int8", lambda m: field("details", "quantization", "ranges", value=_wider)(m)),
 }
+
+
+def _corrections(manifest: dict[str, Any]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = manifest["details"]["quantization"]["bias_corrections"]
+    return found
 
 
 def _of_another_trial(name: str, value: float) -> Callable[[dict[str, Any]], None]:
@@ -519,8 +530,9 @@ def _predicted(name: str, value: float) -> Callable[[dict[str, Any]], None]:
     def change(manifest: dict[str, Any]) -> None:
         codes = manifest["details"]["quantization"]
         codes[f"predicted_{name}"] = value
+        chosen = codes["calibrator"], codes["equalized"], bool(codes["bias_corrections"])
         for trial in codes["tried"]:
-            if (trial["calibrator"], trial["equalized"]) == (codes["calibrator"], codes["equalized"]):
+            if (trial["calibrator"], trial["equalized"], trial["corrected"]) == chosen:
                 trial[name] = value
 
     return change
@@ -587,6 +599,12 @@ def test_what_a_format_does_not_tell_is_damage(
         spoiled(kind, same, change)
 
 
+@pytest.mark.parametrize("correction", [2**33, 0.5, None, "1"])
+def test_what_corrects_no_code_is_damage(correction: object, spoiled: Callable[..., Candidate]) -> None:
+    with pytest.raises(ArtifactError, match=r"is damaged .*bias_corrections\.layer2\.1\.conv1"):
+        spoiled("int8", same, lambda m: _corrections(m)[CONV].__setitem__(0, correction))
+
+
 @pytest.mark.parametrize("name", MEASURED)
 def test_figures_are_measured_again(name: str, spoiled: Callable[..., Candidate]) -> None:
     """`--from-scratch` finds what following from other fields cannot."""
@@ -601,6 +619,20 @@ def test_figures_are_measured_again(name: str, spoiled: Callable[..., Candidate]
 def test_repetition_confirms_and_says_so(kind: str, spoiled: Callable[..., Candidate]) -> None:
     found = spoiled(kind, same, from_scratch=True)
     assert (found.status, found.reason, found.notices) == ("pass", None, (REPEATED,))
+
+
+def test_corrections_that_were_not_measured_are_found_by_repetition(spoiled: Callable[..., Candidate]) -> None:
+    """File and manifest fit each other: one class is made likelier."""
+    amount = 50_000
+
+    def corrected(manifest: dict[str, Any]) -> None:
+        codes = _corrections(manifest).setdefault("fc", [0] * 10)
+        codes[3] += amount
+
+    change = in_onnx(tensor("fc.bias", lambda codes: codes + np.int32(amount) * (np.arange(10) == 3)))
+    assert spoiled("int8", change, corrected).status == "pass"
+    found = spoiled("int8", change, corrected, from_scratch=True)
+    assert (found.status, "bias_corrections.fc leaves its outputs off" in (found.reason or "")) == ("fail", True)
 
 
 def test_without_effect_repetition_is_refused(spoiled: Callable[..., Candidate]) -> None:

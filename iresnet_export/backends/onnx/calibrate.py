@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from iresnet_export.artifacts.data_choice import chosen_data
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.onnx.bias_correction import bias_corrections
 from iresnet_export.backends.onnx.format import OnnxOptions
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.writing import onnx_from_network
@@ -36,7 +37,6 @@ from iresnet_models.folded import FoldedNetwork
 from iresnet_models.preprocessing import noise_pixels, normalised
 from iresnet_models.spec import NetworkSpec
 
-_BATCH = 8
 _STRONGEST = 16.0
 """Channels are not scaled further up or down than this."""
 _WORSE = 0.05
@@ -72,6 +72,11 @@ class Images:
         """How many ranges are measured with."""
         return max(1, self.count - self.compared)
 
+    @property
+    def batch(self) -> int:
+        """How many go through a network at once."""
+        return 32 if self.spec.image_size <= 64 else 8
+
     def held_out(self) -> Iterator[Tensor]:
         """Those that compare, in batches of pixels (n, h, w, 3)."""
         return self._batches(0, self.compared)
@@ -88,8 +93,8 @@ class Images:
     def _batches(self, first: int, last: int) -> Iterator[Tensor]:
         from iresnet_data.datasets import all_read
 
-        for start in range(first, last, _BATCH):
-            end = min(start + _BATCH, last)
+        for start in range(first, last, self.batch):
+            end = min(start + self.batch, last)
             yield torch.stack(list(all_read(self._pixels_of, range(start, end), others=range(end, self.count))))
 
     def _pixels_of(self, index: int) -> Tensor:
@@ -167,7 +172,7 @@ def chosen_quantization(
     """The quantization that costs least on the held-out images, of all calibrators and of both folds; or the way that is `wanted`.
 
     The keys of `networks` say whether their stream is equalized. Which of them is better, a few images tell; how their ranges are
-    found, all of them.
+    found, all of them; then, whether corrected biases are better still.
     """
     scheme = options.scheme
     if scheme is None:
@@ -182,7 +187,7 @@ def chosen_quantization(
         model = graphs[equalized]
         sites = Placement(model, scheme)
         batches = images.taken(images.measuring(count), options)
-        observers = observed(OnnxGraph(model), sites.ranged, batches, count // _BATCH, progress)
+        observers = observed(OnnxGraph(model), sites.ranged, batches, count // images.batch, progress)
         for calibrator in calibrators:
             undecided = Quantization(
                 target=scheme.target,
@@ -204,15 +209,27 @@ def chosen_quantization(
             trial = Trial(calibrator, equalized, count, cost.sqnr_db, cost.agreement)
             yield dataclasses.replace(undecided, tried=(trial,), **cost.predicted)
 
+    def corrected(made: Quantization) -> Quantization:
+        model = graphs[made.equalized]
+        batch = torch.cat(list(images.taken(images.measuring(few), options)))
+        progress("Correcting biases", 0.0)
+        made = dataclasses.replace(made, bias_corrections=bias_corrections(model, made, batch))
+        cost = predicted_cost(quantized_onnx(model, made), exact, images, options)
+        trial = dataclasses.replace(made.tried[0], sqnr_db=cost.sqnr_db, agreement=cost.agreement, corrected=True)
+        return dataclasses.replace(made, tried=(trial,), **cost.predicted)
+
     few = min(images.measured, few_images(images.spec))
     found = [made for equalized in graphs for made in measured(equalized, few)]
     if few < images.measured:
         found += measured((wanted or preferred(_trials(found), images.compared)).equalized, images.measured)
-    tried = _trials(found)
-    best = wanted or preferred(tried, images.compared)
+    best = wanted or preferred(_trials(found), images.compared)
     way = images.measured, best.calibrator, best.equalized
     chosen = next(made for made in found if (made.tried[0].images, made.calibrator, made.equalized) == way)
-    return dataclasses.replace(chosen, tried=tried)
+    if scheme.everywhere:
+        found.append(corrected(chosen))
+        if wanted.bias_corrections if wanted else preferred(_trials(found), images.compared) == found[-1].tried[0]:
+            chosen = found[-1]
+    return dataclasses.replace(chosen, tried=_trials(found))
 
 
 def _trials(found: Sequence[Quantization]) -> tuple[Trial, ...]:

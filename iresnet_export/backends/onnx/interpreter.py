@@ -19,15 +19,14 @@ from torch import Tensor
 from iresnet_export.errors import ExportError
 from iresnet_export.graph.ir import tensor_of
 
-Watch = Callable[[str, Tensor], None]
-"""Told the name of each value, and the value."""
+Watch = Callable[[str, Tensor], Tensor | None]
+"""Told the name of each value, and the value. What it gives, if anything, is taken in its place."""
 
 
 class OnnxGraph:
     """An ONNX graph, ready to be computed in one floating-point type. Codes, whole numbers or E4M3's, are in that type too."""
 
     def __init__(self, model: onnx.ModelProto, dtype: torch.dtype = torch.float32) -> None:
-        self._nodes = list(model.graph.node)
         self._input, self._outputs = model.graph.input[0].name, [value.name for value in model.graph.output]
         self._constants: dict[str, Tensor] = {}
         self._codes: dict[str, torch.dtype] = {}
@@ -36,7 +35,15 @@ class OnnxGraph:
             self._codes[tensor.name] = values.dtype
             self._constants[tensor.name] = values.to(dtype)
         self._dtype = dtype
-        self._uses = Counter(name for node in self._nodes for name in node.input)
+        self._nodes: list[tuple[onnx.NodeProto, dict[str, Any]]] = []
+        for node in model.graph.node:
+            attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+            if node.op_type == "DequantizeLinear" and node.input[0] in self._constants:  # once, not for every batch
+                inputs = [self._constants[name] for name in node.input]
+                self._constants[node.output[0]] = _dequantized(inputs, attributes)
+            else:
+                self._nodes.append((node, attributes))
+        self._uses = Counter(name for node, _ in self._nodes for name in node.input)
 
     def run(self, batch: Tensor, watch: Watch | None = None) -> Tensor:
         """The first output for a batch of what the graph takes."""
@@ -44,19 +51,18 @@ class OnnxGraph:
         if watch is not None:
             watch(self._input, values[self._input])
         with torch.inference_mode():
-            for node in self._nodes:
-                made = self._computed(node, [values[name] if name in values else self._constants[name] for name in node.input])
-                values[node.output[0]] = made
-                if watch is not None:
-                    watch(node.output[0], made)
+            for node, attributes in self._nodes:
+                inputs = [values[name] if name in values else self._constants[name] for name in node.input]
+                made = self._computed(node, inputs, attributes)
+                other = None if watch is None else watch(node.output[0], made)
+                values[node.output[0]] = made if other is None else other
                 for name in node.input:
                     left[name] -= 1
                     if not left[name] and name in values and name not in self._outputs:
                         del values[name]
         return values[self._outputs[0]]
 
-    def _computed(self, node: onnx.NodeProto, inputs: list[Tensor]) -> Tensor:
-        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    def _computed(self, node: onnx.NodeProto, inputs: list[Tensor], attributes: dict[str, Any]) -> Tensor:
         if node.op_type == "QuantizeLinear":
             x, scale, zero = inputs
             return _coded(x / scale, zero, self._codes[node.input[2]])
