@@ -85,7 +85,9 @@ def export_artifact(
 
 
 def _require_offered(format: Format, source: Source, options: ExportOptions) -> None:
-    """InputError where of a module in memory something is asked that is offered for networks of this project alone."""
+    """InputError where something is asked that the format has not, or that is offered for networks of this project alone."""
+    if not options.dynamic_batch and format.batch_range(options) is None:
+        raise InputError(f"{format.name} files take any batch size;", "leave out dynamic_batch and batch.")
     if source.weights.kind != "module":
         return
     asked = {

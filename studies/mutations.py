@@ -236,7 +236,8 @@ def edited_manifest(document: dict[str, Any], rng: random.Random) -> tuple[str, 
     """Changes one leaf; returns its place, and what it was and is."""
     by_kind = defaultdict(list)
     for place, holder, key in leaves(document):
-        by_kind[re.sub(r"\.\d+", ".N", re.sub(r"(ranges|inputs|bias_corrections)\..*?(?=\.\d+$|$)", r"\1.*", place))].append((place, holder, key))
+        kind = re.sub(r"(ranges|inputs|bias_corrections)\..*?(?=\.\d+$|$)", r"\1.*", place)
+        by_kind[re.sub(r"\.\d+", ".N", kind)].append((place, holder, key))
     place, holder, key = rng.choice(by_kind[rng.choice(sorted(by_kind))])
     old = holder[key]
     new = old

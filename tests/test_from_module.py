@@ -80,7 +80,8 @@ def candidate(artifact: ie.Artifact | Path, source: ie.Source, **options: Any) -
     path = artifact.path if isinstance(artifact, ie.Artifact) else artifact
     if path.suffix == ".onnx" and not options.get("quick"):
         options["backends"] = ("onnxruntime",)
-    (found,) = verified([path], VerifyOptions(source=source, batch_sizes=(1, 7), images=32, **options)).candidates
+    chosen = {"batch_sizes": (1, 7), "images": 32, **options}
+    (found,) = verified([path], VerifyOptions(source=source, **chosen)).candidates
     return found
 
 
@@ -379,7 +380,7 @@ def test_the_real_ones(make: Callable[..., nn.Module], format: Any, tmp_path: Pa
         nn.init.normal_(module.get_submodule("heads.head").weight, std=0.05)  # type: ignore[arg-type]
     source = ie.from_module(module, preprocessing=ie.Preprocessing())
     artifact = ie.export(source, format, output=tmp_path / f"real.{format}")
-    found = candidate(artifact, source)
+    found = candidate(artifact, source, images=12, batch_sizes=(1, 5))
     assert (found.status, found.reason, found.coverage) == ("pass", None, "whole file")
 
 

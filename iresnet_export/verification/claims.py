@@ -22,6 +22,7 @@ from iresnet_export.artifacts.differences import json_differences, shown
 from iresnet_export.artifacts.manifest import Manifest
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.calibrate import few_images, held_out_count, preferred
+from iresnet_export.backends.registry import format_named
 from iresnet_export.graph.precision import precision_shares
 from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.placement import Placement
@@ -43,7 +44,8 @@ def false_claim(artifact: Artifact, manifest: Manifest, options: ExportOptions, 
     made["weights"] |= {"kind": weights.kind, "sha256": weights.sha256, "seed": weights.seed}
     if weights.kind != "checkpoint":
         made["weights"]["checkpoint"] = None
-    details = told["details"]
+    batch, details = format_named(manifest.format).batch_range(options), told["details"]
+    made["batch"] = None if batch is None else list(batch)
     made["details"] = {
         "settings": _settings(manifest, options, details),
         "multiply_accumulates": precision_shares(deployment.graph.layers, manifest.spec),

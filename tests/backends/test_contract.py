@@ -14,6 +14,7 @@ from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportJob, ExportOptions
 from iresnet_export.backends.registry import FORMATS, format_named, runtime_named, runtimes_for
 from iresnet_export.errors import ArtifactError, InputError, UnavailableError
+from iresnet_export.exporting import export_artifact
 from iresnet_export.graph.compare import compare
 from iresnet_export.graph.network import graph_of_network
 
@@ -119,6 +120,12 @@ def test_static_batch(small_source: Source, tmp_path: Path) -> None:
     with runtime_named("onnxruntime").load(Artifact(tmp_path / "four.onnx", "onnx", None), CPU) as session:
         assert session.batch == (4, 4)
         assert session.run(torch.zeros(4, 3, 32, 32)).shape == (4, 10)
+
+
+def test_what_a_format_cannot_limit_is_not_promised(small_source: Source, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="take any batch size") as caught:
+        export_artifact("torchscript", small_source, ExportOptions(dynamic_batch=False, batch=4), output=tmp_path / "four.ts")
+    assert "dynamic_batch" in caught.value.remedy
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")

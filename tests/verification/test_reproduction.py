@@ -494,6 +494,7 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
             "details", "fold", "plan", "scales", value=lambda found: [[1.0] * 64, *found[1:]] if found[0] is None else [None] * 4
         ),
     ),
+    "a range of batches": ("torchscript", field("batch", value=[1, 1])),
     "no trials": ("int8", field("details", "quantization", "tried", value=[])),
     "trials over other images": (
         "int8",

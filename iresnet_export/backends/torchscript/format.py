@@ -13,7 +13,7 @@ from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.differences import record_difference
 from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.metadata import METADATA_FILE
-from iresnet_export.backends.base import ExportJob, Format
+from iresnet_export.backends.base import ExportJob, ExportOptions, Format
 from iresnet_export.backends.torchscript.reading import deprecation_expected, graph_of_script, load_script
 from iresnet_export.errors import ExportError
 from iresnet_export.graph.ir import Graph
@@ -26,6 +26,9 @@ class TorchScript(Format):
     suffix: ClassVar[str] = ".ts"
     native: ClassVar[bool] = True
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "bf16")
+
+    def batch_range(self, options: ExportOptions) -> tuple[int, int] | None:
+        return None  # nothing in a script limits it
 
     def content(self, job: ExportJob) -> bytes:
         size = job.spec.image_size
