@@ -107,9 +107,10 @@ def test_a_layer_that_is_off_is_named(made: Made) -> None:
     assert uncorrected(model, plain, batch) is not None
 
 
-def test_of_one_image_nothing_is_corrected(made: Made) -> None:
+@pytest.mark.parametrize("count", [1, 15])
+def test_of_few_images_nothing_is_corrected(made: Made, count: int) -> None:
     source, images, model, plain = made
-    assert bias_corrections(model, plain, batch_of(source, images, 0, 1)) == {}
+    assert bias_corrections(model, plain, batch_of(source, images, 0, count)) == {}
 
 
 def test_what_a_watch_gives_is_taken_in_place(made: Made) -> None:

@@ -19,6 +19,8 @@ from iresnet_export.graph.ir import Array
 from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.placement import quantized_onnx
 
+_FEWEST = 16
+"""Images, whose mean says something of others."""
 _SURE = 3.0
 """Standard errors, of the mean over images: what is less may be chance."""
 _ELSEWHERE = 5.0
@@ -47,8 +49,10 @@ def bias_corrections(model: onnx.ModelProto, quantization: Quantization, batch: 
     """What to add to the codes of biases, layer by layer; layers that need nothing are left out.
 
     `model`: the float graph; `quantization`: without corrections; `batch`: images as the graph takes them. Each layer is measured
-    when those before it are corrected, all in one pass.
+    when those before it are corrected, all in one pass. Of fewer than 16 images nothing follows.
     """
+    if len(batch) < _FEWEST:
+        return {}
     found = {name: shift.correction for name, shift in _shifts(model, quantization, batch, correct=True).items()}
     return {name: tuple(values.tolist()) for name, values in found.items() if values.any()}
 
@@ -76,8 +80,7 @@ def _shifts(model: onnx.ModelProto, quantization: Quantization, batch: Tensor, *
         node = layers[name]
         scale = torch.tensor(numpy_helper.to_array(scales[f"{node.input[2]}.scale"]))
         off = ((_by_image(values) - wanted.pop(name)) / scale).numpy()
-        error = off.std(axis=0, ddof=1) / np.sqrt(len(off)) if len(off) > 1 else np.full(off.shape[1], np.inf)
-        shift = Shift(off.mean(axis=0), error)
+        shift = Shift(off.mean(axis=0), off.std(axis=0, ddof=1) / np.sqrt(len(off)))
         found[node.name] = shift
         if not correct:
             return None

@@ -213,7 +213,8 @@ def chosen_quantization(
         model = graphs[made.equalized]
         batch = torch.cat(list(images.taken(images.measuring(few), options)))
         progress("Correcting biases", 0.0)
-        made = dataclasses.replace(made, bias_corrections=bias_corrections(model, made, batch))
+        recorded = wanted.bias_corrections if wanted else {}
+        made = dataclasses.replace(made, bias_corrections=recorded or bias_corrections(model, made, batch))
         cost = predicted_cost(quantized_onnx(model, made), exact, images, options)
         trial = dataclasses.replace(made.tried[0], sqnr_db=cost.sqnr_db, agreement=cost.agreement, corrected=True)
         return dataclasses.replace(made, tried=(trial,), **cost.predicted)
