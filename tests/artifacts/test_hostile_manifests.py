@@ -115,7 +115,10 @@ GOOD = {
     "predicted_sqnr_db": 30.0,
     "predicted_agreement": 1.0,
     "predicted_interval_db": 0.5,
-    "tried": [{"calibrator": "minmax", "equalized": False, "images": 48, "sqnr_db": 30.0, "agreement": 1.0}],
+    "bias_corrections": {"conv1": [3, 0, -2]},
+    "tried": [
+        {"calibrator": "minmax", "equalized": False, "images": 48, "sqnr_db": 30.0, "agreement": 1.0, "corrected": True},
+    ],
     "precision": "int8",
     "floating": [],
 }
@@ -151,12 +154,15 @@ GOOD = {
         ("precision", "int3"),
         ("equalized", "no"),
         ("floating", [1]),
+        ("bias_corrections", {"conv1": 3}),
+        ("bias_corrections", {"conv1": [0.5]}),
+        ("bias_corrections", {"conv1": [2**30]}),
         ("surprise", 1),
         ("format", "other"),
     ],
 )
 def test_the_figures_of_a_quantization_are_possible_ones(field: str, value: object) -> None:
-    assert Quantization.from_json(GOOD).to_json() == {**GOOD, "floating": []}
+    assert Quantization.from_json(GOOD).to_json() == GOOD
     with pytest.raises(ArtifactError, match=rf"quantization is damaged.*{field}") as caught:
         Quantization.from_json({**GOOD, field: value})
     assert caught.value.exit_status == 2

@@ -199,8 +199,8 @@ def test_trained_networks_are_not_calibrated_with_noise(small_source: Source) ->
 def test_images_are_opened_as_they_are_needed(small_source: Source) -> None:
     images = calibration_images(small_source, ExportOptions(precision="int8", calibration_data="digits", calibration_images=100))
     assert (images.count, images.compared, images.measured) == (100, 25, 75)
-    assert [len(batch) for batch in images.measuring(20)] == [8, 8, 4]
-    assert [len(batch) for batch in images.held_out()] == [8, 8, 8, 1]
+    assert [len(batch) for batch in images.measuring(40)] == [32, 8]
+    assert [len(batch) for batch in images.held_out()] == [25]
     everything = torch.cat([*images.held_out(), *images.measuring(75)])
     assert torch.equal(everything, torch.stack([image for image, _ in images.pixels])), "each is in one of both parts"
     assert not isinstance(images.pixels, list), "thousands of images would not fit into memory"
