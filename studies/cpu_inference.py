@@ -12,16 +12,16 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
+from trained_networks import by_onnxruntime
 
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.source import Source, untrained_source
@@ -117,30 +117,9 @@ class Maker:
         return Artifact(path, "onnx", None)
 
     def _plain_int8(self, source: Source, plain: Artifact) -> Artifact:
-        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-
         images = normalised(noise_pixels(source.spec, 32, seed=0), source.spec).numpy()
-        name = "x"
-
-        class Reader(CalibrationDataReader):  # type: ignore[misc]
-            def __init__(self) -> None:
-                self._left: Iterator[dict[str, np.ndarray]] = iter([{name: image[None]} for image in images])
-
-            def get_next(self) -> dict[str, np.ndarray] | None:
-                return next(self._left, None)
-
-        prepared, path = self._folder / "prepared.onnx", self._folder / "plain-int8.onnx"
-        quant_pre_process(str(plain.path), str(prepared))
-        quantize_static(
-            str(prepared),
-            str(path),
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-        )
+        path = self._folder / "plain-int8.onnx"
+        by_onnxruntime(plain.path, path, [image[None] for image in images])
         return Artifact(path, "onnx", None)
 
     def _image(self) -> torch.Tensor:

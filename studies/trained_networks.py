@@ -258,7 +258,8 @@ def in_words(row: dict[str, Any]) -> str:
     if "refused" in int8:
         return f"{row['network']}: {row['top1']:.1f} %; refused: {int8['refused']}"
     found = "; ".join(
-        f"{name} {run['status']} {run['sqnr_db'] or float('nan'):.1f} dB, {100 * (run['agreement'] or 0):.1f} % alike"
+        f"{name} {run['status']}"
+        + ("" if run["sqnr_db"] is None else f" {run['sqnr_db']:.1f} dB, {100 * run['agreement']:.1f} % alike")
         for name, run in int8["runtimes"].items()
     )
     peers = ", ".join(f"{name} {found['sqnr_db']:.1f} dB" for name, found in row["peers"].items() if found is not None)

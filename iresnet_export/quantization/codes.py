@@ -201,7 +201,9 @@ def quantized_weights(
     scale = np.where(step > 0, step, 1).astype(np.float32)
     scale = np.maximum(scale, np.finfo(np.float32).tiny)
     codes = scheme.weight_codes(exact / scale.astype(np.float64).reshape(-1, *[1] * (exact.ndim - 1)))
-    if len(correction) not in (0, len(scale) if scheme.everywhere else 0):
+    if correction and not scheme.everywhere:
+        raise _damaged(f"it corrects codes of biases, and {scheme.precision} for {scheme.target} has none")
+    if len(correction) not in (0, len(scale)):
         raise _damaged(f"it corrects {len(correction)} biases of a layer that has {len(scale)}")
     if not scheme.everywhere:
         return QuantizedWeights(codes, scale, bias, None)

@@ -21,6 +21,7 @@ from iresnet_export.artifacts.data_choice import measured_with
 from iresnet_export.artifacts.differences import json_differences, shown
 from iresnet_export.artifacts.manifest import Manifest
 from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.onnx.bias_correction import is_corrected
 from iresnet_export.backends.onnx.calibrate import few_images, held_out_count, preferred
 from iresnet_export.backends.registry import format_named
 from iresnet_export.graph.precision import precision_shares
@@ -32,6 +33,7 @@ from iresnet_export.verification.fold import FOLD_LIMIT, kept_in_words
 from iresnet_models.deployed import DeployedNetwork
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.folding_decisions import TAU
+from iresnet_models.spec import NetworkSpec
 
 _SHARED = ("spec", "weights", "precision", "fold", "with_preprocessing")
 """What a compiled artifact has from its parent."""
@@ -133,40 +135,40 @@ def _quantization(manifest: Manifest, codes: Quantization, details: dict[str, An
     made = {**told, "image_source": _images(manifest, codes.images), "compared": compared, "equalized": equalized}
     is_auto = details["settings"].get("calibrator") == AUTO
     calibrators = codes.scheme.calibrators if is_auto else (codes.calibrator,)
-    if not _are_all_tried(codes, calibrators, codes.images - compared or 1, few_images(manifest.spec)):
+    if not _are_all_tried(codes, calibrators, codes.images - compared or 1, manifest.spec):
         return made | {"tried": "what an export tries"}
     chosen = preferred([trial for trial in codes.tried if not trial.corrected], compared)
     if chosen.equalized != equalized:
         return made | {"tried": f"one whose best is {'' if equalized else 'not '}equalized, as the fold is"}
-    is_corrected = codes.tried[-1].corrected and preferred(codes.tried, compared) == codes.tried[-1]
-    chosen = codes.tried[-1] if is_corrected else chosen
+    last = codes.tried[-1]
+    if last.corrected and preferred(codes.tried, compared) == last:
+        chosen = last
     corrections = {name: told["bias_corrections"][name] for name in codes.inputs if any(codes.bias_corrections.get(name, ()))}
-    made |= {"calibrator": chosen.calibrator, "bias_corrections": corrections if is_corrected else {}}
+    made |= {"calibrator": chosen.calibrator, "bias_corrections": corrections if chosen.corrected else {}}
     return made | {"predicted_sqnr_db": chosen.sqnr_db, "predicted_agreement": chosen.agreement}
 
 
-def _are_all_tried(codes: Quantization, calibrators: Sequence[str], measured: int, few: int) -> bool:
+def _are_all_tried(codes: Quantization, calibrators: Sequence[str], measured: int, spec: NetworkSpec) -> bool:
     """Whether every calibrator was tried on one or both folds with few images, and on the better fold with all that there are.
 
-    Then, where biases are codes, the best of these with its biases corrected.
+    Then, where biases can be corrected, the best of these with that done.
     """
 
     def stage(count: int, *equalized: bool) -> list[tuple[int, bool, str]]:
         return [(count, fold, calibrator) for fold in equalized for calibrator in calibrators]
 
-    tried = list(codes.tried)
-    if codes.scheme.everywhere:
-        last = tried.pop() if tried else None
-        best = preferred(tried, codes.compared) if tried else None
-        if last is None or best is None or last != replace(best, sqnr_db=last.sqnr_db, agreement=last.agreement, corrected=True):
-            return False
-    if any(trial.corrected for trial in tried):
+    tried, few = [trial for trial in codes.tried if not trial.corrected], min(few_images(spec), measured)
+    last = codes.tried[len(tried) :]
+    if not tried or is_corrected(codes.scheme, few, spec.image_size) != bool(last):
+        return False
+    best = preferred(tried, codes.compared)
+    if any(trial != replace(best, sqnr_db=trial.sqnr_db, agreement=trial.agreement, corrected=True) for trial in last):
         return False
     found = [(trial.images, trial.equalized, trial.calibrator) for trial in tried]
     if any(round(trial.agreement * codes.compared) / codes.compared != trial.agreement for trial in codes.tried):
         return False
     for folds in ((False,), (False, True)):
-        first = stage(min(few, measured), *folds)
+        first = stage(few, *folds)
         if found[: len(first)] != first:
             continue
         better = preferred(tried[: len(first)], codes.compared).equalized

@@ -13,8 +13,6 @@ import re
 from collections.abc import Iterator
 from typing import Any, cast
 
-import torch
-
 from iresnet_data.named_data import is_embedded, short_name
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.data_choice import chosen_data, measured_with
@@ -23,13 +21,7 @@ from iresnet_export.artifacts.manifest import Manifest, plain
 from iresnet_export.artifacts.source import Source, Subject
 from iresnet_export.backends.base import ExportJob, ExportOptions
 from iresnet_export.backends.onnx.bias_correction import uncorrected
-from iresnet_export.backends.onnx.calibrate import (
-    calibration_images,
-    chosen_quantization,
-    few_images,
-    float32_logits,
-    predicted_cost,
-)
+from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_quantization, float32_logits, predicted_cost
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.registry import format_named, runtimes_for
 from iresnet_export.errors import ExportError, InputError
@@ -41,7 +33,8 @@ from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.fold import fold_sample, folds_for_codes, proved_fold
 
 REPEATED = (
-    "measured again from its data: the fold's plan and proof, and the ranges and cost of codes if it has any, are as recorded"
+    "measured again from its data: the fold's plan and proof, and the ranges, corrections and cost of codes if it has any, "
+    "are as recorded"
 )
 
 _AGAIN = "measured again from its data"
@@ -113,9 +106,9 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
             for name, limits in codes.ranges.items()
         }
         if codes.bias_corrections:
-            few = torch.cat(list(images.taken(images.measuring(min(images.measured, few_images(source.spec))), options)))
-            if (layer := uncorrected(deployment.floating_model, codes, few)) is not None:
-                return f"{_AGAIN}: quantization.bias_corrections.{layer} leaves its outputs off by more than chance"
+            layer = uncorrected(deployment.floating_model, codes, images.together(options))
+            if layer is not None:
+                return f"{_AGAIN}: with quantization.bias_corrections {layer} is off on average, by more than chance"
         cost = predicted_cost(deployment.quantized_model, float32_logits(source, images), images, options)
         made["quantization"] = repeated.to_json() | {"ranges": ranges} | cost.predicted
         made["quantization"]["bias_corrections"] = told["quantization"]["bias_corrections"]

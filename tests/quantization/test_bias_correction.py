@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor
 
 from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.backends.onnx.bias_correction import Shift, bias_corrections, uncorrected
+from iresnet_export.backends.onnx.bias_correction import Shift, bias_corrections, is_corrected, uncorrected
 from iresnet_export.backends.onnx.calibrate import Images, calibration_images, chosen_quantization
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.writing import onnx_from_network
@@ -29,23 +29,29 @@ from iresnet_models.preprocessing import normalised
 Made = tuple[Source, Images, onnx.ModelProto, Quantization]
 
 
-@pytest.fixture(scope="module")
-def made() -> Made:
-    """An untrained network by ranges that cut much off, which shifts every layer."""
-    source = untrained_source(ModelSpec("iresnet", 18, num_classes=10, image_size=32, resize=32), 1)
+def quantized(source: Source, reach: float = 1.0) -> Made:
+    """Its folded graph, by so much of the ranges that images have, and biases as they are."""
     options = ExportOptions(precision="int8", calibrator="minmax", calibration_data="digits", calibration_images=128)
     images = calibration_images(source, options)
     folded = fold(source.network, sample=normalised(torch.cat(list(images.measuring(32))), source.spec))
     found = chosen_quantization(source, {False: folded}, images, options, no_progress)
-    ranges = {name: (0.5 * low, 0.5 * high) for name, (low, high) in found.ranges.items()}
+    ranges = {name: (reach * low, reach * high) for name, (low, high) in found.ranges.items()}
     return source, images, onnx_from_network(folded), dataclasses.replace(found, ranges=ranges, bias_corrections={})
 
 
-def batch_of(source: Source, images: Images, first: int, count: int) -> Tensor:
-    def pixels() -> Iterator[Tensor]:
-        yield from images._batches(first, first + count)
+def untrained() -> Source:
+    return untrained_source(ModelSpec("iresnet", 18, num_classes=10, image_size=32, resize=32), 1)
 
-    return normalised(torch.cat(list(pixels())), source.spec)
+
+@pytest.fixture(scope="module")
+def made() -> Made:
+    """By ranges that cut much off, which shifts every layer."""
+    return quantized(untrained(), 0.5)
+
+
+def batch_of(source: Source, images: Images, first: int, count: int) -> Tensor:
+    """So many of the images that ranges come from, normalised."""
+    return normalised(torch.cat(list(images.measuring(first + count)))[first:], source.spec)
 
 
 def shift_of(model: onnx.ModelProto, quantization: Quantization, batch: Tensor, layer: str) -> np.ndarray:
@@ -80,15 +86,14 @@ def test_codes_of_biases_are_corrected_and_nothing_else() -> None:
     np.testing.assert_array_equal(made.scale, plain.scale)
     with pytest.raises(ArtifactError, match="corrects 3 biases of a layer that has 2"):
         quantized_weights(weight, bias, activation, scheme, (1, 2, 3))
-    with pytest.raises(ArtifactError, match="corrects 2 biases"):
+    with pytest.raises(ArtifactError, match="int8 for tensorrt has none"):
         quantized_weights(weight, bias, Codes(np.float32(0.02), np.int8(0)), SCHEMES["int8", "tensorrt"], (5, -3))
 
 
 @pytest.mark.parametrize("layer", ["layer1.0.conv1", "layer2.1.conv2", "layer4.1.conv2", "fc"])
 def test_what_is_left_is_chance_on_other_images_too(made: Made, layer: str) -> None:
     source, images, model, plain = made
-    first = images.compared
-    batch, others = batch_of(source, images, first, 48), batch_of(source, images, first + 48, 48)
+    batch, others = batch_of(source, images, 0, 48), batch_of(source, images, 48, 48)
     corrections = bias_corrections(model, plain, batch)
     corrected = dataclasses.replace(plain, bias_corrections=corrections)
     before, after = (np.abs(shift_of(model, found, batch, layer)).mean() for found in (plain, corrected))
@@ -99,7 +104,7 @@ def test_what_is_left_is_chance_on_other_images_too(made: Made, layer: str) -> N
 
 def test_a_layer_that_is_off_is_named(made: Made) -> None:
     source, images, model, plain = made
-    batch = batch_of(source, images, images.compared, 64)
+    batch = batch_of(source, images, 0, 64)
     corrections = bias_corrections(model, plain, batch)
     assert uncorrected(model, dataclasses.replace(plain, bias_corrections=corrections), batch) is None
     other = {name: codes for name, codes in corrections.items() if name != "layer2.0.conv1"}
@@ -107,10 +112,35 @@ def test_a_layer_that_is_off_is_named(made: Made) -> None:
     assert uncorrected(model, plain, batch) is not None
 
 
-@pytest.mark.parametrize("count", [1, 15])
-def test_of_few_images_nothing_is_corrected(made: Made, count: int) -> None:
-    source, images, model, plain = made
-    assert bias_corrections(model, plain, batch_of(source, images, 0, count)) == {}
+def test_where_biases_are_corrected() -> None:
+    """Where they are codes, and where images are enough and not too large for all to be in memory at once."""
+    scheme = SCHEMES["int8", "cpu"]
+    assert [is_corrected(scheme, images, 32) for images in (1, 15, 16, 64)] == [False, False, True, True]
+    assert [is_corrected(scheme, 32, size) for size in (224, 512, 513)] == [True, True, False]
+    assert not is_corrected(SCHEMES["int8", "tensorrt"], 64, 32)
+
+
+def pruned(network: torch.nn.Module) -> None:
+    """Channels of a few norms have biases and no weights, so that the codes of their biases are some 2^30."""
+    for name in ("layer2.1.bn1", "layer3.0.bn1"):
+        norm = network.get_submodule(name)
+        assert isinstance(norm, torch.nn.BatchNorm2d)
+        norm.weight.data[::4] = 0
+        norm.bias.data[::4] = torch.linspace(-0.05, 0.05, len(norm.bias.data[::4]))
+
+
+def test_what_float32_rounds_of_pruned_channels_is_no_shift() -> None:
+    source = untrained()
+    pruned(source.network)
+    source, images, model, plain = quantized(source)
+    batch = batch_of(source, images, 0, 64)
+    corrected = dataclasses.replace(plain, bias_corrections=bias_corrections(model, plain, batch))
+    kept = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized_onnx(model, plain).graph.initializer}
+    for name, codes in corrected.bias_corrections.items():
+        huge = np.abs(kept[f"{name}.bias"].astype(np.int64)) > 2**29
+        assert not np.asarray(codes)[huge].any(), name
+    assert any((np.abs(codes.astype(np.int64)) > 2**29).any() for codes in kept.values() if codes.dtype == np.int32)
+    assert uncorrected(model, corrected, batch) is None
 
 
 def test_what_a_watch_gives_is_taken_in_place(made: Made) -> None:

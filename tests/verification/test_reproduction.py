@@ -49,6 +49,10 @@ EXPORTS: dict[str, tuple[Any, ExportOptions]] = {
         "onnx",
         ExportOptions(precision="int8", calibrator="minmax", calibration_data="digits", calibration_images=100),
     ),
+    "int8 pixels of few": (
+        "onnx",
+        ExportOptions(precision="int8", calibration_data="digits", calibration_images=12, with_preprocessing=True),
+    ),
     "int8, deeper": ("onnx", ExportOptions(precision="int8")),
     "fp8": ("onnx", ExportOptions(precision="fp8", target="tensorrt", calibration_data="digits", calibration_images=64)),
     "torchscript": ("torchscript", ExportOptions()),
@@ -494,6 +498,10 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
             "details", "fold", "plan", "scales", value=lambda found: [[1.0] * 64, *found[1:]] if found[0] is None else [None] * 4
         ),
     ),
+    "a correction by few images": (
+        "int8 pixels of few",
+        lambda m: m["details"]["quantization"]["tried"].append(m["details"]["quantization"]["tried"][-1] | {"corrected": True}),
+    ),
     "a range of batches": ("torchscript", field("batch", value=[1, 1])),
     "no trials": ("int8", field("details", "quantization", "tried", value=[])),
     "trials over other images": (
@@ -616,7 +624,10 @@ def test_figures_are_measured_again(name: str, spoiled: Callable[..., Candidate]
     assert str(found.reason).startswith("measured again from its data: ")
 
 
-@pytest.mark.parametrize("kind", ["onnx", "int8", "int8 minmax", "pt2 pixels"])
+@pytest.mark.parametrize(
+    "kind",
+    ["onnx", "int8", "int8 minmax", "int8 pixels of few", "pt2 pixels", pytest.param("int8, deeper", marks=pytest.mark.slow)],
+)
 def test_repetition_confirms_and_says_so(kind: str, spoiled: Callable[..., Candidate]) -> None:
     found = spoiled(kind, same, from_scratch=True)
     assert (found.status, found.reason, found.notices) == ("pass", None, (REPEATED,))
@@ -633,7 +644,7 @@ def test_corrections_that_were_not_measured_are_found_by_repetition(spoiled: Cal
     change = in_onnx(tensor("fc.bias", lambda codes: codes + np.int32(amount) * (np.arange(10) == 3)))
     assert spoiled("int8", change, corrected).status == "pass"
     found = spoiled("int8", change, corrected, from_scratch=True)
-    assert (found.status, "bias_corrections.fc leaves its outputs off" in (found.reason or "")) == ("fail", True)
+    assert (found.status, "with quantization.bias_corrections fc is off on average" in (found.reason or "")) == ("fail", True)
 
 
 def test_without_effect_repetition_is_refused(spoiled: Callable[..., Candidate]) -> None:

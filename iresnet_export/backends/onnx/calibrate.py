@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from iresnet_export.artifacts.data_choice import chosen_data
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.backends.onnx.bias_correction import bias_corrections
+from iresnet_export.backends.onnx.bias_correction import bias_corrections, is_corrected
 from iresnet_export.backends.onnx.format import OnnxOptions
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.writing import onnx_from_network
@@ -73,6 +73,11 @@ class Images:
         return max(1, self.count - self.compared)
 
     @property
+    def few(self) -> int:
+        """As many of these as tell a good fold from a bad one."""
+        return min(self.measured, few_images(self.spec))
+
+    @property
     def batch(self) -> int:
         """How many go through a network at once."""
         return 32 if self.spec.image_size <= 64 else 8
@@ -89,6 +94,10 @@ class Images:
     def taken(self, batches: Iterator[Tensor], options: ExportOptions) -> Iterator[Tensor]:
         """Batches of pixels as an artifact of these options takes them."""
         return (pixels if options.with_preprocessing else normalised(pixels, self.spec) for pixels in batches)
+
+    def together(self, options: ExportOptions) -> Tensor:
+        """The few, in one batch as an artifact of these options takes them."""
+        return torch.cat(list(self.taken(self.measuring(self.few), options)))
 
     def _batches(self, first: int, last: int) -> Iterator[Tensor]:
         from iresnet_data.datasets import all_read
@@ -136,7 +145,7 @@ def equalization_scales(folded: FoldedNetwork, images: Images) -> list[Tensor | 
         if not block.layout.final_relu
     ]
     with torch.inference_mode():
-        for batch in images.measuring(min(images.measured, few_images(images.spec))):
+        for batch in images.measuring(images.few):
             folded(normalised(batch, images.spec))
     for handle in handles:
         handle.remove()
@@ -211,22 +220,22 @@ def chosen_quantization(
 
     def corrected(made: Quantization) -> Quantization:
         model = graphs[made.equalized]
-        batch = torch.cat(list(images.taken(images.measuring(few), options)))
         progress("Correcting biases", 0.0)
-        recorded = wanted.bias_corrections if wanted else {}
-        made = dataclasses.replace(made, bias_corrections=recorded or bias_corrections(model, made, batch))
+        if wanted and wanted.bias_corrections:  # in units of the codes that the recorded ranges give
+            made = dataclasses.replace(made, bias_corrections=wanted.bias_corrections, ranges=wanted.ranges)
+        else:
+            made = dataclasses.replace(made, bias_corrections=bias_corrections(model, made, images.together(options)))
         cost = predicted_cost(quantized_onnx(model, made), exact, images, options)
         trial = dataclasses.replace(made.tried[0], sqnr_db=cost.sqnr_db, agreement=cost.agreement, corrected=True)
         return dataclasses.replace(made, tried=(trial,), **cost.predicted)
 
-    few = min(images.measured, few_images(images.spec))
-    found = [made for equalized in graphs for made in measured(equalized, few)]
-    if few < images.measured:
+    found = [made for equalized in graphs for made in measured(equalized, images.few)]
+    if images.few < images.measured:
         found += measured((wanted or preferred(_trials(found), images.compared)).equalized, images.measured)
     best = wanted or preferred(_trials(found), images.compared)
     way = images.measured, best.calibrator, best.equalized
     chosen = next(made for made in found if (made.tried[0].images, made.calibrator, made.equalized) == way)
-    if scheme.everywhere:
+    if is_corrected(scheme, images.few, images.spec.image_size):
         found.append(corrected(chosen))
         if wanted.bias_corrections if wanted else preferred(_trials(found), images.compared) == found[-1].tried[0]:
             chosen = found[-1]
