@@ -80,8 +80,7 @@ def candidate(artifact: ie.Artifact | Path, source: ie.Source, **options: Any) -
     path = artifact.path if isinstance(artifact, ie.Artifact) else artifact
     if path.suffix == ".onnx" and not options.get("quick"):
         options["backends"] = ("onnxruntime",)
-    chosen = {"batch_sizes": (1, 7), "images": 32, **options}
-    (found,) = verified([path], VerifyOptions(source=source, **chosen)).candidates
+    (found,) = verified([path], VerifyOptions(source=source, batch_sizes=(1, 7), images=32, **options)).candidates
     return found
 
 
@@ -380,7 +379,7 @@ def test_the_real_ones(make: Callable[..., nn.Module], format: Any, tmp_path: Pa
         nn.init.normal_(module.get_submodule("heads.head").weight, std=0.05)  # type: ignore[arg-type]
     source = ie.from_module(module, preprocessing=ie.Preprocessing())
     artifact = ie.export(source, format, output=tmp_path / f"real.{format}")
-    found = candidate(artifact, source, batch_sizes=(1, 5))
+    found = candidate(artifact, source)
     assert (found.status, found.reason, found.coverage) == ("pass", None, "whole file")
 
 

@@ -68,7 +68,7 @@ def test_two_epochs_on_the_digits_learn_and_leave_checkpoints_that_rebuild_the_n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_digits_preset_reaches_98_percent(seed: int, tmp_path: Path) -> None:
     assert train(config_for("digits", seed=seed, result_path=tmp_path, device="cpu")).val_acc1 >= 98
 
