@@ -193,11 +193,11 @@ def run_export(format: FormatName, source: Source, options: ExportOptions, outpu
 
 def _say_quantized(about: Quantization) -> None:
     measured = max((trial.images for trial in about.tried), default=about.images)
-    equalized = ", of a stream whose channels are equalized" if about.equalized else ""
-    equalized += "; biases corrected" if about.bias_corrections else ""
+    how = ", of a stream whose channels are equalized" if about.equalized else ""
+    how += "; biases corrected" if about.bias_corrections else ""
     others = f"{about.compared} {'held out' if measured < about.images else 'of the same'}"
     say(
-        f"Quantized: ranges by {about.calibrator} over {measured} of {about.image_source}{equalized}. Predicted by {others}: "
+        f"Quantized: ranges by {about.calibrator} over {measured} of {about.image_source}{how}. Predicted by {others}: "
         f"signal to noise {about.predicted_sqnr_db:.1f} ± {about.predicted_interval_db:.1f} dB, {about.predicted_agreement:.1%} of "
         "the first classes as in fp32."
     )

@@ -16,10 +16,20 @@ from onnx import helper, numpy_helper
 
 from iresnet_export.graph.ir import Array
 
-OWN_DOMAINS = ("", "ai.onnx")
+_OWN_DOMAINS = ("", "ai.onnx")
 _RANDOM = ("Random", "Multinomial", "Bernoulli")
 _NUMBERS = 2**28
 """How many may be computed in all: more than a network has, and no more memory than a machine has."""
+
+
+def functions_of(model: onnx.ModelProto) -> set[tuple[str, str]]:
+    """Domain and name of every operator that a file defines itself."""
+    return {(function.domain, function.name) for function in model.functions}
+
+
+def is_onnx(node: onnx.NodeProto, functions: set[tuple[str, str]]) -> bool:
+    """Whether an operator is ONNX's own, and not one of another domain or of the file's `functions`."""
+    return node.domain in _OWN_DOMAINS and (node.domain, node.op_type) not in functions
 
 
 def computed_constants(model: onnx.ModelProto) -> tuple[dict[str, Array], set[str]]:
@@ -28,7 +38,7 @@ def computed_constants(model: onnx.ModelProto) -> tuple[dict[str, Array], set[st
     Only ONNX's own operators: what another domain or the file itself defines may compute anything, and what is random is not
     constant.
     """
-    functions = {(function.domain, function.name) for function in model.functions}
+    functions = functions_of(model)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     found: dict[str, Array] = {}
     derived: set[str] = set()
@@ -41,7 +51,7 @@ def computed_constants(model: onnx.ModelProto) -> tuple[dict[str, Array], set[st
         given = [name for name in node.input if name]
         if any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute):
             continue  # a graph within may read whatever it likes
-        if node.domain not in OWN_DOMAINS or (node.domain, node.op_type) in functions or node.op_type.startswith(_RANDOM):
+        if not is_onnx(node, functions) or node.op_type.startswith(_RANDOM):
             continue
         if node.op_type == "CastLike":
             given = given[:1]  # the other one only lends its type

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from iresnet_export.artifacts.onnx_files import readable
-from iresnet_export.backends.onnx.constants import OWN_DOMAINS, computed_constants
+from iresnet_export.backends.onnx.constants import computed_constants, functions_of, is_onnx
 from iresnet_export.graph.ir import Array, Graph, Node, Wiring, conv_attributes, float32, pool_attributes
 from iresnet_export.quantization.placement import codes_of_onnx
 
@@ -97,7 +97,7 @@ class _Constants:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._functions = {(function.domain, function.name) for function in model.functions}
+        self._functions = functions_of(model)
         self._computed, self.derived = computed_constants(model)
         dequantizing = [node for node in model.graph.node if self.operator(node) == "DequantizeLinear"]
         self._dequantized = {
@@ -112,8 +112,7 @@ class _Constants:
 
     def operator(self, node: onnx.NodeProto) -> str:
         """ONNX's own operator of that name, or, with its domain, one that ONNX does not define or the file defines itself."""
-        is_onnx = node.domain in OWN_DOMAINS and (node.domain, node.op_type) not in self._functions
-        return node.op_type if is_onnx else f"{node.domain}:{node.op_type}"
+        return node.op_type if is_onnx(node, self._functions) else f"{node.domain}:{node.op_type}"
 
     def carries(self, node: onnx.NodeProto) -> bool:
         """Whether an operation gives its first input's numbers, in another type, shape or order, whatever they are."""
