@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +20,25 @@ from iresnet_export.artifacts.manifest import DETAILS, UNWRITTEN, Details, Fold,
 from iresnet_export.artifacts.metadata import embedded_identity
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportJob, ExportOptions, Format
-from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_quantization
+from iresnet_export.backends.onnx.calibrate import Images, calibration_images
+from iresnet_export.backends.onnx.mixed_precision import keeping, quantization_asked_for
+from iresnet_export.backends.onnx.writing import onnx_from_network
+from iresnet_export.backends.onnxruntime.optimized import with_exact_codes
 from iresnet_export.backends.registry import format_named, runtimes_for
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.graph.compare import compare
 from iresnet_export.graph.precision import in_words, precision_shares, shares
-from iresnet_export.quantization.codes import Quantization, quantized_graph
+from iresnet_export.quantization.codes import Quantization, Step, quantized_graph
+from iresnet_export.quantization.placement import quantized_onnx
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.deployment import probe_of
 from iresnet_export.verification.fold import FoldSample, fold_sample, folds_for_codes, proved_fold
 from iresnet_models.deployed import DTYPES, Deployable, deployed
 from iresnet_models.files import replacing, sha256_of
 from iresnet_models.operations import layer_multiply_accumulates
+
+_ROUNDS = 21
+"""Of runs in turn, whose median is the time of one image."""
 
 
 def default_output(format: Format, source: Source, options: ExportOptions, folder: Path = Path("artifacts")) -> Path:
@@ -191,8 +202,40 @@ def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -
     """The fold and the quantization of it that measure best, with or without the stream's channels equalized."""
     images = calibration_images(sample.source, options)
     networks, folds = folds_for_codes(sample, images, options, progress)
-    quantization = chosen_quantization(sample.source, networks, images, options, progress)
-    return networks[quantization.equalized], folds[quantization.equalized], quantization
+    quantization = quantization_asked_for(sample.source, networks, images, options, progress)
+    network = networks[quantization.equalized]
+    if quantization.target == "cpu" and quantization.steps:
+        quantization = dataclasses.replace(quantization, steps=_timed(quantization, network, images, options, progress))
+    return network, folds[quantization.equalized], quantization
+
+
+def _timed(made: Quantization, network: Deployable, images: Images, options: ExportOptions, progress: Progress) -> tuple[Step, ...]:
+    """The steps with what a graph of each takes for one image by ONNX Runtime, run in turn."""
+    import onnxruntime as ort
+
+    model, runs = onnx_from_network(network), list[Callable[[], Any]]()
+    asked = [place for place in made.kept if place not in {step.place for step in made.steps}]
+    feed = {model.graph.input[0].name: images.batch_of_one(options).numpy()}
+    for count in range(len(made.steps)):
+        progress("Timing what is kept in float32", count / len(made.steps))
+        kept = [*asked, *(step.place for step in made.steps[1 : count + 1])]
+        content = quantized_onnx(model, keeping(made, kept, model, made.ranges)).SerializeToString()
+        settings: Any = ort.SessionOptions()
+        settings.log_severity_level = 4
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
+        session, _ = with_exact_codes(
+            partial(ort.InferenceSession, content, settings, providers=["CPUExecutionProvider"]), settings
+        )
+        runs.append(partial(session.run, None, feed))
+    times = [[_milliseconds(run) for run in runs] for _ in range(1 + _ROUNDS)][1:]
+    medians = [round(statistics.median(seen), 4) for seen in zip(*times, strict=True)]
+    return tuple(dataclasses.replace(step, milliseconds=median) for step, median in zip(made.steps, medians, strict=True))
+
+
+def _milliseconds(run: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    run()
+    return 1000 * (time.perf_counter() - begun)
 
 
 def _shares_read_back(

@@ -110,6 +110,8 @@ class OnnxSettings(Settings):
     target: Text | None = None
     calibrator: Text | None = None
     calibration_images: Count | None = None
+    keep_float: tuple[Text, ...] | None = None
+    min_sqnr: Number | None = None
 
 
 @dataclass(frozen=True)

@@ -143,5 +143,11 @@ def stored_precision(artifact: Artifact) -> str:
     return told if told in PRECISIONS else "fp32"
 
 
+def layers_in_float(artifact: Artifact) -> int:
+    """How many convolutions and linear layers of a quantized artifact stay in float32, as its manifest says."""
+    quantization = None if artifact.manifest is None else artifact.manifest.details.quantization
+    return 0 if quantization is None else len(quantization.floating)
+
+
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
     return {**identity, **identity["spec"], "spec": None}

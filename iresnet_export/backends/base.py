@@ -34,6 +34,8 @@ from iresnet_models.preprocessing import normalised
 from iresnet_models.spec import NetworkSpec
 
 MOST_BATCH, MOST_THREADS = 65_536, 1024
+MOST_SQNR_DB = 100.0
+"""float32 itself has little more."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class ExportOptions:
     """`digits` or a folder, whose training images say how far activations reach; None for the network's own, or noise."""
     calibration_images: int = 512
     """Some of them are held out of the ranges, for every choice and for the prediction."""
+    keep_float: tuple[str, ...] = ()
+    """Places of the network that a quantized export leaves in float32: `stem`, `layer1`, `layer1.0`, `classifier`."""
+    min_sqnr: float | None = None
+    """Decibels. Where codes everywhere are predicted to give less, the places that cost most stay in float32, as few as do."""
 
     @classmethod
     def of(cls, options: ExportOptions) -> Self:
@@ -87,6 +93,13 @@ class ExportOptions:
                 f"those of {self.precision} are as fine for small values as for large ones.",
                 f"Take {', '.join((AUTO, *scheme.calibrators[:-1]))} or {scheme.calibrators[-1]}.",
             )
+        if scheme is None and (self.keep_float or self.min_sqnr is not None):
+            raise InputError(
+                f"--keep-float and --min-sqnr are for codes, and {self.precision} has none;",
+                "leave them out, or add --precision int8.",
+            )
+        if self.min_sqnr is not None and not 0 < self.min_sqnr <= MOST_SQNR_DB:
+            raise InputError(f"--min-sqnr takes decibels, more than 0 and no more than {MOST_SQNR_DB:g}, not {self.min_sqnr:g}.")
         if self.calibration_images < 1:
             raise InputError(f"--calibration-images takes a number of at least 1, not {self.calibration_images}.")
 
@@ -105,6 +118,8 @@ class ExportOptions:
             "calibrator": self.calibrator,
             "calibration_data": self.calibration_name,
             "calibration_images": self.calibration_images,
+            "keep_float": self.keep_float or None,
+            "min_sqnr": self.min_sqnr,
         }
 
     @property

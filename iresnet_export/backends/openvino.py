@@ -19,7 +19,7 @@ from iresnet_export.artifacts.onnx_files import read_onnx, require_sound
 from iresnet_export.backends.base import Runtime, Session
 from iresnet_export.backends.onnx.probing import OnnxProbe, with_outputs
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
-from iresnet_export.graph.precision import widest
+from iresnet_export.graph.precision import widest, without_float
 from iresnet_export.system.machine import products_of_codes_overflow
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32", "fp8": "f32"}
@@ -42,11 +42,11 @@ class OpenVino(Runtime):
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OpenVinoSession:
         if device.type != "cpu":
             raise UnavailableError("OpenVINO runs on the CPU here;", "add --device cpu.")
-        from iresnet_export.artifacts.metadata import stored_precision
+        from iresnet_export.artifacts.metadata import layers_in_float, stored_precision
 
         require_sound(artifact)
         precision = stored_precision(artifact)
-        session = OpenVinoSession(artifact.path, precision, threads)
+        session = OpenVinoSession(artifact.path, precision, threads, layers_in_float(artifact))
         if session.computed_precision == "int8" and products_of_codes_overflow():
             session.close()
             raise UnavailableError(_OVERFLOWS)
@@ -82,7 +82,7 @@ class OpenVinoProbe(OnnxProbe):
 class OpenVinoSession(Session):
     """A compiled graph and one request, on the CPU."""
 
-    def __init__(self, path: Path, precision: str, threads: int | None) -> None:
+    def __init__(self, path: Path, precision: str, threads: int | None, in_float: int = 0) -> None:
         try:
             openvino = imported()
         except ImportError as error:
@@ -100,7 +100,7 @@ class OpenVinoSession(Session):
             self.batch = None if batch.is_dynamic else (batch.get_length(), batch.get_length())
             self.image = tuple(None if extent.is_dynamic else extent.get_length() for extent in list(taken.partial_shape)[1:])
             self.with_preprocessing = taken.element_type == openvino.Type.u8
-            self.computed_precision = widest(_computed_precisions(self._compiled))
+            self.computed_precision = widest(without_float(_computed_precisions(self._compiled), in_float))
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             if (foreign := _operators_of_onnxruntime(path)) is not None:

@@ -192,6 +192,27 @@ CalibrationImages = Annotated[
         max=MOST_IMAGES,
     ),
 ]
+KeepFloat = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep-float",
+        metavar="PLACE",
+        help="int8, fp8: a place that stays in float32: stem, layer1, layer1.0, classifier. May be repeated.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+        autocompletion=offering("stem", "layer1", "layer2", "layer3", "layer4", "classifier"),
+    ),
+]
+MinSqnr = Annotated[
+    float | None,
+    typer.Option(
+        "--min-sqnr",
+        metavar="DB",
+        help="int8, fp8: keep the places that cost most in float32, as few as give this signal to noise.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
 Fold = Annotated[
     bool,
     typer.Option("--fold/--no-fold", help="Fold every BatchNorm away, exactly, and prove it.", rich_help_panel=OUTPUT),

@@ -54,6 +54,14 @@ def in_words(found: Mapping[str, float]) -> str:
     return ", ".join(f"{100 * share:.4g} % {name}" for name, share in found.items())
 
 
+def without_float(precisions: Sequence[str], count: int) -> list[str]:
+    """Those of a quantized network's layers, without `count` of them in float32."""
+    found = list(precisions)
+    for _ in range(min(count, found.count("fp32"))):
+        found.remove("fp32")
+    return found
+
+
 def widest(precisions: Sequence[str]) -> str:
     """The precision of a whole network: the widest one that any of its layers is in."""
     order = ["int8", "fp8", "bf16", "fp16", "fp32", "fp64"]

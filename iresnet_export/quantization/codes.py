@@ -14,6 +14,7 @@ import numpy as np
 
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_export.graph.ir import Array, Graph, Node
+from iresnet_export.quantization.kept import is_kept
 from iresnet_export.quantization.schemes import CALIBRATORS, SCHEMES, Scheme, Target, scheme_for
 from iresnet_models.typed import shortly, typed
 
@@ -27,6 +28,7 @@ WIDEST_INTERVAL_DB = 10.0
 _SQNR_DB = (-60.0, 4000.0)
 """Noise a thousand times the signal is no network any more; no error at all is 3,080 dB."""
 
+_LONGEST_MS = 1e9
 _UNSIGNED_CODES = 255
 _LARGEST_BIAS = 2.0**30
 _LARGEST_CORRECTION = 2**29
@@ -59,6 +61,21 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Step:
+    """What it gives and costs to keep one more `place` in float32, empty for none.
+
+    `sqnr_db`: predicted before biases are corrected. `milliseconds`: of ONNX Runtime for one image, the median of interleaved
+    runs; None where the file is not for CPUs.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
+
+    place: str
+    sqnr_db: float
+    milliseconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Quantization:
     """Everything about a quantized export that does not follow from its network and fold.
 
@@ -68,7 +85,8 @@ class Quantization:
     `predicted_agreement`: signal to error of the logits, and share of the same first class, of this graph against the float32
     network, computed by torch over `compared` of the images, which ranges were not measured with; other images of their kind give
     this signal to error give or take `predicted_interval_db` (95 %). `bias_corrections`: what is added to the codes of a layer's
-    biases. `tried`: what it was chosen from, by the same images.
+    biases. `tried`: what it was chosen from, by the same images. `kept`: the places that stay in float32 by
+    choice, and `steps`: what keeping each of those cost that were found for a signal to noise.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
@@ -88,6 +106,8 @@ class Quantization:
     tried: tuple[Trial, ...] = ()
     precision: str = "int8"
     floating: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
 
     @property
     def scheme(self) -> Scheme:
@@ -109,7 +129,8 @@ class Quantization:
     def to_json(self) -> dict[str, Any]:
         ranges = {name: list(limits) for name, limits in self.ranges.items()}
         corrections = {name: list(codes) for name, codes in self.bias_corrections.items()}
-        lists = {"floating": list(self.floating), "tried": [dataclasses.asdict(trial) for trial in self.tried]}
+        lists: dict[str, Any] = {"floating": list(self.floating), "kept": list(self.kept)}
+        lists |= {name: [dataclasses.asdict(part) for part in getattr(self, name)] for name in ("tried", "steps")}
         made = {"ranges": ranges, "inputs": dict(self.inputs), "bias_corrections": corrections, **lists}
         return {"format": FORMAT, **dataclasses.asdict(self), **made}
 
@@ -147,6 +168,9 @@ class Quantization:
         for trial in self.tried:
             if not (lowest <= trial.sqnr_db <= highest and 0 <= trial.agreement <= 1 and 1 <= trial.images <= self.images):
                 return f"tried: nothing measures {trial.sqnr_db:g} dB and {trial.agreement:g} with {trial.images} images"
+        for step in self.steps:
+            if not (lowest <= step.sqnr_db <= highest and 0 <= (step.milliseconds or 0.0) <= _LONGEST_MS):
+                return f"steps: nothing measures {step.sqnr_db:g} dB in {step.milliseconds} ms"
         if self.calibrator not in CALIBRATORS:
             return f"calibrator: there is no {shortly(self.calibrator)}"
         if (self.precision, self.target) not in SCHEMES:
@@ -227,13 +251,13 @@ def activation_codes(name: str, codes: Codes) -> Node:
 
 
 def _quantized(layer: Node, quantization: Quantization) -> Node:
-    scheme = quantization.scheme
-    if layer.kind in ("mul", "add") and scheme.everywhere:
+    scheme, kept = quantization.scheme, is_kept(layer.name, quantization.kept)
+    if layer.kind in ("mul", "add") and scheme.everywhere and not kept:
         codes, coding = constant_codes(layer.tensors["constant"], scheme)
         return dataclasses.replace(layer, tensors={"constant": codes, **activation_codes(layer.name, coding).tensors})
     if layer.kind not in ("conv", "linear"):
         return layer
-    quantizes = scheme.quantizes(layer.tensors["weight"].shape)
+    quantizes = scheme.quantizes(layer.tensors["weight"].shape) and not kept
     if quantizes != (layer.name in quantization.inputs) or quantizes == (layer.name in quantization.floating):
         does = "quantizes" if quantizes else "does not quantize"
         raise _damaged(f"{scheme.precision} for {scheme.target} {does} {layer.name}, and it says otherwise")

@@ -8,6 +8,7 @@ are, and in int8 the shortcut of every addition; the rest it decides by itself.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx import helper, numpy_helper
 from iresnet_export.errors import ExportError
 from iresnet_export.graph.ir import Array, Node
 from iresnet_export.quantization.codes import Quantization, constant_codes, quantized_weights
+from iresnet_export.quantization.kept import is_kept
 from iresnet_export.quantization.schemes import Scheme
 
 _WEIGHTED = ("Conv", "Gemm")
@@ -28,12 +30,15 @@ _FLOAT = ("Transpose", "Cast", "Softmax")
 
 
 class Placement:
-    """The values of a float graph that are quantized by a scheme, and what becomes of the others."""
+    """The values of a float graph that are quantized by a scheme, and what becomes of the others.
 
-    def __init__(self, model: onnx.ModelProto, scheme: Scheme) -> None:
+    `kept`: the places that stay in float32 by choice.
+    """
+
+    def __init__(self, model: onnx.ModelProto, scheme: Scheme, kept: Collection[str] = ()) -> None:
         graph = model.graph
-        self.scheme = scheme
-        self.floating = floating_layers(model, scheme)
+        self.scheme, self._kept = scheme, kept
+        self.floating = floating_layers(model, scheme, kept)
         self.constants = {tensor.name for tensor in graph.initializer}
         self._producers = {node.output[0]: node for node in graph.node}
         self._consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -51,7 +56,7 @@ class Placement:
     def codes_from(self, value: str) -> str:
         """The value whose codes a value shares: itself, or what it only moves, or rectifies."""
         producer = self._producers.get(value)
-        if not self.scheme.everywhere or producer is None:
+        if not self.scheme.everywhere or producer is None or self.keeps(producer):
             return value
         if producer.op_type in _SAME_CODES or self.rectifies_codes(producer):
             return self.codes_from(producer.input[0])
@@ -59,12 +64,23 @@ class Placement:
 
     def rectifies_codes(self, node: onnx.NodeProto) -> bool:
         """Whether a ReLU reads a value that is quantized itself, since others read it too: it is done on the codes then."""
-        return self.scheme.everywhere and node.op_type == "Relu" and not self._only_rectified(node.input[0])
+        is_quantized = self.scheme.everywhere and not self.keeps(node)
+        return is_quantized and node.op_type == "Relu" and not self._only_rectified(node.input[0])
 
     def _only_rectified(self, value: str) -> bool:
         """Whether a value goes into a ReLU and nowhere else, so that the runtime computes both as one."""
-        consumers = self._consumers[value]
-        return self._producers[value].op_type in _FUSED_WITH_RELU and [node.op_type for node in consumers] == ["Relu"]
+        consumers, producer = self._consumers[value], self._producers[value]
+        if producer.op_type not in _FUSED_WITH_RELU or [node.op_type for node in consumers] != ["Relu"]:
+            return False
+        return self.keeps(producer) or not self.keeps(consumers[0])
+
+    def keeps(self, node: onnx.NodeProto) -> bool:
+        """Whether a node stays in float32 by choice."""
+        return is_kept(node.name, self._kept)
+
+    def _is_float(self, value: str) -> bool:
+        """Whether a value is there as it was computed, and not as codes alone."""
+        return value not in self._producers or self.keeps(self._producers[value])
 
     def quantizes(self, node: onnx.NodeProto) -> bool:
         """Whether a node is a convolution or linear layer that is quantized."""
@@ -73,34 +89,37 @@ class Placement:
     def _anywhere(self, value: str) -> bool:
         if value in self._outputs or any(node.op_type in _FLOAT or node.op_type == "Sub" for node in self._consumers[value]):
             return False
+        if self._is_float(value) and all(self.keeps(node) for node in self._consumers[value]):
+            return False
         return value not in self._producers or not self._only_rectified(value)
 
     def _as_input(self, value: str) -> bool:
         return any(self.quantizes(node) or self._is_shortcut(node, value) for node in self._consumers[value])
 
     def _is_shortcut(self, node: onnx.NodeProto, value: str) -> bool:
-        return self.scheme.shortcuts and node.op_type == "Add" and node.input[1] == value and value not in self.constants
+        is_quantized = self.scheme.shortcuts and node.op_type == "Add" and not self.keeps(node)
+        return is_quantized and node.input[1] == value and value not in self.constants
 
     def reads_codes(self, node: onnx.NodeProto, index: int) -> bool:
         """Whether a node's input is the quantized value, where it is quantized at all."""
         if self.scheme.everywhere:
-            return True
-        return self.quantizes(node) or (self.scheme.shortcuts and node.op_type == "Add" and index == 1)
+            return not (self.keeps(node) and self._is_float(node.input[index]))
+        return self.quantizes(node) or (index == 1 and self._is_shortcut(node, node.input[1]))
 
 
-def floating_layers(model: onnx.ModelProto, scheme: Scheme) -> list[str]:
-    """The convolutions and linear layers of a graph, quantized or not, that the scheme leaves in float32, by their nodes' names."""
+def floating_layers(model: onnx.ModelProto, scheme: Scheme, kept: Collection[str] = ()) -> list[str]:
+    """The convolutions and linear layers of a graph, quantized or not, that stay in float32, by their nodes' names."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in shapes:
             shapes[node.output[0]] = shapes[node.input[0]]
     weighted = [node for node in model.graph.node if node.op_type in _WEIGHTED]
-    return [node.name for node in weighted if not scheme.quantizes(shapes.get(node.input[1], ()))]
+    return [node.name for node in weighted if is_kept(node.name, kept) or not scheme.quantizes(shapes.get(node.input[1], ()))]
 
 
 def quantized_onnx(model: onnx.ModelProto, quantization: Quantization) -> onnx.ModelProto:
     """A float32 graph of ours with everything quantized that its target computes in codes."""
-    sites, writer = Placement(model, quantization.scheme), _Writer(model, quantization)
+    sites, writer = Placement(model, quantization.scheme, quantization.kept), _Writer(model, quantization)
     missing = set(sites.ranged) ^ set(quantization.ranges)
     if missing:
         raise ExportError(f"The quantization belongs to another graph: {', '.join(sorted(missing)[:3])} differ.")
@@ -144,7 +163,7 @@ class _Writer:
         else:
             for index, name in enumerate(node.input):
                 if name in self._known:
-                    copy.input[index] = self._constant(name, node)
+                    copy.input[index] = self._constant(name, is_coded=not sites.keeps(node) and node.op_type != "Sub")
         self.nodes.append(copy)
         if value in sites.quantized:
             self.quantize(value, sites.codes_from(value))
@@ -183,9 +202,9 @@ class _Writer:
             return [*names, self._weight(bias, made.bias)]
         return [*names, self._coded(bias, made.bias, made.bias_scale, np.zeros(len(made.scale), np.int32), axis=0)]
 
-    def _constant(self, name: str, node: onnx.NodeProto) -> str:
+    def _constant(self, name: str, *, is_coded: bool) -> str:
         values = self._known[name]
-        if not self._scheme.everywhere or node.op_type == "Sub":
+        if not (self._scheme.everywhere and is_coded):
             return self._weight(name, values)
         codes, coded = constant_codes(values, self._scheme)
         return self._coded(name, codes, np.asarray(coded.scale), np.asarray(coded.zero_point))

@@ -26,6 +26,7 @@ from iresnet_export.backends.onnx.calibrate import few_images, held_out_count, p
 from iresnet_export.backends.registry import format_named
 from iresnet_export.graph.precision import precision_shares
 from iresnet_export.quantization.codes import Quantization
+from iresnet_export.quantization.kept import is_kept, places_of
 from iresnet_export.quantization.placement import Placement
 from iresnet_export.quantization.schemes import AUTO
 from iresnet_export.verification.deployment import Deployment
@@ -55,11 +56,12 @@ def false_claim(artifact: Artifact, manifest: Manifest, options: ExportOptions, 
     if manifest.fold:
         made["details"]["fold"] = _fold(manifest, deployment, details)
     if deployment.quantization is not None:
-        sites = Placement(deployment.floating_model, deployment.quantization.scheme)
-        placed = {"inputs": dict(sites.inputs), "floating": list(sites.floating)}
-        made["details"]["quantization"] = _quantization(manifest, deployment.quantization, details) | placed
-        if deployment.quantization.target == "cpu" and "optimised_operators" in details:
-            made["details"]["optimised_operators"] = _in_integers(details["optimised_operators"], deployment.floating_model)
+        model, codes = deployment.floating_model, deployment.quantization
+        sites = Placement(model, codes.scheme, codes.kept)
+        placed = _kept(codes, details, model) | {"inputs": dict(sites.inputs), "floating": list(sites.floating)}
+        made["details"]["quantization"] = _quantization(manifest, codes, details) | placed
+        if codes.target == "cpu" and "optimised_operators" in details:
+            made["details"]["optimised_operators"] = _in_integers(details["optimised_operators"], model, codes.kept)
     return _first_difference(made, told) or _impossible(details)
 
 
@@ -104,6 +106,9 @@ def _settings(manifest: Manifest, options: ExportOptions, details: dict[str, Any
         if told.get("calibrator") == AUTO:  # then all are among what was tried
             made["calibrator"] = AUTO
         made.setdefault("calibration_data", None)
+        wanted, asked = told.get("min_sqnr"), told.get("keep_float")
+        made["min_sqnr"] = None if wanted is None else min(wanted, calibrated["predicted_sqnr_db"])
+        made["keep_float"] = [name for name in asked or () if any(_stands_for(name, place) for place in calibrated["kept"])] or None
     return made
 
 
@@ -177,11 +182,31 @@ def _are_all_tried(codes: Quantization, calibrators: Sequence[str], measured: in
     return False
 
 
-def _in_integers(told: dict[str, int], model: onnx.ModelProto) -> dict[str, int]:
-    """What a runtime made of a graph, with all of its convolutions and additions in integers and none in float."""
-    counts = Counter(node.op_type for node in model.graph.node)
+def _kept(codes: Quantization, details: dict[str, Any], model: onnx.ModelProto) -> dict[str, Any]:
+    """The places that were asked to stay in float32, and beyond them those that keeping step by step led to."""
+    settings, places = details["settings"], places_of(node.name for node in model.graph.node)
+    asked = {place for place in places if any(_stands_for(name, place) for name in settings.get("keep_float") or ())}
+    found = {step.place for step in codes.steps[1:]} if settings.get("min_sqnr") is not None else set()
+    told = details["quantization"]["steps"]
+    is_from_none = not told or (told[0]["place"] == "" and len(found) == len(told) - 1 > 0 and not found & asked)
+    return {
+        "kept": [place for place in places if place in asked | found],
+        "steps": told if is_from_none and (found or not told) else [],
+    }
+
+
+def _stands_for(name: str, place: str) -> bool:
+    return place == name or place.startswith(f"{name}.")
+
+
+def _in_integers(told: dict[str, int], model: onnx.ModelProto, kept: Sequence[str]) -> dict[str, int]:
+    """What a runtime made of a graph, with its convolutions and additions in integers and none in float, but for what is kept."""
+    counts = Counter(node.op_type for node in model.graph.node if not is_kept(node.name, kept))
+    floats = Counter(node.op_type for node in model.graph.node if is_kept(node.name, kept))
     convolutions = {"QLinearConv": counts["Conv"], "QLinearAdd": counts["Add"]}
-    return {name: count for name, count in told.items() if name not in ("Conv", "FusedConv", "Add", "Gemm")} | {
+    convolutions_of = floats["Conv"] + floats["Mul"]  # ONNX Runtime makes some of multiplications
+    most = {"Conv": convolutions_of, "FusedConv": convolutions_of, "Add": floats["Add"], "Gemm": floats["Gemm"]}
+    return {name: min(count, most.get(name, count)) for name, count in told.items() if most.get(name, count)} | {
         name: count for name, count in convolutions.items() if count
     }
 

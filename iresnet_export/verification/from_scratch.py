@@ -111,7 +111,7 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
                 return f"{_AGAIN}: with quantization.bias_corrections {layer} is off on average, by more than chance"
         cost = predicted_cost(deployment.quantized_model, float32_logits(source, images), images, options)
         made["quantization"] = repeated.to_json() | {"ranges": ranges} | cost.predicted
-        made["quantization"]["bias_corrections"] = told["quantization"]["bias_corrections"]
+        made["quantization"] |= {name: told["quantization"][name] for name in ("bias_corrections", "steps")}
         if "optimised_operators" in told and all(manifest.versions.get(name) == versions().get(name) for name in _RUNTIMES):
             job = ExportJob(deployment.network, source.spec, artifact.path, options, quantization=codes)
             for runtime in runtimes_for(artifact.format):

@@ -121,6 +121,8 @@ GOOD = {
     ],
     "precision": "int8",
     "floating": [],
+    "kept": [],
+    "steps": [],
 }
 
 
@@ -154,6 +156,12 @@ GOOD = {
         ("precision", "int3"),
         ("equalized", "no"),
         ("floating", [1]),
+        ("kept", [1]),
+        ("kept", "stem"),
+        ("steps", [{"place": "stem", "sqnr_db": float("nan"), "milliseconds": None}]),
+        ("steps", [{"place": "stem", "sqnr_db": 1e9, "milliseconds": None}]),
+        ("steps", [{"place": "stem", "sqnr_db": 30.0, "milliseconds": -1.0}]),
+        ("steps", [{"place": "stem"}]),
         ("bias_corrections", {"conv1": 3}),
         ("bias_corrections", {"conv1": [0.5]}),
         ("bias_corrections", {"conv1": [2**30]}),

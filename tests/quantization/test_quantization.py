@@ -275,7 +275,7 @@ def test_for_cpus_everything_runs_in_integers(
     assert found["QLinearGlobalAveragePool"] == 1
     assert (found["QuantizeLinear"], found["DequantizeLinear"], found["Relu"], found["Conv"]) == (1, 0, 0, 0)
     assert (floating["Mul"] > 0) == (spoil is not None)
-    assert require_integers(optimised) == dict(found)
+    assert require_integers(optimised, network.quantization) == dict(found)
 
 
 def test_a_float_island_is_seen(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_float_island_is_seen(tmp_path: Path) -> None:
     clip.op_type = "Sin"
     onnx.save(spoiled, tmp_path / "island.onnx")
     with pytest.raises(ExportError, match="in float"):
-        require_integers(optimised_graph(tmp_path / "island.onnx", ["CPUExecutionProvider"]))
+        require_integers(optimised_graph(tmp_path / "island.onnx", ["CPUExecutionProvider"]), network.quantization)
 
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])

@@ -53,6 +53,17 @@ EXPORTS: dict[str, tuple[Any, ExportOptions]] = {
         "onnx",
         ExportOptions(precision="int8", calibration_data="digits", calibration_images=12, with_preprocessing=True),
     ),
+    "int8 kept": (
+        "onnx",
+        ExportOptions(
+            precision="int8",
+            calibrator="minmax",
+            calibration_data="digits",
+            calibration_images=20,
+            keep_float=("layer4",),
+            min_sqnr=24.5,
+        ),
+    ),
     "int8, deeper": ("onnx", ExportOptions(precision="int8")),
     "fp8": ("onnx", ExportOptions(precision="fp8", target="tensorrt", calibration_data="digits", calibration_images=64)),
     "torchscript": ("torchscript", ExportOptions()),
@@ -515,6 +526,30 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "corrections of none": ("int8", lambda m: _corrections(m).update({"layer2.9.conv1": [1]})),
     "corrections of nothing": ("int8", lambda m: _corrections(m).update({"layer1.0.conv1": [0] * 64})),
     "that biases were corrected": ("int8", lambda m: m["details"]["quantization"]["tried"][-1].update(corrected=False)),
+    "a place that is kept": ("int8 kept", lambda m: m["details"]["quantization"]["kept"].append("classifier")),
+    "a place that is not kept": ("int8 kept", lambda m: m["details"]["quantization"]["kept"].remove("layer4.0")),
+    "a place that there is not": ("int8 kept", lambda m: m["details"]["quantization"]["kept"].append("layer9.0")),
+    "another order of places": ("int8 kept", lambda m: m["details"]["quantization"]["kept"].reverse()),
+    "layers in float32": ("int8 kept", lambda m: m["details"]["quantization"]["floating"].pop()),
+    "places that were not asked for": ("int8 kept", field("details", "settings", "keep_float", value=["layer3"])),
+    "that no signal to noise was asked for": ("int8 kept", field("details", "settings", "min_sqnr", value=None)),
+    "more signal to noise than there is": ("int8 kept", field("details", "settings", "min_sqnr", value=90.0)),
+    "no steps": ("int8 kept", field("details", "quantization", "steps", value=[])),
+    "a step to another place": ("int8 kept", lambda m: m["details"]["quantization"]["steps"][-1].update(place="classifier")),
+    "a step too many": (
+        "int8 kept",
+        lambda m: m["details"]["quantization"]["steps"].append(m["details"]["quantization"]["steps"][-1]),
+    ),
+    "steps where nothing was asked for": (
+        "int8 minmax",
+        field("details", "quantization", "steps", value=[{"place": "", "sqnr_db": 20.0, "milliseconds": None}]),
+    ),
+    "a signal to noise asked for": ("int8 minmax", field("details", "settings", "min_sqnr", value=99.0)),
+    "a place asked for": ("int8 minmax", field("details", "settings", "keep_float", value=["layer1"])),
+    "a runtime that keeps more in float": (
+        "int8 kept",
+        field("details", "optimised_operators", value=lambda found: found | {"Conv": found["Conv"] + 9}),
+    ),
     "a range": ("int8", lambda m: field("details", "quantization", "ranges", value=_wider)(m)),
 }
 
@@ -626,11 +661,22 @@ def test_figures_are_measured_again(name: str, spoiled: Callable[..., Candidate]
 
 @pytest.mark.parametrize(
     "kind",
-    ["onnx", "int8", "int8 minmax", "int8 pixels of few", "pt2 pixels", pytest.param("int8, deeper", marks=pytest.mark.slow)],
+    [
+        *("onnx", "int8", "int8 minmax", "int8 pixels of few", "int8 kept", "pt2 pixels"),
+        pytest.param("int8, deeper", marks=pytest.mark.slow),
+    ],
 )
 def test_repetition_confirms_and_says_so(kind: str, spoiled: Callable[..., Candidate]) -> None:
     found = spoiled(kind, same, from_scratch=True)
     assert (found.status, found.reason, found.notices) == ("pass", None, (REPEATED,))
+
+
+def test_what_is_kept_step_by_step_is_timed(unspoiled: Callable[[str], Artifact]) -> None:
+    codes = unspoiled("int8 kept").require_intact().details.quantization
+    assert codes is not None
+    assert len(codes.steps) > 1
+    assert all(step.milliseconds is not None and 0.05 < step.milliseconds < 5000 for step in codes.steps)
+    assert codes.predicted_sqnr_db >= 24.5
 
 
 def test_corrections_that_were_not_measured_are_found_by_repetition(spoiled: Callable[..., Candidate]) -> None:

@@ -95,6 +95,10 @@ class Images:
         """Batches of pixels as an artifact of these options takes them."""
         return (pixels if options.with_preprocessing else normalised(pixels, self.spec) for pixels in batches)
 
+    def batch_of_one(self, options: ExportOptions) -> Tensor:
+        """The first one that ranges are measured with, as an artifact of these options takes it."""
+        return next(self.taken(self.measuring(1), options))
+
     def together(self, options: ExportOptions) -> Tensor:
         """The few, in one batch as an artifact of these options takes them."""
         return torch.cat(list(self.taken(self.measuring(self.few), options)))
@@ -177,15 +181,17 @@ def chosen_quantization(
     progress: Progress,
     *,
     wanted: Quantization | None = None,
+    kept: Sequence[str] = (),
 ) -> Quantization:
     """The quantization that costs least on the held-out images, of all calibrators and of both folds; or the way that is `wanted`.
 
     The keys of `networks` say whether their stream is equalized. Which of them is better, a few images tell; how their ranges are
-    found, all of them; then, whether corrected biases are better still.
+    found, all of them; then, whether corrected biases are better still. `kept`: the places that stay in float32.
     """
     scheme = options.scheme
     if scheme is None:
         raise InputError(f"{options.precision} has no codes, and nothing to calibrate.")
+    kept = kept if wanted is None else wanted.kept
     calibrators = scheme.calibrators if options.calibrator == AUTO else (options.calibrator,)
     graphs = {
         equalized: onnx_from_network(network, opset=OnnxOptions.of(options).chosen_opset) for equalized, network in networks.items()
@@ -194,7 +200,7 @@ def chosen_quantization(
 
     def measured(equalized: bool, count: int) -> Iterator[Quantization]:
         model = graphs[equalized]
-        sites = Placement(model, scheme)
+        sites = Placement(model, scheme, kept)
         batches = images.taken(images.measuring(count), options)
         observers = observed(OnnxGraph(model), sites.ranged, batches, count // images.batch, progress)
         for calibrator in calibrators:
@@ -212,6 +218,7 @@ def chosen_quantization(
                 predicted_interval_db=0.0,
                 precision=scheme.precision,
                 floating=tuple(sites.floating),
+                kept=tuple(kept),
             )
             progress(f"Predicting what {scheme.precision} costs by {calibrator}", 0.0)
             cost = predicted_cost(quantized_onnx(model, undecided), exact, images, options)

@@ -12,6 +12,8 @@ import onnx
 
 from iresnet_export.errors import ExportError
 from iresnet_export.graph.precision import NAMES
+from iresnet_export.quantization.codes import Quantization
+from iresnet_export.quantization.kept import is_kept
 from iresnet_export.system.machine import products_of_codes_overflow
 from iresnet_models.temporary import temporary_folder
 
@@ -76,29 +78,41 @@ def writing_optimised(options: Any) -> Iterator[Callable[[], onnx.ModelProto]]:
 
 
 def computed_precisions(model: onnx.ModelProto) -> list[str]:
-    """The precision of every convolution and linear layer of an optimised graph, by the type of its weights."""
+    """The precision of every convolution and linear layer of an optimised graph, by the type of its weights.
+
+    ONNX Runtime makes convolutions of multiplications by a number for each channel, which are none of the network's layers.
+    """
+    factors = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 4 and set(tensor.dims[1:]) == {1}}
     types = {tensor.name: onnx.TensorProto.DataType.Name(tensor.data_type).lower() for tensor in model.graph.initializer}
     names = {**NAMES, "float": "fp32"}
     found = []
     for node in model.graph.node:
         if node.op_type in _INTEGER:
             found.append(_INTEGER[node.op_type])
-        elif node.op_type in _FLOATING:
+        elif node.op_type in _FLOATING and not factors.intersection(node.input):
             found.append(next((names.get(types[name], types[name]) for name in node.input if name in types), "fp32"))
     return found
 
 
-def require_integers(model: onnx.ModelProto) -> dict[str, int]:
+def require_integers(model: onnx.ModelProto, quantization: Quantization) -> dict[str, int]:
     """The operators of an optimised int8 graph. Raises ExportError if anything between its first and last layer is not in integers.
 
     Every convolution must be a QLinearConv, every addition a QLinearAdd, every multiplication a QLinearMul, and no value may be
-    converted to float and back.
+    converted to float and back. Where places are kept in float32, all of that holds but for them and what goes in and out of them.
     """
-    nodes = list(model.graph.node)
+    nodes, kept = list(model.graph.node), quantization.kept
     layers = [index for index, node in enumerate(nodes) if node.op_type in (*_INTEGER, *_FLOATING)]
     inside = nodes[layers[0] : layers[-1] + 1]
-    floating = [node for node in inside if node.op_type in (*_FLOATING, *_CONVERSIONS, "Add", "Mul", "Relu", "MaxPool", "Cast")]
-    islands = [node for node in floating if not _pools_codes(node, model)]
+    operators = (*_FLOATING, "Add", "Mul", "Relu", *(() if kept else (*_CONVERSIONS, "MaxPool", "Cast")))
+    islands = [node for node in inside if node.op_type in operators and not _pools_codes(node, model)]
+    islands = [node for node in islands if not (node.name and is_kept(node.name, kept))]
+    count = sum(node.op_type in _FLOATING for node in inside)
+    if count < len(quantization.floating):  # more there may be: it makes convolutions of multiplications
+        raise ExportError(
+            f"ONNX Runtime {_version()} would compute {count} layers of this graph in float, and {len(quantization.floating)} are "
+            f"to be kept so ({', '.join(kept)}).",
+            "Use another version of onnxruntime.",
+        )
     if islands:
         raise ExportError(
             f"ONNX Runtime {_version()} would compute {len(islands)} operations of this int8 graph in float, the first of them "

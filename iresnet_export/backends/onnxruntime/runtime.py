@@ -13,7 +13,7 @@ from torch import Tensor
 
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.manifest import FormatName
-from iresnet_export.artifacts.metadata import stored_precision
+from iresnet_export.artifacts.metadata import layers_in_float, stored_precision
 from iresnet_export.artifacts.onnx_files import read_onnx, require_sound
 from iresnet_export.backends.base import ExportJob, Runtime, Session
 from iresnet_export.backends.onnxruntime.cuda import (
@@ -26,7 +26,7 @@ from iresnet_export.backends.onnxruntime.cuda import (
 )
 from iresnet_export.backends.onnxruntime.optimized import keep_operations, optimised_graph, require_integers, with_exact_codes
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
-from iresnet_export.graph.precision import widest
+from iresnet_export.graph.precision import widest, without_float
 from iresnet_export.system import nvidia
 from iresnet_models.errors import first_line
 
@@ -50,12 +50,14 @@ class OnnxRuntime(Runtime):
         if job.quantization is None or job.options.target != "cpu":
             return {}
         job.progress("Proving that it runs in integers", 1.0)
-        return {"optimised_operators": require_integers(optimised_graph(job.path, ["CPUExecutionProvider"]))}
+        return {"optimised_operators": require_integers(optimised_graph(job.path, ["CPUExecutionProvider"]), job.quantization)}
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OnnxSession:
         require_sound(artifact)
-        asked = stored_precision(artifact) != "fp32"
-        return OnnxSession(artifact.path, device, threads, cuda=self._cuda, ask_precision=asked, fuse=_fuses(artifact))
+        asked, in_float = stored_precision(artifact) != "fp32", layers_in_float(artifact)
+        return OnnxSession(
+            artifact.path, device, threads, cuda=self._cuda, ask_precision=asked, in_float=in_float, fuse=_fuses(artifact)
+        )
 
     def probe(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OnnxProbe:
         from iresnet_export.backends.onnxruntime.probing import OnnxRuntimeProbe
@@ -72,7 +74,8 @@ class OnnxSession(Session):
     processor.
 
     `ask_precision` has ONNX Runtime write down the graph that it really computes: it turns to another precision without a word.
-    Without `fuse` it keeps to each operation as it stands.
+    `in_float`: how many layers of a quantized graph are meant to be in float32. Without `fuse` it keeps to each operation as it
+    stands.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class OnnxSession(Session):
         *,
         cuda: CudaSettings | None = None,
         ask_precision: bool = False,
+        in_float: int = 0,
         fuse: bool = True,
     ) -> None:
         try:
@@ -110,7 +114,7 @@ class OnnxSession(Session):
 
             with writing_optimised(options) as optimised:
                 self._session, on_codes = with_exact_codes(create, options)
-                self.computed_precision = widest(computed_precisions(optimised()))
+                self.computed_precision = widest(without_float(computed_precisions(optimised()), in_float))
         else:
             self._session, on_codes = with_exact_codes(create, options)
         if on_codes is not None and self.computed_precision == "int8":

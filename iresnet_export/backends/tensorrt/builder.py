@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -22,11 +22,17 @@ from iresnet_export.system.progress import Progress
 
 
 def engine_from_onnx(
-    flavour: Flavour, onnx: bytes, options: EngineOptions, progress: Progress, observed: Sequence[str] = ()
+    flavour: Flavour,
+    onnx: bytes,
+    options: EngineOptions,
+    progress: Progress,
+    observed: Sequence[str] = (),
+    kept: Collection[str] = (),
 ) -> tuple[bytes, dict[str, Any]]:
     """A serialized engine (a raw plan, as trtexec reads it) and what the manifest should say of it.
 
-    `observed`: values inside, by the names of the ONNX nodes' outputs, that the engine is to give as well.
+    `observed`: values inside, by the names of the ONNX nodes' outputs, that the engine is to give as well; `kept`: the places of a
+    quantized network that stay in float32 by choice.
     """
     require_options(flavour, options)
     trt = flavour.module
@@ -36,7 +42,7 @@ def engine_from_onnx(
     # The parser owns what the network points to: it must stay until the engine is built.
     network, parser, model = parsed_network(flavour, builder, onnx)
     scheme = options.scheme
-    floating = floating_layers(model, scheme) if scheme else []
+    floating = floating_layers(model, scheme, kept) if scheme else []
     precisions = require_precision(flavour, network, options.precision, floating)
     details: dict[str, Any] = {"flavour": flavour.name, "builder_version": flavour.version, "layers": network.num_layers}
     mark_outputs(flavour, network, list(observed))

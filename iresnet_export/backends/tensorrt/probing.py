@@ -31,10 +31,12 @@ class EngineProbe(OnnxProbe):
     def __init__(self, artifact: Artifact, parent: Artifact, device: torch.device) -> None:
         self._flavour, self._device = require_runnable(artifact, device), device
         self._manifest, self._onnx = artifact.require_intact(), parent.path.read_bytes()
+        codes = self._manifest.details.quantization
+        self._kept = () if codes is None else codes.kept
         super().__init__(onnx.load_from_string(self._onnx))
 
     def _run_for(self, wanted: Sequence[int]) -> Callable[[Tensor], list[Tensor]]:
-        plan, names = observed_engine(self._flavour, self._onnx, self._options(), self._model, wanted)
+        plan, names = observed_engine(self._flavour, self._onnx, self._options(), self._model, wanted, self._kept)
         with temporary_folder() as folder:
             path = folder / "observed.engine"
             path.write_bytes(plan)
@@ -61,9 +63,9 @@ class EngineProbe(OnnxProbe):
 
 
 def observed_engine(
-    flavour: Flavour, data: bytes, options: EngineOptions, model: Any, wanted: Sequence[int]
+    flavour: Flavour, data: bytes, options: EngineOptions, model: Any, wanted: Sequence[int], kept: Sequence[str] = ()
 ) -> tuple[bytes, list[str]]:
     """An engine that also gives what the operations of these numbers give, and the names of the values."""
     names = values_of_onnx(model, wanted)
-    plan, _ = engine_from_onnx(flavour, data, options, no_progress, observed=names)
+    plan, _ = engine_from_onnx(flavour, data, options, no_progress, observed=names, kept=kept)
     return plan, names

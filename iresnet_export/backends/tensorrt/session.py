@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.metadata import layers_in_float
 from iresnet_export.backends.base import Session
 from iresnet_export.backends.onnx.writing import OUTPUT
 from iresnet_export.backends.tensorrt.checks import explained_validity
 from iresnet_export.backends.tensorrt.flavours import Flavour
 from iresnet_export.backends.tensorrt.plan import engine_details
 from iresnet_export.errors import ArtifactError, UnavailableError
-from iresnet_export.graph.precision import widest
+from iresnet_export.graph.precision import widest, without_float
 from iresnet_export.system.cuda_graphs import Capturing, on_stream, readable
 
 _MULTIPLYING = ("Convolution", "FullyConnected", "Gemm", "MatrixMultiply")
@@ -193,7 +194,7 @@ class EngineSession(Session):
         inspector = self._engine.create_engine_inspector()
         told = inspector.get_engine_information(trt.LayerInformationFormat.JSON) if inspector is not None else ""
         found = precisions_of_layers(told or "")
-        return widest(_without_floating(found, self._artifact)) if found else self._artifact.precision
+        return widest(without_float(found, layers_in_float(self._artifact))) if found else self._artifact.precision
 
 
 def precisions_of_layers(told: str) -> list[str]:
@@ -205,12 +206,3 @@ def precisions_of_layers(told: str) -> list[str]:
     weighted = (told for told in layers if isinstance(told, dict) and told.get("ParameterType", "Convolution") in _MULTIPLYING)
     entries = [told["Weights"] for told in weighted if isinstance(told.get("Weights"), dict)]
     return [_TYPES.get(str(entry.get("Type")), str(entry.get("Type"))) for entry in entries if entry.get("Count", 0)]
-
-
-def _without_floating(found: list[str], artifact: Artifact) -> list[str]:
-    """Without as many layers in float32 as the quantization left so."""
-    quantization, kept = engine_details(artifact).quantization, list(found)
-    for _ in () if quantization is None else quantization.floating:
-        if "fp32" in kept:
-            kept.remove("fp32")
-    return kept

@@ -53,7 +53,8 @@ class Engine(Format):
             raise ExportError("An engine is built from an ONNX file, and none was given.")
         options = EngineOptions.of(job.options)
         flavour = flavour_for_building(options.flavour)
-        plan, details = engine_from_onnx(flavour, job.parent.path.read_bytes(), options, job.progress)
+        kept = () if job.quantization is None else job.quantization.kept
+        plan, details = engine_from_onnx(flavour, job.parent.path.read_bytes(), options, job.progress, kept=kept)
         job.path.write_bytes(plan)
         return details
 

@@ -1,0 +1,240 @@
+"""Places that stay in float32: by hand, by what the runtime makes of them, and by what the least signal to noise asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from iresnet_export.artifacts.source import Source, untrained_source
+from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.onnx.calibrate import Images, calibration_images, float32_logits
+from iresnet_export.backends.onnx.interpreter import OnnxGraph
+from iresnet_export.backends.onnx.mixed_precision import quantization_asked_for
+from iresnet_export.backends.onnx.writing import onnx_from_network
+from iresnet_export.backends.onnxruntime.optimized import optimised_graph, require_integers
+from iresnet_export.backends.onnxruntime.runtime import OnnxSession
+from iresnet_export.errors import ExportError, InputError
+from iresnet_export.exporting import export_artifact
+from iresnet_export.quantization.codes import Quantization
+from iresnet_export.quantization.cost import sqnr_db
+from iresnet_export.quantization.kept import is_kept, kept_places, place_of, places_of
+from iresnet_export.quantization.placement import quantized_onnx
+from iresnet_export.system.progress import no_progress
+from iresnet_export.verification.verify import VerifyOptions, verify
+from iresnet_models import ModelSpec
+from iresnet_models.deployed import Deployable
+from iresnet_models.folding import fold
+from iresnet_models.preprocessing import normalised
+
+PLACES = ["stem", *(f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)), "classifier"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    source: Source
+    images: Images
+    folded: Deployable
+    floating: onnx.ModelProto
+
+    def quantization(self, **options: Any) -> Quantization:
+        asked = ExportOptions(precision="int8", calibrator="minmax", **options)
+        return quantization_asked_for(self.source, {False: self.folded}, self.images, asked, no_progress)
+
+
+@cache
+def given(arch: str, *, signs: bool = False) -> Given:
+    """A small untrained network of ten places, and images too few to correct biases by; with `signs` in front of its ReLUs."""
+    source = untrained_source(ModelSpec(arch, 18, num_classes=10, image_size=32, resize=32), seed=0)
+    for module in source.network.modules():
+        if signs and isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data[::7] *= -1
+    images = calibration_images(source, ExportOptions(precision="int8", calibration_data="digits", calibration_images=20))
+    folded = fold(source.network, sample=normalised(torch.cat(list(images.measuring(15))), source.spec))
+    return Given(source, images, folded, onnx_from_network(folded))
+
+
+def test_places_are_the_networks_own() -> None:
+    for arch in ("iresnet", "resnet"):
+        assert places_of(node.name for node in given(arch).floating.graph.node) == PLACES
+    assert [place_of(name) for name in ("conv1", "maxpool", "layer1.0", "layer3.11.conv2", "avgpool", "fc")] == [
+        "stem", "stem", "layer1.0", "layer3.11", "classifier", "classifier",
+    ]  # fmt: skip
+    assert is_kept("layer1.0.conv2", ("layer1.0",))
+    assert not is_kept("layer1.0.conv2", ("layer1.01", "layer1.0.conv2", "layer11.0"))
+
+
+def test_names_stand_for_places() -> None:
+    assert kept_places(["layer2", "stem"], PLACES) == ("stem", "layer2.0", "layer2.1")
+    assert kept_places(["layer2.1", "layer2.1"], PLACES) == ("layer2.1",)
+    for name in ("layer5", "layer2.9", "layer2.0.conv1", "fc", "", "layer"):
+        with pytest.raises(InputError, match=r"no such place. It has stem, layer1.0, .*, classifier;"):
+            kept_places(["stem", name], PLACES)
+    with pytest.raises(InputError, match=r"keeps every place .* --precision fp32"):
+        kept_places(["stem", "layer1", "layer2", "layer3", "layer4", "classifier"], PLACES)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "fp32", "keep_float": ("stem",)}, "are for codes, and fp32 has none"),
+        ({"precision": "fp16", "min_sqnr": 30.0}, "are for codes, and fp16 has none"),
+        ({"min_sqnr": 0.0}, "takes decibels, more than 0"),
+        ({"min_sqnr": float("nan")}, "takes decibels, more than 0"),
+        ({"min_sqnr": 101.0}, "no more than 100"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        ExportOptions(**{"precision": "int8", **options})
+
+
+KEPT = [
+    ("iresnet", ("layer1.1", "layer3.0"), False),
+    ("iresnet", ("layer2", "classifier"), True),
+    ("resnet", ("stem", "layer1.0"), False),
+    *(
+        pytest.param(arch, kept, signs, marks=pytest.mark.slow)
+        for signs in (False, True)
+        for arch, kept in (
+            ("iresnet", ("stem",)),
+            ("iresnet", ("layer1.0",)),
+            ("resnet", ("layer4",)),
+            ("resstage", ("layer1", "layer4.1")),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("arch", "kept", "signs"), KEPT)
+def test_kept_places_are_float_and_the_rest_is_integers(arch: str, kept: tuple[str, ...], signs: bool, tmp_path: Path) -> None:
+    """As the graph shows that ONNX Runtime really computes, and by its outputs."""
+    one = given(arch, signs=signs)
+    made = one.quantization(keep_float=kept)
+    graph, path = quantized_onnx(one.floating, made), tmp_path / "mixed.onnx"
+    onnx.save(graph, path)
+    stored = {tensor.name: numpy_helper.to_array(tensor).dtype for tensor in graph.graph.initializer}
+    for node in one.floating.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            assert stored[node.input[1]] == (np.float32 if is_kept(node.name, made.kept) else np.int8), node.name
+        elif node.op_type == "Mul":
+            assert stored[node.input[1]] == (np.float32 if is_kept(node.name, made.kept) else np.uint8), node.name
+    found = require_integers(optimised_graph(path, ["CPUExecutionProvider"]), made)
+    layers = [node.name for node in one.floating.graph.node if node.op_type == "Conv"]
+    assert found["QLinearConv"] == sum(not is_kept(name, made.kept) for name in layers)
+    batch = torch.cat(list(one.images.taken(one.images.held_out(), ExportOptions())))
+    with OnnxSession(path, torch.device("cpu"), ask_precision=True, in_float=len(made.floating)) as session:
+        assert session.computed_precision == "int8"
+        assert sqnr_db(session.run(batch).numpy(), OnnxGraph(graph).run(batch).numpy()) > 25  # ties between codes
+    with OnnxSession(path, torch.device("cpu"), ask_precision=True) as session:
+        assert session.computed_precision == "fp32", "and without a word of the manifest it is not called int8"
+
+
+def test_a_place_that_the_runtime_quantizes_by_itself_is_seen(tmp_path: Path) -> None:
+    """A convolution between codes, whose weights are floats: ONNX Runtime makes codes of them."""
+    one = given("iresnet")
+    made = one.quantization()
+    graph = quantized_onnx(one.floating, made)
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in one.floating.graph.initializer}
+    node = next(node for node in graph.graph.node if node.name == "layer2.0.conv1")
+    for index, name in ((1, "layer2.0.conv1.weight"), (2, "layer2.0.conv1.bias")):
+        node.input[index] = f"{name}.float"
+        graph.graph.initializer.append(numpy_helper.from_array(known[name], f"{name}.float"))
+    onnx.save(graph, tmp_path / "mixed.onnx")
+    optimised = optimised_graph(tmp_path / "mixed.onnx", ["CPUExecutionProvider"])
+    claimed = dataclasses.replace(made, kept=("layer2.0",), floating=("layer2.0.conv1",))
+    with pytest.raises(ExportError, match=r"would compute 0 layers of this graph in float, and 1 are to be kept"):
+        require_integers(optimised, claimed)
+
+
+def test_an_island_elsewhere_is_seen(tmp_path: Path) -> None:
+    one = given("iresnet")
+    made = one.quantization(keep_float=("layer1.0", "layer3.0"))
+    onnx.save(quantized_onnx(one.floating, made), tmp_path / "mixed.onnx")
+    optimised = optimised_graph(tmp_path / "mixed.onnx", ["CPUExecutionProvider"])
+    with pytest.raises(ExportError, match=r"operations of this int8 graph in float, the first of them \w+ at layer3\.0"):
+        require_integers(optimised, dataclasses.replace(made, kept=("layer1.0",), floating=made.floating[:2]))
+
+
+def test_what_stays_in_float_is_not_rounded() -> None:
+    """All but one place: what is left of the error is that place's, and the classifier's is a few roundings."""
+    one = given("iresnet")
+    exact = float32_logits(one.source, one.images)
+    batch = torch.cat(list(one.images.taken(one.images.held_out(), ExportOptions())))
+
+    def error(kept: tuple[str, ...]) -> float:
+        made = one.quantization(keep_float=kept)
+        return sqnr_db(OnnxGraph(quantized_onnx(one.floating, made)).run(batch).numpy(), exact)
+
+    everywhere, last = error(()), error(tuple(PLACES[:-1]))
+    assert last > everywhere + 8
+    assert error(("layer1.0",)) > everywhere
+
+
+@pytest.fixture(scope="module")
+def mixed() -> tuple[Quantization, Quantization]:
+    """Quantized throughout, and for 2 dB more."""
+    one = given("iresnet")
+    plain = one.quantization()
+    return plain, one.quantization(min_sqnr=plain.predicted_sqnr_db + 2, keep_float=("layer1.1",))
+
+
+def test_as_few_places_are_kept_as_give_the_signal_to_noise(mixed: tuple[Quantization, Quantization]) -> None:
+    plain, made = mixed
+    assert made.predicted_sqnr_db >= plain.predicted_sqnr_db + 2
+    first, *steps = made.steps
+    assert first.place == ""
+    assert {step.place for step in steps} | {"layer1.1"} == set(made.kept)
+    assert [place for place in PLACES if place in made.kept] == list(made.kept), "in the network's order"
+    assert 1 <= len(steps) < len(PLACES) - 1
+    fewer = tuple(place for place in made.kept if place != steps[-1].place)
+    assert given("iresnet").quantization(keep_float=fewer).predicted_sqnr_db < plain.predicted_sqnr_db + 2
+
+
+@pytest.mark.slow
+def test_places_are_kept_in_the_order_of_what_they_cost(mixed: tuple[Quantization, Quantization]) -> None:
+    """The first one gives more than any other would by itself."""
+    one, (_, made) = given("iresnet"), mixed
+    alone = {place: one.quantization(keep_float=("layer1.1", place)).predicted_sqnr_db for place in PLACES if place != "layer1.1"}
+    assert alone[made.steps[1].place] == max(alone.values())
+
+
+def test_what_is_enough_already_keeps_nothing() -> None:
+    made = given("iresnet").quantization(min_sqnr=5.0)
+    assert (made.kept, made.steps) == ((), ())
+
+
+@pytest.mark.slow
+def test_more_than_codes_can_give_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--min-sqnr 90: with codes in one place alone it is .* dB. Ask for less"):
+        given("iresnet").quantization(min_sqnr=90.0)
+
+
+@pytest.mark.parametrize(
+    ("target", "with_preprocessing", "from_scratch"),
+    [
+        ("cpu", True, False),
+        pytest.param("cpu", False, True, marks=pytest.mark.slow),
+        pytest.param("tensorrt", False, True, marks=pytest.mark.slow),
+    ],
+)
+def test_exports_with_kept_places_verify(target: Any, with_preprocessing: bool, from_scratch: bool, tmp_path: Path) -> None:
+    options = ExportOptions(
+        precision="int8", target=target, keep_float=("stem", "layer3"), with_preprocessing=with_preprocessing, calibrator="minmax",
+        calibration_data="digits", calibration_images=20,
+    )  # fmt: skip
+    artifact = export_artifact("onnx", given("resnet").source, options, output=tmp_path / "mixed.onnx")
+    manifest = artifact.require_intact()
+    assert manifest.details.quantization is not None
+    assert manifest.details.quantization.kept == ("stem", "layer3.0", "layer3.1")
+    assert 0.1 < manifest.details.multiply_accumulates["fp32"] < 0.5
+    asked = VerifyOptions(images=32, data="digits", backends=["onnxruntime"], from_scratch=from_scratch)
+    found = verify([artifact.path], asked).candidates[0]
+    assert found.status == ("pass" if target == "cpu" else "skipped"), found.reason
