@@ -21,7 +21,7 @@ from iresnet_export.artifacts.metadata import embedded_identity
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportJob, ExportOptions, Format
 from iresnet_export.backends.onnx.calibrate import Images, calibration_images
-from iresnet_export.backends.onnx.mixed_precision import keeping, quantization_asked_for
+from iresnet_export.backends.onnx.mixed_precision import keeping, places_of, quantization_asked_for
 from iresnet_export.backends.onnx.writing import onnx_from_network
 from iresnet_export.backends.onnxruntime.optimized import with_exact_codes
 from iresnet_export.backends.registry import format_named, runtimes_for
@@ -39,6 +39,8 @@ from iresnet_models.operations import layer_multiply_accumulates
 
 _ROUNDS = 21
 """Of runs in turn, whose median is the time of one image."""
+_TIMED = 12
+"""Networks at most: the first ones and the last. All of them are in memory at once."""
 
 
 def default_output(format: Format, source: Source, options: ExportOptions, folder: Path = Path("artifacts")) -> Path:
@@ -46,6 +48,7 @@ def default_output(format: Format, source: Source, options: ExportOptions, folde
     parts = [source.spec.name]
     if options.precision != "fp32":
         parts.append(f"int8-{options.target}" if options.precision == "int8" else options.precision)
+    parts += ["mixed"] if options.keep_float or options.min_sqnr is not None else []
     parts += ["nofold"] if not options.fold else []
     parts += ["pre"] if options.with_preprocessing else []
     parts += format.name_parts(options)
@@ -99,6 +102,8 @@ def _require_offered(format: Format, source: Source, options: ExportOptions) -> 
     """InputError where something is asked that the format has not, or that is offered for networks of this project alone."""
     if not options.dynamic_batch and format.batch_range(options) is None:
         raise InputError(f"{format.name} files take any batch size;", "leave out dynamic_batch and batch.")
+    if options.scheme is not None and source.weights.kind != "module":
+        places_of(source, options).kept(options.keep_float)
     if source.weights.kind != "module":
         return
     asked = {
@@ -216,7 +221,8 @@ def _timed(made: Quantization, network: Deployable, images: Images, options: Exp
     model, runs = onnx_from_network(network), list[Callable[[], Any]]()
     asked = [place for place in made.kept if place not in {step.place for step in made.steps}]
     feed = {model.graph.input[0].name: images.batch_of_one(options).numpy()}
-    for count in range(len(made.steps)):
+    timed = [count for count in range(len(made.steps)) if count < _TIMED - 1 or count == len(made.steps) - 1]
+    for count in timed:
         progress("Timing what is kept in float32", count / len(made.steps))
         kept = [*asked, *(step.place for step in made.steps[1 : count + 1])]
         content = quantized_onnx(model, keeping(made, kept, model, made.ranges)).SerializeToString()
@@ -228,8 +234,8 @@ def _timed(made: Quantization, network: Deployable, images: Images, options: Exp
         )
         runs.append(partial(session.run, None, feed))
     times = [[_milliseconds(run) for run in runs] for _ in range(1 + _ROUNDS)][1:]
-    medians = [round(statistics.median(seen), 4) for seen in zip(*times, strict=True)]
-    return tuple(dataclasses.replace(step, milliseconds=median) for step, median in zip(made.steps, medians, strict=True))
+    medians = dict(zip(timed, (round(statistics.median(seen), 4) for seen in zip(*times, strict=True)), strict=True))
+    return tuple(dataclasses.replace(step, milliseconds=medians.get(count)) for count, step in enumerate(made.steps))
 
 
 def _milliseconds(run: Callable[[], Any]) -> float:

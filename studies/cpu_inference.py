@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from trained_networks import by_onnxruntime
 
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.source import Source, untrained_source
@@ -29,6 +28,7 @@ from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.eager import EagerSession
 from iresnet_export.backends.registry import runtime_named
 from iresnet_export.benchmark.clock import Samples, Timed, measure
+from iresnet_export.benchmark.quantizers import by_onnxruntime
 from iresnet_export.benchmark.stability import halves_agree
 from iresnet_export.benchmark.statistics import latency_of, speedup_of
 from iresnet_export.exporting import export_artifact

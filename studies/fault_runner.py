@@ -99,7 +99,7 @@ class Case:
     seconds: float = 60.0
     peak_mb: int = MEMORY_MB
     quick: bool = False
-    """Whether the tests run it too."""
+    """Whether it is soon over: the tests run one such case of each kind."""
 
 
 class Canary:

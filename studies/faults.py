@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="KIND", action="append", help="cases of this kind; may be repeated")
     parser.add_argument("--match", metavar="REGEX", help="cases whose name this is found in")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth case of them alone")
-    parser.add_argument("--quick", action="store_true", help="the part that the tests run, on an untrained network")
+    parser.add_argument("--quick", action="store_true", help="those that are soon over, on an untrained network")
     parser.add_argument("--seconds", type=float, help="stop after so many")
     parser.add_argument("--jobs", type=int, default=usable_cores())
     parser.add_argument("--json", type=Path, help="write the result here, and beside it a table (.md)")

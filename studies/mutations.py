@@ -61,6 +61,17 @@ EXPORTS: dict[str, tuple[Any, ExportOptions]] = {
     "unfolded.onnx": ("onnx", ExportOptions(fold=False)),
     "pixels.onnx": ("onnx", ExportOptions(with_preprocessing=True)),
     "int8.onnx": ("onnx", ExportOptions(precision="int8", calibration_data="digits", calibration_images=64)),
+    "mixed.onnx": (
+        "onnx",
+        ExportOptions(
+            precision="int8",
+            calibrator="minmax",
+            calibration_data="digits",
+            calibration_images=20,
+            keep_float=("layer4",),
+            min_sqnr=24.5,
+        ),
+    ),
     "fp32.ts": ("torchscript", ExportOptions()),
     "pixels.ts": ("torchscript", ExportOptions(with_preprocessing=True, precision="bf16")),
     "fp32.pt2": ("pt2", ExportOptions()),
@@ -75,6 +86,7 @@ ALLOWED = {
     r"details\.fold\.proof\.(error_ratio|own_precision)": "a ratio of two rounding errors: held to the limit, and repeated within a factor of 2",
     r"details\.quantization\.(predicted_|tried\.\d+\.)(sqnr_db|interval_db|agreement)": "depends on how ties between codes round: repeated within 1.5 dB, 1 dB and 1/16",
     r"details\.fold\.plan\.norms\..*": "a bound of a channel that is cut out: within 0.1 % of the one that is measured again",
+    r"details\.quantization\.steps\.\d+\.(sqnr_db|milliseconds)": "what keeping one place after another gave, which led to those that are kept",
     r"details\.settings\.calibration_images": "how many images were asked for, where there were fewer, or noise",
 }
 

@@ -16,13 +16,12 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import iresnet_export as ie
@@ -32,11 +31,12 @@ from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.source import Source, source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.registry import runtime_named
+from iresnet_export.benchmark.quantizers import by_nncf, by_onnxruntime
 from iresnet_export.exporting import export_artifact
 from iresnet_export.quantization.cost import sqnr_db
 from iresnet_export.system.environment import environment
 from iresnet_export.verification.reference import in_batches
-from iresnet_models.errors import IResNetError
+from iresnet_models.errors import IResNetError, UnavailableError
 from iresnet_models.files import read_json, write_json
 from iresnet_models.preprocessing import normalised
 from iresnet_train import config_for, train
@@ -123,7 +123,7 @@ def row_of(trained: Trained, folder: Path) -> dict[str, Any]:
         try:
             quantize(artifact.path)
             row["peers"][name] = compared(artifact, source, pixels, exact)
-        except ImportError:
+        except UnavailableError:
             row["peers"][name] = None
     return row
 
@@ -205,44 +205,6 @@ def peers(source: Source, place: Path) -> dict[str, Callable[[Path], None]]:
         "nncf": lambda path: by_nncf(unfolded(), path, images),
         "nncf, folded": lambda path: by_nncf(folded, path, images),
     }
-
-
-def by_onnxruntime(model: Path, path: Path, images: list[np.ndarray]) -> None:
-    """U8S8, QDQ, per channel, ranges by extremes: its defaults but for the second and third, which its documentation advises."""
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    prepared = path.with_suffix(".prepared.onnx")
-    quant_pre_process(str(model), str(prepared))
-    name = onnx.load(prepared).graph.input[0].name
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._left: Iterator[dict[str, np.ndarray]] = iter([{name: image} for image in images])
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self._left, None)
-
-    quantize_static(
-        str(prepared),
-        str(path),
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-    )
-
-
-def by_nncf(model: Path, path: Path, images: list[np.ndarray]) -> None:
-    """By its defaults, of the ONNX file."""
-    import nncf
-    import onnx
-
-    loaded = onnx.load(model)
-    name = loaded.graph.input[0].name
-    onnx.save(nncf.quantize(loaded, nncf.Dataset(images, lambda image: {name: image}), subset_size=len(images)), path)
 
 
 def compared(artifact: Artifact, source: Source, pixels: torch.Tensor, exact: torch.Tensor) -> dict[str, float]:

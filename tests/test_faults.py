@@ -1,4 +1,4 @@
-"""A part of the study of faults (studies/faults.py): a few of every kind, by forks of the program."""
+"""A part of the study of faults (studies/faults.py): one of every kind, by forks of the program."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
         shop.close()
 
 
-@pytest.mark.slow
-def test_the_quick_part_of_the_study_finds_nothing(study: SimpleNamespace) -> None:
-    cases = [case for case in study.cases if case.quick]
-    assert len({case.kind for case in cases}) > 20
+def test_one_fault_of_every_kind_does_no_harm(study: SimpleNamespace) -> None:
+    """Of those that are soon over; `studies/faults.py` injects them all."""
+    cases = list({case.kind: case for case in study.cases if case.quick and not case.fresh}.values())
+    assert len(cases) > 20
     violations: list[str] = []
 
     def told(case: Any, wrong: list[str], outcome: Any) -> None:

@@ -63,7 +63,7 @@ class ExportOptions:
     keep_float: tuple[str, ...] = ()
     """Places of the network that a quantized export leaves in float32: `stem`, `layer1`, `layer1.0`, `classifier`."""
     min_sqnr: float | None = None
-    """Decibels. Where codes everywhere are predicted to give less, the places that cost most stay in float32, as few as do."""
+    """Decibels. Where codes everywhere are predicted to give less, the places that cost most stay in float32, none without need."""
 
     @classmethod
     def of(cls, options: ExportOptions) -> Self:
@@ -118,7 +118,7 @@ class ExportOptions:
             "calibrator": self.calibrator,
             "calibration_data": self.calibration_name,
             "calibration_images": self.calibration_images,
-            "keep_float": self.keep_float or None,
+            "keep_float": tuple(dict.fromkeys(self.keep_float)) or None,
             "min_sqnr": self.min_sqnr,
         }
 

@@ -19,7 +19,7 @@ from iresnet_export.artifacts.onnx_files import read_onnx, require_sound
 from iresnet_export.backends.base import Runtime, Session
 from iresnet_export.backends.onnx.probing import OnnxProbe, with_outputs
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
-from iresnet_export.graph.precision import widest, without_float
+from iresnet_export.graph.precision import computed
 from iresnet_export.system.machine import products_of_codes_overflow
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32", "fp8": "f32"}
@@ -100,7 +100,7 @@ class OpenVinoSession(Session):
             self.batch = None if batch.is_dynamic else (batch.get_length(), batch.get_length())
             self.image = tuple(None if extent.is_dynamic else extent.get_length() for extent in list(taken.partial_shape)[1:])
             self.with_preprocessing = taken.element_type == openvino.Type.u8
-            self.computed_precision = widest(without_float(_computed_precisions(self._compiled), in_float))
+            self.computed_precision = computed(_computed_precisions(self._compiled), in_float)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             if (foreign := _operators_of_onnxruntime(path)) is not None:

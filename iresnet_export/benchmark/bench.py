@@ -87,7 +87,9 @@ def bench(
                 if options.peers:
                     reference = _references(options, progress)
                     for origin in origins.all:
-                        candidates += open_peers(origin, threads, options, folder, reference, progress, stack)
+                        own = (artifact for artifact in artifacts if origins.of(artifact) is origin)
+                        int8 = next((artifact for artifact in own if artifact.precision == "int8"), None)
+                        candidates += open_peers(origin, threads, options, folder, reference, progress, stack, int8)
                 _every_mode(candidates, found)
                 here = _with_memory(candidates, found)
             limits += raised(better([*before, *_limits(artifacts, threads, options, folder, progress)]), here)

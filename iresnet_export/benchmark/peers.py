@@ -1,4 +1,7 @@
-"""What others offer for the same network, measured in the same turns: plain exports, `torch.compile`, torchvision's ResNet."""
+"""What others offer for the same network, measured in the same turns.
+
+Plain exports, quantizers of such (beside an int8 artifact), `torch.compile`, torchvision's ResNet.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,28 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from iresnet_data.named_data import is_embedded
+from iresnet_export.artifacts.artifact import Artifact
+from iresnet_export.artifacts.data_choice import measured_with
 from iresnet_export.backends.aotinductor.package import cpp_compiler
-from iresnet_export.backends.base import Session
+from iresnet_export.backends.base import ExportOptions, Session
+from iresnet_export.backends.onnx.calibrate import calibration_images
 from iresnet_export.backends.pt2.reading import quiet
 from iresnet_export.backends.registry import runtime_named
 from iresnet_export.benchmark.entrants import Entrant, Origin, subject_of
 from iresnet_export.benchmark.options import BenchOptions
+from iresnet_export.benchmark.quantizers import QUANTIZERS
 from iresnet_export.benchmark.recipe import COMPILED, TORCHVISION, Recipe
 from iresnet_export.benchmark.work import Work, work_of_torchvision
-from iresnet_export.errors import IResNetError, UnavailableError
+from iresnet_export.errors import InputError, IResNetError, UnavailableError
 from iresnet_export.reporting.schemas import Parity, Subject, validated
 from iresnet_export.system.progress import Progress
-from iresnet_export.verification.criteria import Criterion
+from iresnet_export.verification.criteria import LEAST_SQNR_DB, Criterion
 from iresnet_export.verification.outputs import compare_outputs
 from iresnet_export.verification.reference import Reference
 from iresnet_models.errors import named_line
@@ -34,9 +43,16 @@ ReferenceOf = Callable[[Origin], Reference | None]
 
 
 def open_peers(
-    origin: Origin, threads: int, options: BenchOptions, folder: Path, reference: ReferenceOf, progress: Progress, stack: ExitStack
+    origin: Origin,
+    threads: int,
+    options: BenchOptions,
+    folder: Path,
+    reference: ReferenceOf,
+    progress: Progress,
+    stack: ExitStack,
+    int8: Artifact | None = None,
 ) -> list[Entrant]:
-    """Every peer of a network; one that cannot be had here has no session, and says why."""
+    """Every peer of a network, and of its `int8` artifact; one that cannot be had here has no session, and says why."""
     spec = origin.source.spec
     base = dataclasses.replace(subject_of(origin, threads, options), peer=True, baseline=origin.label)
     here = origin.recipe(COMPILED, options, threads)
@@ -45,22 +61,33 @@ def open_peers(
     def add(subject: Subject, recipe: Recipe, work: Work, prepare: Callable[[], None], compare: bool = True) -> None:
         session, reason = _opened(recipe, prepare, stack)
         if session is not None and compare and options.verify:
-            subject = dataclasses.replace(subject, parity=_parity(session, reference(origin), progress, recipe.opener))
+            subject = dataclasses.replace(
+                subject, parity=_parity(session, reference(origin), progress, recipe.opener, subject.precision)
+            )
         if session is not None and recipe.path is not None and recipe.path != origin.checkpoint:
             subject = dataclasses.replace(subject, size_bytes=recipe.path.stat().st_size)
         made.append(Entrant(subject, spec, recipe, work, session, reason))
 
     plain = folder / f"{origin.label}-plain.onnx"
-    for name in ("onnxruntime", "openvino"):
-        progress(f"Exporting {origin.label} plainly", 0.0)
-        subject = dataclasses.replace(base, artifact=f"{PLAIN} ({origin.label})", backend=name)
 
-        def export(name: str = name) -> None:
-            if not runtime_named(name).is_installed():
-                raise UnavailableError(f"{name} is not installed here")
-            plain_onnx(origin, plain)
+    def add_file(artifact: str, precision: str, path: Path, make: Callable[[], None]) -> None:
+        for name in ("onnxruntime", "openvino"):
+            subject = dataclasses.replace(base, artifact=f"{artifact} ({origin.label})", backend=name, precision=precision)
 
-        add(subject, dataclasses.replace(here, opener=name, path=plain, network=None), origin.work, export)
+            def prepare(name: str = name) -> None:
+                if not runtime_named(name).is_installed():
+                    raise UnavailableError(f"{name} is not installed here")
+                make()
+
+            add(subject, dataclasses.replace(here, opener=name, path=path, network=None), origin.work, prepare)
+
+    progress(f"Exporting {origin.label} plainly", 0.0)
+    add_file(PLAIN, "fp32", plain, lambda: plain_onnx(origin, plain))
+    if int8 is not None and options.device.type == "cpu":
+        for quantizer in QUANTIZERS:
+            path = plain.with_name(f"{origin.label}-{quantizer}.onnx")
+            progress(f"Quantizing {origin.label} by {quantizer}", 0.0)
+            add_file(quantizer, "int8", path, partial(_quantized, quantizer, origin, int8, options.data, plain, path))
     compiled = dataclasses.replace(base, artifact=origin.label, backend=COMPILED)
     progress(f"Compiling {origin.label}", 0.0)
     add(compiled, here, origin.work, lambda: _require_compiler(options.device))
@@ -91,6 +118,24 @@ def plain_onnx(origin: Origin, path: Path) -> None:
         program.save(path, external_data=False)
 
 
+def _quantized(quantizer: str, origin: Origin, int8: Artifact, given: str | None, plain: Path, path: Path) -> None:
+    """The plain file as codes, by the images that the int8 artifact was calibrated with; kept if it is there already."""
+    if path.exists():
+        return
+    plain_onnx(origin, plain)
+    told, codes = (None, None) if int8.manifest is None else (measured_with(int8.manifest), int8.manifest.details.quantization)
+    data = told if told is not None and is_embedded(told) else given
+    options = ExportOptions(precision="int8", calibration_data=data)
+    if codes is not None:
+        options = dataclasses.replace(options, calibration_images=codes.images)
+    try:
+        images = calibration_images(origin.source, options)
+    except InputError as error:
+        raise UnavailableError("its images to calibrate with are not known here;", "name their folder with --data.") from error
+    batches = (normalised(pixels, images.spec) for pixels in images.measuring(images.measured))
+    QUANTIZERS[quantizer](plain, path, [image[None].numpy() for batch in batches for image in batch])
+
+
 def _opened(recipe: Recipe, prepare: Callable[[], None], stack: ExitStack) -> tuple[Session | None, str | None]:
     try:
         prepare()
@@ -101,7 +146,7 @@ def _opened(recipe: Recipe, prepare: Callable[[], None], stack: ExitStack) -> tu
         return None, f"it cannot be made here: {named_line(error)}"
 
 
-def _parity(session: Session, reference: Reference | None, progress: Progress, opener: str) -> Parity | None:
+def _parity(session: Session, reference: Reference | None, progress: Progress, opener: str, precision: str) -> Parity | None:
     if reference is None:
         return None
     criterion = Criterion("fp32", len(reference.pixels), noise_floor=reference.noise_floor)
@@ -110,8 +155,12 @@ def _parity(session: Session, reference: Reference | None, progress: Progress, o
         outputs = compare_outputs(session, reference, criterion, sizes, progress)
     except Exception as error:
         return Parity("fail", reason=f"it does not run: {named_line(error)}")
-    figures = {"noise_ratio": outputs.noise_ratio, "sqnr_db": outputs.sqnr_db}
-    return validated(Parity, {"status": "fail" if outputs.reason else "pass", "reason": outputs.reason, **figures})
+    reason, ratio = outputs.reason, outputs.noise_ratio
+    if precision == "int8" and outputs.sqnr_db is not None:  # which nothing is known of but that it is a classifier
+        ratio, is_usable = None, outputs.sqnr_db >= LEAST_SQNR_DB
+        reason = None if is_usable else f"signal to noise is {outputs.sqnr_db:.1f} dB, and {LEAST_SQNR_DB:g} is the least"
+    figures = {"noise_ratio": ratio, "sqnr_db": outputs.sqnr_db}
+    return validated(Parity, {"status": "fail" if reason else "pass", "reason": reason, **figures})
 
 
 def _require_compiler(device: torch.device) -> None:

@@ -87,7 +87,7 @@ def bench(
     ] = 5,
     peers: Annotated[
         bool,
-        typer.Option("--peers", help="Also a plain ONNX export, torch.compile, torchvision's ResNet.", rich_help_panel=WHAT),
+        typer.Option("--peers", help="Also plain ONNX, other quantizers, torch.compile, torchvision.", rich_help_panel=WHAT),
     ] = False,
     memory: Annotated[
         bool,

@@ -208,7 +208,7 @@ MinSqnr = Annotated[
     typer.Option(
         "--min-sqnr",
         metavar="DB",
-        help="int8, fp8: keep the places that cost most in float32, as few as give this signal to noise.",
+        help="int8, fp8: keep the places that cost most in float32, until this signal to noise is predicted.",
         rich_help_panel=OUTPUT,
         show_default=False,
     ),

@@ -54,12 +54,17 @@ def in_words(found: Mapping[str, float]) -> str:
     return ", ".join(f"{100 * share:.4g} % {name}" for name, share in found.items())
 
 
-def without_float(precisions: Sequence[str], count: int) -> list[str]:
-    """Those of a quantized network's layers, without `count` of them in float32."""
+def computed(precisions: Sequence[str], in_float: int) -> str:
+    """Of a network whose layers are computed so, `in_float` of which are meant to be in float32: the widest of the others.
+
+    Where fewer are in float32 than are meant to be, that is said: it is not what was exported.
+    """
     found = list(precisions)
-    for _ in range(min(count, found.count("fp32"))):
+    if found and found.count("fp32") < in_float:
+        return f"{widest(found)}, with {found.count('fp32')} of {in_float} layers in float32 that are kept so,"
+    for _ in range(in_float if found else 0):
         found.remove("fp32")
-    return found
+    return widest(found)
 
 
 def widest(precisions: Sequence[str]) -> str:

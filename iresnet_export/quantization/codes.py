@@ -64,8 +64,8 @@ class Trial:
 class Step:
     """What it gives and costs to keep one more `place` in float32, empty for none.
 
-    `sqnr_db`: predicted before biases are corrected. `milliseconds`: of ONNX Runtime for one image, the median of interleaved
-    runs; None where the file is not for CPUs.
+    `sqnr_db`: predicted by the calibrator and fold that are best with none kept. `milliseconds`: of ONNX Runtime for one image, the
+    median of interleaved runs; None where the file is not for CPUs, and for some of many.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}

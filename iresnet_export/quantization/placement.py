@@ -7,7 +7,7 @@ are, and in int8 the shortcut of every addition; the rest it decides by itself.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from typing import Any
 
@@ -236,6 +236,16 @@ def codes_of_onnx(model: onnx.ModelProto) -> list[Node]:
             if not _same(found.setdefault(name, layer), layer):
                 found[f"{name}, otherwise"] = layer  # one value, read in two ways: the network has no such layer
     return [found[name] for name in sorted(found)]
+
+
+def conversions(model: onnx.ModelProto) -> Counter[tuple[str, bytes, bytes]]:
+    """How often a graph turns values to codes, or back, by each scale and zero point that it holds as constants."""
+    known = {tensor.name: numpy_helper.to_array(tensor).tobytes() for tensor in model.graph.initializer}
+    return Counter(
+        (node.op_type, known.get(node.input[1], b""), known.get(node.input[2], b"") if len(node.input) > 2 else b"")
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    )
 
 
 def _same(one: Node, other: Node) -> bool:

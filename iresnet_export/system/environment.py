@@ -77,9 +77,14 @@ def commit() -> str | None:
     return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
 
 
+_LONGEST = 10_000
+"""Characters, of the command line in a manifest or report."""
+
+
 def command() -> str:
-    """This process's command line, quoted for a shell, every path cut to its last part."""
-    return shlex.join(_cut(argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]])
+    """This process's command line, quoted for a shell, every path cut to its last part; a very long one is cut."""
+    told = shlex.join(_cut(argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]])
+    return told if len(told) <= _LONGEST else f"{told[: _LONGEST - 4]} ..."
 
 
 def environment() -> dict[str, Any]:

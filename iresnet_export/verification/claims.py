@@ -11,7 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import onnx
@@ -19,14 +19,14 @@ import onnx
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.data_choice import measured_with
 from iresnet_export.artifacts.differences import json_differences, shown
-from iresnet_export.artifacts.manifest import Manifest
-from iresnet_export.backends.base import ExportOptions
+from iresnet_export.artifacts.manifest import Manifest, OnnxSettings
+from iresnet_export.backends.base import MOST_SQNR_DB, ExportOptions
 from iresnet_export.backends.onnx.bias_correction import is_corrected
 from iresnet_export.backends.onnx.calibrate import few_images, held_out_count, preferred
 from iresnet_export.backends.registry import format_named
 from iresnet_export.graph.precision import precision_shares
 from iresnet_export.quantization.codes import Quantization
-from iresnet_export.quantization.kept import is_kept, places_of
+from iresnet_export.quantization.kept import is_kept, place_of, stands_for
 from iresnet_export.quantization.placement import Placement
 from iresnet_export.quantization.schemes import AUTO
 from iresnet_export.verification.deployment import Deployment
@@ -38,6 +38,9 @@ from iresnet_models.spec import NetworkSpec
 
 _SHARED = ("spec", "weights", "precision", "fold", "with_preprocessing")
 """What a compiled artifact has from its parent."""
+_SHARED_SETTINGS = tuple(entry.name for entry in fields(OnnxSettings))
+_FLOATING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Relu")
+"""Operators of an optimised graph that compute in float."""
 
 
 def false_claim(artifact: Artifact, manifest: Manifest, options: ExportOptions, deployment: Deployment) -> str | None:
@@ -70,6 +73,8 @@ def false_lineage(artifact: Artifact, manifest: Manifest, parent: Manifest) -> s
     told, parents = _document(manifest), _document(parent)
     made = copy.deepcopy(told) | {key: parents[key] for key in _SHARED} | {"size_bytes": artifact.path.stat().st_size}
     made["details"] |= {key: parents["details"].get(key) for key in ("fold", "quantization") if key in made["details"]}
+    settings, own = parents["details"]["settings"], made["details"]["settings"]
+    own |= {key: settings.get(key) for key in _SHARED_SETTINGS if key in own or key in settings}
     return _first_difference(made, told)
 
 
@@ -107,8 +112,10 @@ def _settings(manifest: Manifest, options: ExportOptions, details: dict[str, Any
             made["calibrator"] = AUTO
         made.setdefault("calibration_data", None)
         wanted, asked = told.get("min_sqnr"), told.get("keep_float")
-        made["min_sqnr"] = None if wanted is None else min(wanted, calibrated["predicted_sqnr_db"])
-        made["keep_float"] = [name for name in asked or () if any(_stands_for(name, place) for place in calibrated["kept"])] or None
+        is_possible = wanted is not None and 0 < wanted <= min(MOST_SQNR_DB, calibrated["predicted_sqnr_db"])
+        made["min_sqnr"] = wanted if is_possible else None
+        named = [name for name in dict.fromkeys(asked or ()) if any(stands_for(name, place) for place in calibrated["kept"])]
+        made["keep_float"] = named or None
     return made
 
 
@@ -184,31 +191,44 @@ def _are_all_tried(codes: Quantization, calibrators: Sequence[str], measured: in
 
 def _kept(codes: Quantization, details: dict[str, Any], model: onnx.ModelProto) -> dict[str, Any]:
     """The places that were asked to stay in float32, and beyond them those that keeping step by step led to."""
-    settings, places = details["settings"], places_of(node.name for node in model.graph.node)
-    asked = {place for place in places if any(_stands_for(name, place) for name in settings.get("keep_float") or ())}
-    found = {step.place for step in codes.steps[1:]} if settings.get("min_sqnr") is not None else set()
-    told = details["quantization"]["steps"]
-    is_from_none = not told or (told[0]["place"] == "" and len(found) == len(told) - 1 > 0 and not found & asked)
+    settings, told = details["settings"], details["quantization"]["steps"]
+    places = list(dict.fromkeys(place_of(node.name) for node in model.graph.node))
+    asked = {place for place in places if any(stands_for(name, place) for name in settings.get("keep_float") or ())}
+    found = [step.place for step in codes.steps[1:]]
+    wanted = settings.get("min_sqnr")
+    are_steps = (
+        wanted is not None
+        and codes.steps[0].place == ""
+        and codes.steps[0].sqnr_db < wanted <= codes.steps[-1].sqnr_db
+        and len(found) == len(set(found) - asked) > 0
+        and all((step.milliseconds is not None) == (codes.target == "cpu") for step in (codes.steps[0], codes.steps[-1]))
+        if codes.steps
+        else True
+    )
     return {
-        "kept": [place for place in places if place in asked | found],
-        "steps": told if is_from_none and (found or not told) else [],
+        "kept": [place for place in places if place in asked or (are_steps and place in found)],
+        "steps": told if are_steps else [],
     }
-
-
-def _stands_for(name: str, place: str) -> bool:
-    return place == name or place.startswith(f"{name}.")
 
 
 def _in_integers(told: dict[str, int], model: onnx.ModelProto, kept: Sequence[str]) -> dict[str, int]:
     """What a runtime made of a graph, with its convolutions and additions in integers and none in float, but for what is kept."""
     counts = Counter(node.op_type for node in model.graph.node if not is_kept(node.name, kept))
     floats = Counter(node.op_type for node in model.graph.node if is_kept(node.name, kept))
-    convolutions = {"QLinearConv": counts["Conv"], "QLinearAdd": counts["Add"]}
-    convolutions_of = floats["Conv"] + floats["Mul"]  # ONNX Runtime makes some of multiplications
-    most = {"Conv": convolutions_of, "FusedConv": convolutions_of, "Add": floats["Add"], "Gemm": floats["Gemm"]}
-    return {name: min(count, most.get(name, count)) for name, count in told.items() if most.get(name, count)} | {
-        name: count for name, count in convolutions.items() if count
-    }
+    made = {name: count for name, count in told.items() if name not in _FLOATING}
+    made |= {name: count for name, count in (("QLinearConv", counts["Conv"]), ("QLinearAdd", counts["Add"])) if count}
+    for names, least, most in (  # ONNX Runtime makes convolutions of multiplications, and adds within convolutions
+        (("Conv", "FusedConv"), floats["Conv"], floats["Conv"] + floats["Mul"]),
+        (("Gemm", "FusedGemm"), floats["Gemm"], floats["Gemm"]),
+        (("Add",), 0, floats["Add"]),
+        (("Mul",), 0, floats["Mul"]),
+        (("Relu",), 0, floats["Relu"]),
+    ):
+        found = {name: told[name] for name in names if name in told}
+        if not least <= sum(found.values()) <= most or 0 in found.values():
+            found = {names[0]: most} if most else {}
+        made |= found
+    return made
 
 
 def _images(manifest: Manifest, count: int, *, is_only: bool = False) -> str:

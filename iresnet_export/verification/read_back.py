@@ -14,6 +14,7 @@ from iresnet_export.errors import ArtifactError, InputError
 from iresnet_export.graph.compare import Comparison, WeightsReport, compare, same_as
 from iresnet_export.graph.ir import KINDS, Graph
 from iresnet_export.graph.precision import precision_of, widest
+from iresnet_export.quantization.placement import conversions
 from iresnet_export.reporting.schemas import Coverage, GraphReport
 from iresnet_export.system.environment import versions
 from iresnet_export.system.progress import Progress
@@ -98,6 +99,8 @@ def read_back(artifact: Artifact, deployment: Deployment, progress: Progress) ->
         for what, report in (("weights", comparison.weights), ("graph", comparison.graph))
         if report is not None and report.first_difference is not None
     ]
+    if not found and deployment.quantization is not None and (surplus := _other_conversions(artifact, deployment)) is not None:
+        found = [f"graph: {surplus}"]
     if not found and not _made_by_others(manifest):
         found = [f"whole file: rebuilt from its checkpoint and manifest it is another one: {difference}"]
     reason = "; ".join(found + reasons) or None
@@ -157,6 +160,17 @@ def _difference(
     if expected != found and is_archive(artifact.path):
         require_whole(artifact.path)  # torch does not look at checksums, and may crash
     return None if expected == found else format.difference(expected, found)
+
+
+def _other_conversions(artifact: Artifact, deployment: Deployment) -> str | None:
+    """Whether a file turns values to codes and back more or less often, or by other scales, than its quantized graph."""
+    from iresnet_export.artifacts.onnx_files import read_onnx
+
+    expected, found = conversions(deployment.quantized_model), conversions(read_onnx(artifact.path))
+    if expected == found:
+        return None
+    counts = f"{found.total()} times, of the network's {expected.total()}"
+    return f"it turns values to codes or back {counts}, or by other scales than those"
 
 
 def _made_by_others(manifest: Manifest) -> bool:

@@ -17,15 +17,16 @@ from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.calibrate import Images, calibration_images, float32_logits
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
-from iresnet_export.backends.onnx.mixed_precision import quantization_asked_for
+from iresnet_export.backends.onnx.mixed_precision import _Ranking, places_of, quantization_asked_for
 from iresnet_export.backends.onnx.writing import onnx_from_network
 from iresnet_export.backends.onnxruntime.optimized import optimised_graph, require_integers
 from iresnet_export.backends.onnxruntime.runtime import OnnxSession
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.exporting import export_artifact
+from iresnet_export.graph.precision import computed
 from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.cost import sqnr_db
-from iresnet_export.quantization.kept import is_kept, kept_places, place_of, places_of
+from iresnet_export.quantization.kept import Places, is_kept, place_of
 from iresnet_export.quantization.placement import quantized_onnx
 from iresnet_export.system.progress import no_progress
 from iresnet_export.verification.verify import VerifyOptions, verify
@@ -63,7 +64,12 @@ def given(arch: str, *, signs: bool = False) -> Given:
 
 def test_places_are_the_networks_own() -> None:
     for arch in ("iresnet", "resnet"):
-        assert places_of(node.name for node in given(arch).floating.graph.node) == PLACES
+        assert places_of(given(arch).source, ExportOptions(precision="int8")) == Places(tuple(PLACES), tuple(PLACES))
+        assert list(dict.fromkeys(place_of(node.name) for node in given(arch).floating.graph.node)) == PLACES
+    fp8 = ExportOptions(precision="fp8", target="tensorrt")
+    assert places_of(given("iresnet").source, fp8) == Places(tuple(PLACES), tuple(PLACES[1:])), (
+        "its 7x7 convolution stays in float32"
+    )
     assert [place_of(name) for name in ("conv1", "maxpool", "layer1.0", "layer3.11.conv2", "avgpool", "fc")] == [
         "stem", "stem", "layer1.0", "layer3.11", "classifier", "classifier",
     ]  # fmt: skip
@@ -72,13 +78,24 @@ def test_places_are_the_networks_own() -> None:
 
 
 def test_names_stand_for_places() -> None:
-    assert kept_places(["layer2", "stem"], PLACES) == ("stem", "layer2.0", "layer2.1")
-    assert kept_places(["layer2.1", "layer2.1"], PLACES) == ("layer2.1",)
-    for name in ("layer5", "layer2.9", "layer2.0.conv1", "fc", "", "layer"):
-        with pytest.raises(InputError, match=r"no such place. It has stem, layer1.0, .*, classifier;"):
-            kept_places(["stem", name], PLACES)
-    with pytest.raises(InputError, match=r"keeps every place .* --precision fp32"):
-        kept_places(["stem", "layer1", "layer2", "layer3", "layer4", "classifier"], PLACES)
+    places = Places(tuple(PLACES), tuple(PLACES[1:]))
+    assert places.kept(["layer2", "stem"]) == ("stem", "layer2.0", "layer2.1")
+    assert places.kept(["layer2.1", "layer2.1"]) == ("layer2.1",)
+    for name in ("layer5", "layer2.9", "layer2.0.conv1", "fc", "", "layer", "\x1b[0m"):
+        with pytest.raises(
+            InputError, match=r"--keep-float '.*': the network has no such place. It has stem, layer1.0, .*, classifier;"
+        ):
+            places.kept(["stem", name])
+    with pytest.raises(InputError, match=r"keeps everything .* --precision fp32"):
+        places.kept(["layer1", "layer2", "layer3", "layer4", "classifier"])
+
+
+def test_a_place_that_there_is_not_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("iresnet_export.exporting.fold_sample", None)
+    with pytest.raises(InputError, match="no such place"):
+        export_artifact(
+            "onnx", given("iresnet").source, ExportOptions(precision="int8", keep_float=("layer9",)), output=tmp_path / "x.onnx"
+        )
 
 
 @pytest.mark.parametrize(
@@ -163,6 +180,30 @@ def test_an_island_elsewhere_is_seen(tmp_path: Path) -> None:
         require_integers(optimised, dataclasses.replace(made, kept=("layer1.0",), floating=made.floating[:2]))
 
 
+@pytest.mark.parametrize("operator", ["Sin", "Abs"])
+def test_other_operations_than_the_networks_are_seen_beside_kept_places(operator: str, tmp_path: Path) -> None:
+    one = given("iresnet")
+    made = one.quantization(keep_float=("layer1.1",))
+    graph = quantized_onnx(one.floating, made)
+    reader = next(node for node in graph.graph.node if node.name == "layer3.1.conv1")
+    scale = ["layer1.1.relu_2.scale", "layer1.1.relu_2.zero_point"]
+    steps = [(operator, [reader.input[0]]), ("QuantizeLinear", ["x0", *scale]), ("DequantizeLinear", ["x1", *scale])]
+    at = list(graph.graph.node).index(reader)
+    reader.input[0] = "x2"
+    for number, (name, inputs) in enumerate(steps):
+        graph.graph.node.insert(at + number, onnx.helper.make_node(name, inputs, [f"x{number}"], name=f"x{number}"))
+    onnx.save(graph, tmp_path / "mixed.onnx")
+    with pytest.raises(ExportError, match="operations of this int8 graph in float"):
+        require_integers(optimised_graph(tmp_path / "mixed.onnx", ["CPUExecutionProvider"]), made)
+
+
+def test_layers_that_are_kept_and_computed_in_codes_are_told() -> None:
+    assert computed(["int8", "fp32", "int8"], 1) == "int8"
+    assert computed(["int8", "fp32", "fp32"], 1) == "fp32"
+    assert computed(["int8", "fp32", "int8"], 2) == "fp32, with 1 of 2 layers in float32 that are kept so,"
+    assert computed([], 3) == "fp32"
+
+
 def test_what_stays_in_float_is_not_rounded() -> None:
     """All but one place: what is left of the error is that place's, and the classifier's is a few roundings."""
     one = given("iresnet")
@@ -178,32 +219,51 @@ def test_what_stays_in_float_is_not_rounded() -> None:
     assert error(("layer1.0",)) > everywhere
 
 
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    """Quantized throughout, and for 4 dB more, with one place asked for."""
+
+    plain: Quantization
+    made: Quantization
+    ranking: _Ranking
+
+    @property
+    def wanted(self) -> float:
+        return self.plain.predicted_sqnr_db + 4
+
+
 @pytest.fixture(scope="module")
-def mixed() -> tuple[Quantization, Quantization]:
-    """Quantized throughout, and for 2 dB more."""
-    one = given("iresnet")
-    plain = one.quantization()
-    return plain, one.quantization(min_sqnr=plain.predicted_sqnr_db + 2, keep_float=("layer1.1",))
+def mixed() -> Mixed:
+    one, asked = given("iresnet"), ("layer1.1",)
+    plain, base = one.quantization(), one.quantization(keep_float=asked)
+    made = one.quantization(min_sqnr=plain.predicted_sqnr_db + 4, keep_float=asked)
+    options = ExportOptions(precision="int8", calibrator="minmax")
+    return Mixed(plain, made, _Ranking(one.floating, base, asked, one.source, one.images, options, no_progress))
 
 
-def test_as_few_places_are_kept_as_give_the_signal_to_noise(mixed: tuple[Quantization, Quantization]) -> None:
-    plain, made = mixed
-    assert made.predicted_sqnr_db >= plain.predicted_sqnr_db + 2
+def test_no_place_is_kept_without_need(mixed: Mixed) -> None:
+    made = mixed.made
+    assert made.predicted_sqnr_db >= mixed.wanted
     first, *steps = made.steps
-    assert first.place == ""
+    assert (first.place, first.sqnr_db < mixed.wanted) == ("", True)
     assert {step.place for step in steps} | {"layer1.1"} == set(made.kept)
     assert [place for place in PLACES if place in made.kept] == list(made.kept), "in the network's order"
-    assert 1 <= len(steps) < len(PLACES) - 1
-    fewer = tuple(place for place in made.kept if place != steps[-1].place)
-    assert given("iresnet").quantization(keep_float=fewer).predicted_sqnr_db < plain.predicted_sqnr_db + 2
+    assert 2 <= len(steps) < len(PLACES) - 1
+    for given_up in steps:
+        fewer = [step.place for step in steps if step is not given_up]
+        assert mixed.ranking.sqnr_db(fewer) < mixed.wanted, given_up
+    for count, step in enumerate(steps, start=1):
+        assert step.sqnr_db == pytest.approx(mixed.ranking.sqnr_db([one.place for one in steps[:count]]))
 
 
-@pytest.mark.slow
-def test_places_are_kept_in_the_order_of_what_they_cost(mixed: tuple[Quantization, Quantization]) -> None:
-    """The first one gives more than any other would by itself."""
-    one, (_, made) = given("iresnet"), mixed
-    alone = {place: one.quantization(keep_float=("layer1.1", place)).predicted_sqnr_db for place in PLACES if place != "layer1.1"}
-    assert alone[made.steps[1].place] == max(alone.values())
+def test_places_are_ranked_by_what_keeping_each_gives(mixed: Mixed) -> None:
+    free = [place for place in PLACES if place != "layer1.1"]
+    ordered = mixed.ranking.ordered(free)
+    gains = [mixed.ranking.sqnr_db([place]) for place in ordered]
+    assert gains == sorted(gains, reverse=True)
+    assert gains[0] > gains[-1]
+    assert ordered != free
+    assert mixed.ranking.needed(ordered[:2], -100.0) == []
 
 
 def test_what_is_enough_already_keeps_nothing() -> None:
@@ -213,7 +273,7 @@ def test_what_is_enough_already_keeps_nothing() -> None:
 
 @pytest.mark.slow
 def test_more_than_codes_can_give_is_refused() -> None:
-    with pytest.raises(InputError, match=r"--min-sqnr 90: with codes in one place alone it is .* dB. Ask for less"):
+    with pytest.raises(InputError, match=r"--min-sqnr 90: with as little as one place quantized it is .* dB at most. Ask for"):
         given("iresnet").quantization(min_sqnr=90.0)
 
 

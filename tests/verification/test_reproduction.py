@@ -447,6 +447,11 @@ def field(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def operators(change: Callable[[dict[str, int]], dict[str, int]]) -> Callable[[dict[str, Any]], None]:
+    """Of the graph that ONNX Runtime made."""
+    return field("details", "optimised_operators", value=change)
+
+
 MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "a batch range": ("onnx", field("batch", value=[1, 32])),
     "a fixed batch": ("onnx", field("batch", value=[32, 32])),
@@ -550,6 +555,25 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
         "int8 kept",
         field("details", "optimised_operators", value=lambda found: found | {"Conv": found["Conv"] + 9}),
     ),
+    "a runtime that keeps nothing in float": (
+        "int8 kept",
+        field(
+            "details", "optimised_operators", value=lambda found: {k: n for k, n in found.items() if k not in ("Conv", "FusedConv")}
+        ),
+    ),
+    "a runtime that keeps twice as much in float": (
+        "int8 kept",
+        operators(lambda found: found | {"FusedConv": found["Conv"]}),
+    ),
+    "a runtime that multiplies in float": (
+        "int8",
+        field("details", "optimised_operators", value=lambda found: found | {"MatMul": 7}),
+    ),
+    "a signal to noise that cannot be asked for": ("int8 kept", field("details", "settings", "min_sqnr", value=-1.0)),
+    "a signal to noise that was there": ("int8 kept", field("details", "settings", "min_sqnr", value=1.0)),
+    "steps that led nowhere": ("int8 kept", lambda m: m["details"]["quantization"]["steps"][-1].update(sqnr_db=2.0)),
+    "steps that were not timed": ("int8 kept", lambda m: m["details"]["quantization"]["steps"][0].pop("milliseconds")),
+    "a place asked for twice": ("int8 kept", field("details", "settings", "keep_float", value=["layer4", "layer4"])),
     "a range": ("int8", lambda m: field("details", "quantization", "ranges", value=_wider)(m)),
 }
 
@@ -598,7 +622,7 @@ def _wider(ranges: dict[str, list[float]]) -> dict[str, list[float]]:
     return {**ranges, name: [2 * end for end in ranges[name]]}
 
 
-@pytest.mark.parametrize("kind", EXPORTS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] if "deeper" in kind else []) for kind in EXPORTS])
 def test_what_was_exported_is_rebuilt(kind: str, spoiled: Callable[..., Candidate]) -> None:
     found = spoiled(kind, same)
     assert (found.status, found.reason, found.coverage) == ("pass", None, "whole file")
@@ -756,6 +780,24 @@ def test_of_other_versions_the_graph_is_compared(
     assert spoiled("onnx", in_onnx(backdoor), old).status == "fail"
     assert spoiled("pt2", OTHER["pt2: another operator"][1], old).status == "fail"
     assert spoiled("onnx", same, old).coverage == "whole file", "which bytes prove, whoever wrote them"
+
+
+@pytest.mark.parametrize(("kind", "value"), [("int8", "layer3.1.relu_1"), ("int8 kept", "layer4.1.relu_1")])
+def test_of_other_versions_further_codes_are_seen(kind: str, value: str, spoiled: Callable[..., Candidate]) -> None:
+    """By scales that the file has, so that no other activation seems to be quantized; `layer4` is kept in float32."""
+
+    def coded_again(model: Model) -> None:
+        scale = next(list(one.input[1:]) for one in model.graph.node if one.op_type == "QuantizeLinear")
+        names = [name for name in (f"{value}.dequantized", value) if any(name in one.output for one in model.graph.node)]
+        at = next(number for number, one in enumerate(model.graph.node) if names[0] in one.output)
+        for one in model.graph.node:
+            one.input[:] = ["twice" if name == names[0] else name for name in one.input]
+        model.graph.node.insert(at + 1, helper.make_node("DequantizeLinear", ["codes", *scale], ["twice"], name="twice"))
+        model.graph.node.insert(at + 1, helper.make_node("QuantizeLinear", [names[0], *scale], ["codes"], name="codes"))
+
+    found = spoiled(kind, in_onnx(coded_again), field("versions", "onnx", value="1.19.0"))
+    assert (found.status, found.coverage) == ("fail", "graph")
+    assert re.search(r"graph: it turns values to codes or back \d+ times, of the network's \d+", str(found.reason))
 
 
 def test_files_do_not_depend_on_the_process(unspoiled: Callable[[str], Artifact], small_source: Source, tmp_path: Path) -> None:

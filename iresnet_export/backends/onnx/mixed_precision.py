@@ -1,16 +1,17 @@
 """Mixed precision with a price: which places of a network stay in float32 so that the rest may be quantized, and what they cost.
 
-Each place is ranked by the error that goes away when it alone is kept, over the held-out images. Those that cost most are kept,
-one after another, until the signal to noise that was asked for is predicted.
+Each place is ranked by the signal to noise that keeping it alone gives, over the held-out images. Those that cost most are kept,
+one after another, until as much is predicted as was asked for; then those are given up, from the last on, without which it is too.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import onnx
+from torch import nn
 
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportOptions
@@ -20,7 +21,7 @@ from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.writing import onnx_from_network
 from iresnet_export.errors import InputError
 from iresnet_export.quantization.codes import Quantization, Range, Step
-from iresnet_export.quantization.kept import kept_places, places_of
+from iresnet_export.quantization.kept import Places
 from iresnet_export.quantization.observers import RANGES, observed
 from iresnet_export.quantization.placement import Placement, quantized_onnx
 from iresnet_export.quantization.schemes import Calibrator
@@ -30,6 +31,15 @@ from iresnet_models.deployed import Deployable
 _ANY_RANGE = (0.0, 1.0)
 
 
+def places_of(source: Source, options: ExportOptions) -> Places:
+    """Of a network that is to be quantized."""
+    assert options.scheme is not None
+    layers = {
+        name: tuple(module.weight.shape) for name, module in source.own.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    return Places.of(layers, options.scheme)
+
+
 def quantization_asked_for(
     source: Source, networks: Mapping[bool, Deployable], images: Images, options: ExportOptions, progress: Progress
 ) -> Quantization:
@@ -37,60 +47,86 @@ def quantization_asked_for(
 
     The keys of `networks` say whether their stream is equalized. Raises InputError where nothing but float32 gives so much.
     """
-    places = places_of(node.name for node in onnx_from_network(networks[False]).graph.node)
-    asked = kept_places(options.keep_float, places)
+    places = places_of(source, options)
+    asked = places.kept(options.keep_float)
     made = chosen_quantization(source, networks, images, options, progress, kept=asked)
-    if options.min_sqnr is None or made.predicted_sqnr_db >= options.min_sqnr:
+    wanted, most = options.min_sqnr, made.predicted_sqnr_db
+    if wanted is None or most >= wanted:
         return made
     model = onnx_from_network(networks[made.equalized], opset=OnnxOptions.of(options).chosen_opset)
-    ranking = _Ranking(model, made, source, images, options, progress)
-    steps = [Step("", ranking.sqnr_db(asked))]
-    gain = made.predicted_sqnr_db - steps[0].sqnr_db
-    for step in ranking.steps(asked, places):
-        steps.append(step)
-        if step.sqnr_db + gain < options.min_sqnr:
+    ranking = _Ranking(model, made, asked, source, images, options, progress)
+    free = ranking.ordered([place for place in places.codes if place not in asked])
+    steps = [Step("", most)]
+    for count in range(1, len(free)):
+        steps.append(Step(free[count - 1], ranking.sqnr_db(free[:count])))
+        if steps[-1].sqnr_db < wanted:
             continue
-        kept = tuple(place for place in places if place in asked or place in {step.place for step in steps})
+        needed = ranking.needed(free[:count], wanted)
+        kept = tuple(place for place in places.all if place in asked or place in needed)
         made = chosen_quantization(source, networks, images, options, progress, kept=kept)
-        if made.predicted_sqnr_db >= options.min_sqnr:
-            return dataclasses.replace(made, steps=tuple(steps))
+        if made.predicted_sqnr_db >= wanted:
+            told = steps if needed == free[:count] else [steps[0], *ranking.steps(needed)]
+            return dataclasses.replace(made, steps=tuple(told))
+        most = max(most, made.predicted_sqnr_db)
+    most = max(most, *(step.sqnr_db for step in steps))
     raise InputError(
-        f"--min-sqnr {options.min_sqnr:g}: with codes in one place alone it is {steps[-1].sqnr_db:.1f} dB.",
+        f"--min-sqnr {wanted:g}: with as little as one place quantized it is {most:.1f} dB at most.",
         "Ask for less, or take --precision fp16 or fp32.",
     )
 
 
 class _Ranking:
-    """What quantizing each place of a graph costs, by ranges of one calibrator for all of its values."""
+    """What quantizing each place of a graph costs, beside those that were `asked` to stay in float32.
+
+    By ranges of the calibrator that was best for all of its values; what correcting biases gave is taken to be given again.
+    """
 
     def __init__(
-        self, model: onnx.ModelProto, made: Quantization, source: Source, images: Images, options: ExportOptions, progress: Progress
+        self,
+        model: onnx.ModelProto,
+        made: Quantization,
+        asked: Sequence[str],
+        source: Source,
+        images: Images,
+        options: ExportOptions,
+        progress: Progress,
     ) -> None:
-        self._model, self._made, self._images, self._options, self._progress = model, made, images, options, progress
+        self._model, self._made, self._asked, self._images = model, made, asked, images
+        self._options, self._progress = options, progress
         self._exact = float32_logits(source, images)
         values = [model.graph.input[0].name, *(node.output[0] for node in model.graph.node)]
         batches = images.taken(images.measuring(images.measured), options)
         observers = observed(OnnxGraph(model), values, batches, images.measured // images.batch, progress)
         find = RANGES[cast("Calibrator", made.calibrator)]
         self._ranges: dict[str, Range] = {name: find(observer) for name, observer in observers.items()}
+        self._gain = 0.0
+        self._gain = made.predicted_sqnr_db - self.sqnr_db(())
 
-    def steps(self, asked: Sequence[str], places: Sequence[str]) -> Iterator[Step]:
-        """Keeping one place more, those that cost most first, until one alone has codes."""
-        free = [place for place in places if place not in asked]
+    def ordered(self, places: Sequence[str]) -> list[str]:
+        """Those first that cost most, as keeping each by itself shows."""
         alone: dict[str, float] = {}
-        for number, place in enumerate(free):
-            self._progress("Ranking what quantizing costs", number / len(free))
-            alone[place] = self.sqnr_db((*asked, place))
-        kept = list(asked)
-        for place in sorted(free, key=lambda place: -alone[place])[:-1]:
-            self._progress(f"Keeping {place} in float32", 1.0)
-            kept.append(place)
-            yield Step(place, self.sqnr_db(kept))
+        for number, place in enumerate(places):
+            self._progress("Ranking what quantizing costs", number / len(places))
+            alone[place] = self.sqnr_db([place])
+        return sorted(places, key=lambda place: -alone[place])
+
+    def needed(self, kept: Sequence[str], wanted: float) -> list[str]:
+        """Without those, from the last on, that the signal to noise that is wanted does not need."""
+        found = list(kept)
+        for place in reversed(kept):
+            fewer = [other for other in found if other != place]
+            if self.sqnr_db(fewer) >= wanted:
+                found = fewer
+        return found
+
+    def steps(self, kept: Sequence[str]) -> list[Step]:
+        return [Step(place, self.sqnr_db(kept[: count + 1])) for count, place in enumerate(kept)]
 
     def sqnr_db(self, kept: Sequence[str]) -> float:
-        """Predicted, before biases are corrected."""
-        quantized = quantized_onnx(self._model, keeping(self._made, kept, self._model, self._ranges))
-        return predicted_cost(quantized, self._exact, self._images, self._options).sqnr_db
+        """Predicted, with these places kept too."""
+        self._progress("Predicting what keeping places gives", 1.0)
+        quantized = quantized_onnx(self._model, keeping(self._made, [*self._asked, *kept], self._model, self._ranges))
+        return self._gain + predicted_cost(quantized, self._exact, self._images, self._options).sqnr_db
 
 
 def keeping(made: Quantization, kept: Sequence[str], model: onnx.ModelProto, ranges: Mapping[str, Range]) -> Quantization:

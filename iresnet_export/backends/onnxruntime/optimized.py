@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,8 @@ _FLOATING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 Made = TypeVar("Made")
 EXACT_PRODUCTS = "session.x64quantprecision"
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
+_CARRYING = (*_CONVERSIONS, "Transpose", "ReorderInput", "ReorderOutput")
+"""What changes no value but by rounding it to codes."""
 
 
 def keep_operations(options: Any, fuse: bool) -> None:
@@ -103,9 +105,17 @@ def require_integers(model: onnx.ModelProto, quantization: Quantization) -> dict
     nodes, kept = list(model.graph.node), quantization.kept
     layers = [index for index, node in enumerate(nodes) if node.op_type in (*_INTEGER, *_FLOATING)]
     inside = nodes[layers[0] : layers[-1] + 1]
-    operators = (*_FLOATING, "Add", "Mul", "Relu", *(() if kept else (*_CONVERSIONS, "MaxPool", "Cast")))
-    islands = [node for node in inside if node.op_type in operators and not _pools_codes(node, model)]
-    islands = [node for node in islands if not (node.name and is_kept(node.name, kept))]
+    wiring = _Wiring(nodes, kept)
+    operators = (*_FLOATING, *_CONVERSIONS, "Add", "Mul", "Relu", "MaxPool", "Cast")
+    islands = [
+        node for node in inside if node.op_type in operators and not _pools_codes(node, model) and not wiring.is_of_kept(node)
+    ]
+    if islands:
+        raise ExportError(
+            f"ONNX Runtime {_version()} would compute {len(islands)} operations of this int8 graph in float, the first of them "
+            f"{islands[0].op_type} at {islands[0].name or islands[0].output[0]}.",
+            "Use another version of onnxruntime.",
+        )
     count = sum(node.op_type in _FLOATING for node in inside)
     if count < len(quantization.floating):  # more there may be: it makes convolutions of multiplications
         raise ExportError(
@@ -113,13 +123,43 @@ def require_integers(model: onnx.ModelProto, quantization: Quantization) -> dict
             f"to be kept so ({', '.join(kept)}).",
             "Use another version of onnxruntime.",
         )
-    if islands:
-        raise ExportError(
-            f"ONNX Runtime {_version()} would compute {len(islands)} operations of this int8 graph in float, the first of them "
-            f"{islands[0].op_type} at {islands[0].name or islands[0].output[0]}.",
-            "Use another version of onnxruntime.",
-        )
     return dict(Counter(node.op_type for node in nodes).most_common())
+
+
+class _Wiring:
+    """Which nodes of an optimised graph belong to places that are kept in float: by their names, or since they lead in or out."""
+
+    def __init__(self, nodes: Sequence[onnx.NodeProto], kept: Collection[str]) -> None:
+        self._kept = kept
+        self._producers = {name: node for node in nodes for name in node.output}
+        self._consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in nodes:
+            for name in node.input:
+                self._consumers[name].append(node)
+
+    def is_of_kept(self, node: onnx.NodeProto) -> bool:
+        if not self._kept:
+            return False
+        if node.op_type not in _CONVERSIONS:
+            return self._is_kept(node)
+        return self._leads_in(node) or self._comes_out(node)
+
+    def _is_kept(self, node: onnx.NodeProto) -> bool:
+        return bool(node.name) and node.op_type not in _CARRYING and is_kept(node.name, self._kept)
+
+    def _leads_in(self, node: onnx.NodeProto) -> bool:
+        """Whether everything that reads a value is kept."""
+        readers = [reader for name in node.output for reader in self._consumers[name]]
+        return bool(readers) and all(
+            self._leads_in(reader) if reader.op_type in _CARRYING else self._is_kept(reader) for reader in readers
+        )
+
+    def _comes_out(self, node: onnx.NodeProto) -> bool:
+        """Whether a value comes from what is kept."""
+        producer = self._producers.get(node.input[0])
+        if producer is None:
+            return False
+        return self._comes_out(producer) if producer.op_type in _CARRYING else self._is_kept(producer)
 
 
 def _pools_codes(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
@@ -127,7 +167,9 @@ def _pools_codes(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
     if node.op_type != "MaxPool":
         return False
     producer = next((other for other in model.graph.node if node.input[0] in other.output), None)
-    return producer is not None and (producer.op_type.startswith("QLinear") or producer.op_type in ("Clip", "Transpose"))
+    return producer is not None and (
+        producer.op_type.startswith("QLinear") or producer.op_type in ("Clip", "Transpose", "QuantizeLinear")
+    )
 
 
 def _version() -> str:

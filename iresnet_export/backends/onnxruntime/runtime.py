@@ -26,7 +26,7 @@ from iresnet_export.backends.onnxruntime.cuda import (
 )
 from iresnet_export.backends.onnxruntime.optimized import keep_operations, optimised_graph, require_integers, with_exact_codes
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
-from iresnet_export.graph.precision import widest, without_float
+from iresnet_export.graph.precision import computed
 from iresnet_export.system import nvidia
 from iresnet_models.errors import first_line
 
@@ -114,7 +114,7 @@ class OnnxSession(Session):
 
             with writing_optimised(options) as optimised:
                 self._session, on_codes = with_exact_codes(create, options)
-                self.computed_precision = widest(without_float(computed_precisions(optimised()), in_float))
+                self.computed_precision = computed(computed_precisions(optimised()), in_float)
         else:
             self._session, on_codes = with_exact_codes(create, options)
         if on_codes is not None and self.computed_precision == "int8":

@@ -18,7 +18,7 @@ from iresnet_export.backends.tensorrt.checks import explained_validity
 from iresnet_export.backends.tensorrt.flavours import Flavour
 from iresnet_export.backends.tensorrt.plan import engine_details
 from iresnet_export.errors import ArtifactError, UnavailableError
-from iresnet_export.graph.precision import widest, without_float
+from iresnet_export.graph.precision import computed
 from iresnet_export.system.cuda_graphs import Capturing, on_stream, readable
 
 _MULTIPLYING = ("Convolution", "FullyConnected", "Gemm", "MatrixMultiply")
@@ -194,7 +194,9 @@ class EngineSession(Session):
         inspector = self._engine.create_engine_inspector()
         told = inspector.get_engine_information(trt.LayerInformationFormat.JSON) if inspector is not None else ""
         found = precisions_of_layers(told or "")
-        return widest(without_float(found, layers_in_float(self._artifact))) if found else self._artifact.precision
+        if not found:
+            return self._artifact.precision
+        return computed(found, min(layers_in_float(self._artifact), found.count("fp32")))  # the inspector does not tell of all
 
 
 def precisions_of_layers(told: str) -> list[str]:
