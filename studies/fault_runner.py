@@ -99,7 +99,7 @@ class Case:
     seconds: float = 60.0
     peak_mb: int = MEMORY_MB
     quick: bool = False
-    """Whether it is soon over: the tests run one such case of each kind."""
+    """Whether it is soon over: the tests run some of these."""
 
 
 class Canary:
