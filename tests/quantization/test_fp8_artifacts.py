@@ -17,15 +17,16 @@ from conftest import Outcome
 from onnx import numpy_helper
 
 from iresnet_export.artifacts.artifact import Artifact, record
+from iresnet_export.artifacts.metadata import layers_in_float
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.tensorrt.builder import engine_from_onnx, require_options
 from iresnet_export.backends.tensorrt.flavours import Flavour, flavour_named
 from iresnet_export.backends.tensorrt.options import EngineOptions
 from iresnet_export.backends.tensorrt.plan import engine_details, read_plan
-from iresnet_export.backends.tensorrt.session import _without_floating
 from iresnet_export.errors import ArtifactError, ExportError, InputError, UnavailableError
 from iresnet_export.exporting import export_artifact
+from iresnet_export.graph.precision import computed
 from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.placement import quantized_onnx
 from iresnet_export.system import nvidia
@@ -255,9 +256,11 @@ def test_tensorrt_itself_asks_the_gpu_at_hand(capability: tuple[int, int], can: 
 
 def test_what_is_meant_to_be_float32_does_not_hide_fp8(engine: Artifact) -> None:
     """An inspector tells of the types alone: one layer in float32 is as it should be, two are not."""
-    assert _without_floating(["fp32", "fp8", "fp8"], engine) == ["fp8", "fp8"]
-    assert _without_floating(["fp32", "fp8", "fp32"], engine) == ["fp8", "fp32"]
-    assert _without_floating(["fp32"], Artifact(engine.path, "engine", None)) == ["fp32"]
+    assert layers_in_float(engine) == 1
+    assert layers_in_float(Artifact(engine.path, "engine", None)) == 0
+    assert computed(["fp32", "fp8", "fp8"], 1) == "fp8"
+    assert computed(["fp32", "fp8", "fp32"], 1) == "fp32"
+    assert computed(["fp32"], 0) == "fp32"
 
 
 def test_only_onnx_and_engines_are_exported_in_fp8(small_source: Source) -> None:
