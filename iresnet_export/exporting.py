@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from iresnet_export.backends.base import ExportJob, ExportOptions, Format
 from iresnet_export.backends.onnx.calibrate import Images, calibration_images
 from iresnet_export.backends.onnx.mixed_precision import keeping, places_of, quantization_asked_for
 from iresnet_export.backends.onnx.writing import onnx_from_network
-from iresnet_export.backends.onnxruntime.optimized import with_exact_codes
 from iresnet_export.backends.registry import format_named, runtimes_for
+from iresnet_export.benchmark.clock import Timed, measure
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.graph.compare import compare
 from iresnet_export.graph.precision import in_words, precision_shares, shares
@@ -36,9 +35,10 @@ from iresnet_export.verification.fold import FoldSample, fold_sample, folds_for_
 from iresnet_models.deployed import DTYPES, Deployable, deployed
 from iresnet_models.files import replacing, sha256_of
 from iresnet_models.operations import layer_multiply_accumulates
+from iresnet_models.temporary import temporary_folder
 
-_ROUNDS = 21
-"""Of runs in turn, whose median is the time of one image."""
+_SECONDS = 1.0
+"""Of each network, in turns."""
 _TIMED = 12
 """Networks at most: the first ones and the last. All of them are in memory at once."""
 
@@ -215,33 +215,23 @@ def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -
 
 
 def _timed(made: Quantization, network: Deployable, images: Images, options: ExportOptions, progress: Progress) -> tuple[Step, ...]:
-    """The steps with what a graph of each takes for one image by ONNX Runtime, run in turn."""
-    import onnxruntime as ort
+    """The steps with what a graph of each takes for one image by ONNX Runtime, measured in turns."""
+    from iresnet_export.backends.onnxruntime.runtime import OnnxSession
 
-    model, runs = onnx_from_network(network), list[Callable[[], Any]]()
+    model, timed = onnx_from_network(network), list[Timed]()
     asked = [place for place in made.kept if place not in {step.place for step in made.steps}]
-    feed = {model.graph.input[0].name: images.batch_of_one(options).numpy()}
-    timed = [count for count in range(len(made.steps)) if count < _TIMED - 1 or count == len(made.steps) - 1]
-    for count in timed:
-        progress("Timing what is kept in float32", count / len(made.steps))
-        kept = [*asked, *(step.place for step in made.steps[1 : count + 1])]
-        content = quantized_onnx(model, keeping(made, kept, model, made.ranges)).SerializeToString()
-        settings: Any = ort.SessionOptions()
-        settings.log_severity_level = 4
-        settings.add_session_config_entry("session.force_spinning_stop", "1")
-        session, _ = with_exact_codes(
-            partial(ort.InferenceSession, content, settings, providers=["CPUExecutionProvider"]), settings
-        )
-        runs.append(partial(session.run, None, feed))
-    times = [[_milliseconds(run) for run in runs] for _ in range(1 + _ROUNDS)][1:]
-    medians = dict(zip(timed, (round(statistics.median(seen), 4) for seen in zip(*times, strict=True)), strict=True))
+    image = next(images.taken(images.measuring(1), options))
+    counts = [count for count in range(len(made.steps)) if count < _TIMED - 1 or count == len(made.steps) - 1]
+    with temporary_folder() as folder, ExitStack() as stack:
+        for count in counts:
+            kept = [*asked, *(step.place for step in made.steps[1 : count + 1])]
+            path = folder / f"{count}.onnx"
+            path.write_bytes(quantized_onnx(model, keeping(made, kept, model, made.ranges)).SerializeToString())
+            session = stack.enter_context(OnnxSession(path, torch.device("cpu")))
+            timed.append(Timed(made.steps[count].place or "what is quantized", partial(session.run, image)))
+        samples = measure(timed, seconds=_SECONDS, warmup_seconds=_SECONDS / 4, seed=0, progress=progress)
+    medians = {count: round(statistics.median(found.all), 4) for count, found in zip(counts, samples, strict=True)}
     return tuple(dataclasses.replace(step, milliseconds=medians.get(count)) for count, step in enumerate(made.steps))
-
-
-def _milliseconds(run: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    run()
-    return 1000 * (time.perf_counter() - begun)
 
 
 def _shares_read_back(

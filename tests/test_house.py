@@ -34,6 +34,9 @@ ROOMS = [
     "iresnet_export.backends.tensorrt",
     "iresnet_export.backends",
     "iresnet_export.verification",
+    "iresnet_export.benchmark.isolation",
+    "iresnet_export.benchmark.stability",
+    "iresnet_export.benchmark.clock",  # the only one, for exports too
     "iresnet_export.exporting",
     "iresnet_export.evaluation",
     "iresnet_export.prediction",

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import torch
 
-from iresnet_data.named_data import is_embedded
 from iresnet_export.artifacts.artifact import Artifact
-from iresnet_export.artifacts.data_choice import measured_with
 from iresnet_export.backends.aotinductor.package import cpp_compiler
 from iresnet_export.backends.base import ExportOptions, Session
 from iresnet_export.backends.onnx.calibrate import calibration_images
@@ -27,10 +25,11 @@ from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.quantizers import QUANTIZERS
 from iresnet_export.benchmark.recipe import COMPILED, TORCHVISION, Recipe
 from iresnet_export.benchmark.work import Work, work_of_torchvision
-from iresnet_export.errors import InputError, IResNetError, UnavailableError
+from iresnet_export.errors import IResNetError, UnavailableError
 from iresnet_export.reporting.schemas import Parity, Subject, validated
 from iresnet_export.system.progress import Progress
 from iresnet_export.verification.criteria import LEAST_SQNR_DB, Criterion
+from iresnet_export.verification.from_scratch import data_of
 from iresnet_export.verification.outputs import compare_outputs
 from iresnet_export.verification.reference import Reference
 from iresnet_models.errors import named_line
@@ -123,15 +122,10 @@ def _quantized(quantizer: str, origin: Origin, int8: Artifact, given: str | None
     if path.exists():
         return
     plain_onnx(origin, plain)
-    told, codes = (None, None) if int8.manifest is None else (measured_with(int8.manifest), int8.manifest.details.quantization)
-    data = told if told is not None and is_embedded(told) else given
-    options = ExportOptions(precision="int8", calibration_data=data)
-    if codes is not None:
+    options = ExportOptions(precision="int8", calibration_data=data_of(int8, origin.source, given))
+    if int8.manifest is not None and (codes := int8.manifest.details.quantization) is not None:
         options = dataclasses.replace(options, calibration_images=codes.images)
-    try:
-        images = calibration_images(origin.source, options)
-    except InputError as error:
-        raise UnavailableError("its images to calibrate with are not known here;", "name their folder with --data.") from error
+    images = calibration_images(origin.source, options)
     batches = (normalised(pixels, images.spec) for pixels in images.measuring(images.measured))
     QUANTIZERS[quantizer](plain, path, [image[None].numpy() for batch in batches for image in batch])
 

@@ -61,7 +61,7 @@ def computed(precisions: Sequence[str], in_float: int) -> str:
     """
     found = list(precisions)
     if found and found.count("fp32") < in_float:
-        return f"{widest(found)}, with {found.count('fp32')} of {in_float} layers in float32 that are kept so,"
+        return f"{widest(found)} ({found.count('fp32')} of {in_float} layers that are kept in float32)"
     for _ in range(in_float if found else 0):
         found.remove("fp32")
     return widest(found)

@@ -194,21 +194,18 @@ def _kept(codes: Quantization, details: dict[str, Any], model: onnx.ModelProto) 
     settings, told = details["settings"], details["quantization"]["steps"]
     places = list(dict.fromkeys(place_of(node.name) for node in model.graph.node))
     asked = {place for place in places if any(stands_for(name, place) for name in settings.get("keep_float") or ())}
-    found = [step.place for step in codes.steps[1:]]
-    wanted = settings.get("min_sqnr")
-    are_steps = (
-        wanted is not None
-        and codes.steps[0].place == ""
-        and codes.steps[0].sqnr_db < wanted <= codes.steps[-1].sqnr_db
-        and len(found) == len(set(found) - asked) > 0
-        and all((step.milliseconds is not None) == (codes.target == "cpu") for step in (codes.steps[0], codes.steps[-1]))
-        if codes.steps
-        else True
-    )
-    return {
-        "kept": [place for place in places if place in asked or (are_steps and place in found)],
-        "steps": told if are_steps else [],
-    }
+    found = {step.place for step in codes.steps[1:]} if _are_steps(codes, settings.get("min_sqnr"), asked) else set()
+    return {"kept": [place for place in places if place in asked | found], "steps": told if found else []}
+
+
+def _are_steps(codes: Quantization, wanted: float | None, asked: set[str]) -> bool:
+    """Whether places were kept one after another, from none on, until as much signal to noise was predicted as was wanted."""
+    if wanted is None or not codes.steps:
+        return False
+    first, last, found = codes.steps[0], codes.steps[-1], [step.place for step in codes.steps[1:]]
+    are_others = len(found) == len(set(found) - asked)
+    are_timed = all((step.milliseconds is not None) == (codes.target == "cpu") for step in (first, last))
+    return first.place == "" and first.sqnr_db < wanted <= last.sqnr_db and are_others and are_timed
 
 
 def _in_integers(told: dict[str, int], model: onnx.ModelProto, kept: Sequence[str]) -> dict[str, int]:

@@ -62,7 +62,7 @@ def data_of(artifact: Artifact, subject: Source | Subject, given: str | None) ->
     data = chosen_data(given, subject.spec, subject.weights)
     if data is None or short_name(data) != recorded:
         raise InputError(
-            f"{artifact.path} was measured with images of {recorded}, and --from-scratch measures again with the same.",
+            f"{artifact.path} was measured with images of {recorded}, and the same are needed to measure again.",
             "Name their folder with --data.",
         )
     return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from iresnet_export.benchmark import peers
 from iresnet_export.benchmark.entrants import Entrant, Origin, Origins
 from iresnet_export.benchmark.options import BenchOptions
 from iresnet_export.benchmark.recipe import host_to_host, noise_inputs
-from iresnet_export.errors import UnavailableError
+from iresnet_export.errors import InputError, UnavailableError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.system.progress import no_progress
 from iresnet_export.verification.reference import reference_of
@@ -107,10 +108,14 @@ def test_without_int8_nothing_is_quantized(opened: tuple[Origin, list[Entrant]])
 
 
 def test_without_its_images_no_peer_is_calibrated(benched: dict[str, Artifact], tmp_path: Path) -> None:
-    """Noise would be no match for what the artifact was calibrated with."""
-    origin = Origins(OPTIONS, tmp_path).of(benched["onnx"])
-    with pytest.raises(UnavailableError, match="not known here; name their folder with --data"):
-        peers._quantized("quantize_static", origin, benched["onnx"], None, benched["onnx"].path, tmp_path / "q.onnx")
+    """Other images, or noise, would be no match for what the artifact was calibrated with."""
+    origin, plain = Origins(OPTIONS, tmp_path).of(benched["onnx"]), benched["onnx"].path
+    manifest = benched["onnx"].require_intact()
+    settings = dataclasses.replace(manifest.details.settings, calibration_data="photos")
+    named = dataclasses.replace(manifest, details=dataclasses.replace(manifest.details, settings=settings))
+    for given in (None, "digits"):
+        with pytest.raises(InputError, match=r"measured with images of photos, .* Name their folder with --data"):
+            peers._quantized("quantize_static", origin, Artifact(plain, "onnx", named), given, plain, tmp_path / "q.onnx")
 
 
 def test_torchvisions_resnet_is_another_network(opened: tuple[Origin, list[Entrant]]) -> None:

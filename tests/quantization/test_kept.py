@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from onnx import numpy_helper
 
 from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import ExportOptions
-from iresnet_export.backends.onnx.calibrate import Images, calibration_images, float32_logits
+from iresnet_export.backends.onnx.calibrate import Images, calibration_images, chosen_quantization, float32_logits
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.mixed_precision import _Ranking, places_of, quantization_asked_for
 from iresnet_export.backends.onnx.writing import onnx_from_network
 from iresnet_export.backends.onnxruntime.optimized import optimised_graph, require_integers
 from iresnet_export.backends.onnxruntime.runtime import OnnxSession
+from iresnet_export.backends.tensorrt.builder import engine_from_onnx
+from iresnet_export.backends.tensorrt.flavours import flavour_named
+from iresnet_export.backends.tensorrt.options import EngineOptions
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.graph.precision import computed
@@ -200,7 +204,7 @@ def test_other_operations_than_the_networks_are_seen_beside_kept_places(operator
 def test_layers_that_are_kept_and_computed_in_codes_are_told() -> None:
     assert computed(["int8", "fp32", "int8"], 1) == "int8"
     assert computed(["int8", "fp32", "fp32"], 1) == "fp32"
-    assert computed(["int8", "fp32", "int8"], 2) == "fp32, with 1 of 2 layers in float32 that are kept so,"
+    assert computed(["int8", "fp32", "int8"], 2) == "fp32 (1 of 2 layers that are kept in float32)"
     assert computed([], 3) == "fp32"
 
 
@@ -256,6 +260,37 @@ def test_no_place_is_kept_without_need(mixed: Mixed) -> None:
         assert step.sqnr_db == pytest.approx(mixed.ranking.sqnr_db([one.place for one in steps[:count]]))
 
 
+def test_where_calibration_gives_less_than_was_foreseen_more_is_kept(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is calibrated twice."""
+    tried: list[tuple[str, ...]] = []
+
+    def disappointing(*arguments: Any, kept: tuple[str, ...], **named: Any) -> Quantization:
+        found = chosen_quantization(*arguments, kept=kept, **named)
+        tried.append(kept)
+        return found if len(tried) == 1 else dataclasses.replace(found, predicted_sqnr_db=found.predicted_sqnr_db - 1.5)
+
+    monkeypatch.setattr("iresnet_export.backends.onnx.mixed_precision.chosen_quantization", disappointing)
+    made = given("iresnet").quantization(min_sqnr=mixed.wanted, keep_float=("layer1.1",))
+    assert made.predicted_sqnr_db >= mixed.wanted
+    assert made.kept == tried[-1]
+    assert len(made.kept) > len(mixed.made.kept)
+    assert len(set(tried)) == len(tried) > 2
+
+
+def test_engines_are_built_with_kept_places_in_float() -> None:
+    """TensorRT-RTX needs no GPU for that, and its parser tells the precision of every layer."""
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install 'iresnet-export[tensorrt-rtx]'")
+    one = given("iresnet")
+    asked = EngineOptions(precision="int8", target="tensorrt", calibrator="minmax", keep_float=("layer2", "classifier"))
+    made = quantization_asked_for(one.source, {False: one.folded}, one.images, asked, no_progress)
+    content, flavour = quantized_onnx(one.floating, made).SerializeToString(), flavour_named("tensorrt_rtx")
+    plan, details = engine_from_onnx(flavour, content, asked, no_progress, kept=made.kept)
+    assert len(plan) > 1_000_000
+    assert Counter(details["layer_precisions"])["fp32"] == len(made.floating) == 6
+    with pytest.raises(ExportError, match=r"read layer2\.0\.downsample\.1 of the ONNX file in fp32, and int8 was asked for"):
+        engine_from_onnx(flavour, content, asked, no_progress)
+
+
 def test_places_are_ranked_by_what_keeping_each_gives(mixed: Mixed) -> None:
     free = [place for place in PLACES if place != "layer1.1"]
     ordered = mixed.ranking.ordered(free)
@@ -273,7 +308,7 @@ def test_what_is_enough_already_keeps_nothing() -> None:
 
 @pytest.mark.slow
 def test_more_than_codes_can_give_is_refused() -> None:
-    with pytest.raises(InputError, match=r"--min-sqnr 90: with as little as one place quantized it is .* dB at most. Ask for"):
+    with pytest.raises(InputError, match=r"--min-sqnr 90: with as little as one place quantized .* dB are predicted. Ask for"):
         given("iresnet").quantization(min_sqnr=90.0)
 
 

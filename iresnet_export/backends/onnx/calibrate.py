@@ -95,10 +95,6 @@ class Images:
         """Batches of pixels as an artifact of these options takes them."""
         return (pixels if options.with_preprocessing else normalised(pixels, self.spec) for pixels in batches)
 
-    def batch_of_one(self, options: ExportOptions) -> Tensor:
-        """The first one that ranges are measured with, as an artifact of these options takes it."""
-        return next(self.taken(self.measuring(1), options))
-
     def together(self, options: ExportOptions) -> Tensor:
         """The few, in one batch as an artifact of these options takes them."""
         return torch.cat(list(self.taken(self.measuring(self.few), options)))

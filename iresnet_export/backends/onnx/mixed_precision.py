@@ -56,21 +56,23 @@ def quantization_asked_for(
     model = onnx_from_network(networks[made.equalized], opset=OnnxOptions.of(options).chosen_opset)
     ranking = _Ranking(model, made, asked, source, images, options, progress)
     free = ranking.ordered([place for place in places.codes if place not in asked])
-    steps = [Step("", most)]
+    first, shortfall = Step("", most), 0.0
     for count in range(1, len(free)):
-        steps.append(Step(free[count - 1], ranking.sqnr_db(free[:count])))
-        if steps[-1].sqnr_db < wanted:
+        found = ranking.sqnr_db(free[:count])
+        most = max(most, found - shortfall)
+        if found < wanted + shortfall:
             continue
-        needed = ranking.needed(free[:count], wanted)
+        needed = ranking.needed(free[:count], wanted + shortfall)
         kept = tuple(place for place in places.all if place in asked or place in needed)
         made = chosen_quantization(source, networks, images, options, progress, kept=kept)
+        steps = ranking.steps(needed)
         if made.predicted_sqnr_db >= wanted:
-            told = steps if needed == free[:count] else [steps[0], *ranking.steps(needed)]
-            return dataclasses.replace(made, steps=tuple(told))
-        most = max(most, made.predicted_sqnr_db)
-    most = max(most, *(step.sqnr_db for step in steps))
+            return dataclasses.replace(made, steps=(first, *steps))
+        # Calibrated anew it is less than the ranking foresaw: the next ones have to foresee so much more.
+        shortfall = steps[-1].sqnr_db - made.predicted_sqnr_db
+        most = max(first.sqnr_db, made.predicted_sqnr_db)
     raise InputError(
-        f"--min-sqnr {wanted:g}: with as little as one place quantized it is {most:.1f} dB at most.",
+        f"--min-sqnr {wanted:g}: with as little as one place quantized {most:.1f} dB are predicted.",
         "Ask for less, or take --precision fp16 or fp32.",
     )
 
@@ -99,8 +101,7 @@ class _Ranking:
         observers = observed(OnnxGraph(model), values, batches, images.measured // images.batch, progress)
         find = RANGES[cast("Calibrator", made.calibrator)]
         self._ranges: dict[str, Range] = {name: find(observer) for name, observer in observers.items()}
-        self._gain = 0.0
-        self._gain = made.predicted_sqnr_db - self.sqnr_db(())
+        self._gain = made.predicted_sqnr_db - self._uncorrected(())
 
     def ordered(self, places: Sequence[str]) -> list[str]:
         """Those first that cost most, as keeping each by itself shows."""
@@ -120,13 +121,17 @@ class _Ranking:
         return found
 
     def steps(self, kept: Sequence[str]) -> list[Step]:
+        """What keeping these gives, one after another."""
         return [Step(place, self.sqnr_db(kept[: count + 1])) for count, place in enumerate(kept)]
 
     def sqnr_db(self, kept: Sequence[str]) -> float:
         """Predicted, with these places kept too."""
+        return self._gain + self._uncorrected(kept)
+
+    def _uncorrected(self, kept: Sequence[str]) -> float:
         self._progress("Predicting what keeping places gives", 1.0)
         quantized = quantized_onnx(self._model, keeping(self._made, [*self._asked, *kept], self._model, self._ranges))
-        return self._gain + predicted_cost(quantized, self._exact, self._images, self._options).sqnr_db
+        return predicted_cost(quantized, self._exact, self._images, self._options).sqnr_db
 
 
 def keeping(made: Quantization, kept: Sequence[str], model: onnx.ModelProto, ranges: Mapping[str, Range]) -> Quantization:

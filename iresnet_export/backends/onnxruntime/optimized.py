@@ -22,6 +22,8 @@ _FLOATING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 Made = TypeVar("Made")
 EXACT_PRODUCTS = "session.x64quantprecision"
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
+_WARNINGS, _ERRORS = 2, 3
+"""Severities of ONNX Runtime's logger; the first is its default."""
 _CARRYING = (*_CONVERSIONS, "Transpose", "ReorderInput", "ReorderOutput")
 """What changes no value but by rounding it to codes."""
 
@@ -56,8 +58,21 @@ def with_exact_codes(make: Callable[[], Made], options: Any) -> tuple[Made, str 
             "production too, on such processors"
         )
     except Exception:  # of whatever kind: without it the file loads, or says why not
-        options.add_session_config_entry(EXACT_PRODUCTS, "0")
+        with _unremarked():
+            options.add_session_config_entry(EXACT_PRODUCTS, "0")
         return make(), f"{here}: without it ONNX Runtime cuts off sums of int8 products of this file"
+
+
+@contextmanager
+def _unremarked() -> Iterator[None]:
+    """ONNX Runtime remarks on the terminal that an entry is there already, and has no way to take one back."""
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(_ERRORS)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(_WARNINGS)
 
 
 def optimised_graph(path: Path, providers: list[Any]) -> onnx.ModelProto:
