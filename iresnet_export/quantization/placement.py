@@ -103,7 +103,7 @@ class Placement:
     def reads_codes(self, node: onnx.NodeProto, index: int) -> bool:
         """Whether a node's input is the quantized value, where it is quantized at all."""
         if self.scheme.everywhere:
-            return not (self.keeps(node) and self._is_float(node.input[index]))
+            return True
         return self.quantizes(node) or (index == 1 and self._is_shortcut(node, node.input[1]))
 
 

@@ -184,20 +184,22 @@ def test_an_island_elsewhere_is_seen(tmp_path: Path) -> None:
         require_integers(optimised, dataclasses.replace(made, kept=("layer1.0",), floating=made.floating[:2]))
 
 
-@pytest.mark.parametrize("operator", ["Sin", "Abs"])
-def test_other_operations_than_the_networks_are_seen_beside_kept_places(operator: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("operator", "kept"), [("Sin", "layer1.1"), ("Sqrt", "stem")])
+def test_other_operations_than_the_networks_are_seen_beside_kept_places(operator: str, kept: str, tmp_path: Path) -> None:
+    """In float between codes of one activation: nothing but the conversions tells."""
     one = given("iresnet")
-    made = one.quantization(keep_float=("layer1.1",))
+    made = one.quantization(keep_float=(kept,))
     graph = quantized_onnx(one.floating, made)
-    reader = next(node for node in graph.graph.node if node.name == "layer3.1.conv1")
-    scale = ["layer1.1.relu_2.scale", "layer1.1.relu_2.zero_point"]
-    steps = [(operator, [reader.input[0]]), ("QuantizeLinear", ["x0", *scale]), ("DequantizeLinear", ["x1", *scale])]
-    at = list(graph.graph.node).index(reader)
-    reader.input[0] = "x2"
+    value = "layer3.1.relu.dequantized"
+    at = next(number for number, node in enumerate(graph.graph.node) if value in node.output)
+    scale = list(graph.graph.node[at].input[1:])
+    for node in graph.graph.node:
+        node.input[:] = ["x2" if name == value else name for name in node.input]
+    steps = [(operator, [value]), ("QuantizeLinear", ["x0", *scale]), ("DequantizeLinear", ["x1", *scale])]
     for number, (name, inputs) in enumerate(steps):
-        graph.graph.node.insert(at + number, onnx.helper.make_node(name, inputs, [f"x{number}"], name=f"x{number}"))
+        graph.graph.node.insert(at + 1 + number, onnx.helper.make_node(name, inputs, [f"x{number}"], name=f"x{number}"))
     onnx.save(graph, tmp_path / "mixed.onnx")
-    with pytest.raises(ExportError, match="operations of this int8 graph in float"):
+    with pytest.raises(ExportError, match="2 operations of this int8 graph in float, the first of them DequantizeLinear at layer3"):
         require_integers(optimised_graph(tmp_path / "mixed.onnx", ["CPUExecutionProvider"]), made)
 
 

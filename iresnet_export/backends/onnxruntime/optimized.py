@@ -22,6 +22,8 @@ _FLOATING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 Made = TypeVar("Made")
 EXACT_PRODUCTS = "session.x64quantprecision"
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
+_OF_PLACES = (*_FLOATING, "Add", "Mul", "Relu", "MaxPool", "GlobalAveragePool", "Flatten")
+"""What a network's places are made of, in float."""
 _WARNINGS, _ERRORS = 2, 3
 """Severities of ONNX Runtime's logger; the first is its default."""
 _CARRYING = (*_CONVERSIONS, "Transpose", "ReorderInput", "ReorderOutput")
@@ -160,7 +162,7 @@ class _Wiring:
         return self._leads_in(node) or self._comes_out(node)
 
     def _is_kept(self, node: onnx.NodeProto) -> bool:
-        return bool(node.name) and node.op_type not in _CARRYING and is_kept(node.name, self._kept)
+        return bool(node.name) and node.op_type in _OF_PLACES and is_kept(node.name, self._kept)
 
     def _leads_in(self, node: onnx.NodeProto) -> bool:
         """Whether everything that reads a value is kept."""
