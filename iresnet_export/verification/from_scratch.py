@@ -23,6 +23,7 @@ from iresnet_export.backends.base import ExportJob, ExportOptions
 from iresnet_export.backends.onnx.bias_correction import uncorrected
 from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_quantization, float32_logits, predicted_cost
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
+from iresnet_export.backends.onnx.mixed_precision import measured_steps
 from iresnet_export.backends.registry import format_named, runtimes_for
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.quantization.observers import is_range_of, observed
@@ -33,7 +34,7 @@ from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.fold import fold_sample, folds_for_codes, proved_fold
 
 REPEATED = (
-    "measured again from its data: the fold's plan and proof, and the ranges, corrections and cost of codes if it has any, "
+    "measured again from its data: the fold's plan and proof, and the ranges, corrections, cost and steps of codes if it has any, "
     "are as recorded"
 )
 
@@ -95,6 +96,10 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
     made: dict[str, Any] = {"fold": plain(fold)}
     if codes is not None:
         repeated = chosen_quantization(source, networks, images, options, progress, wanted=codes)
+        steps = measured_steps(source, networks, images, options, codes, progress)
+        timed = zip(steps, codes.steps, strict=True)  # how long a graph takes is of its time and machine
+        steps = tuple(dataclasses.replace(step, milliseconds=recorded.milliseconds) for step, recorded in timed)
+        repeated = dataclasses.replace(repeated, steps=steps)
         # Ranges that differ by rounding alone give other ties between codes: what they cost is measured with those recorded.
         calibrator = cast("Calibrator", codes.calibrator)
         batches = images.taken(images.measuring(images.measured), options)
@@ -111,7 +116,7 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
                 return f"{_AGAIN}: with quantization.bias_corrections {layer} is off on average, by more than chance"
         cost = predicted_cost(deployment.quantized_model, float32_logits(source, images), images, options)
         made["quantization"] = repeated.to_json() | {"ranges": ranges} | cost.predicted
-        made["quantization"] |= {name: told["quantization"][name] for name in ("bias_corrections", "steps")}
+        made["quantization"]["bias_corrections"] = told["quantization"]["bias_corrections"]
         if "optimised_operators" in told and all(manifest.versions.get(name) == versions().get(name) for name in _RUNTIMES):
             job = ExportJob(deployment.network, source.spec, artifact.path, options, quantization=codes)
             for runtime in runtimes_for(artifact.format):
@@ -128,6 +133,7 @@ def _details(manifest: Manifest) -> dict[str, Any]:
 def _options(manifest: Manifest, told: dict[str, Any], data: str | None) -> ExportOptions:
     options, settings = format_named(manifest.format).options_of(manifest), told.get("settings", {})
     asked = {name: settings[name] for name in ("calibrator", "calibration_images") if name in settings}
+    asked["keep_float"] = tuple(settings.get("keep_float") or ())
     return dataclasses.replace(options, calibration_data=data, **asked)
 
 

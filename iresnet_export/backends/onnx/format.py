@@ -47,6 +47,8 @@ class Onnx(Format):
         return OnnxSettings(opset=OnnxOptions.of(options).chosen_opset, **options.quantization_settings)
 
     def content(self, job: ExportJob) -> bytes:
+        import onnx
+
         from iresnet_export.backends.onnx.modules import onnx_from_module
         from iresnet_export.backends.onnx.writing import onnx_from_network
         from iresnet_export.quantization.placement import quantized_onnx
@@ -60,7 +62,9 @@ class Onnx(Format):
             model = onnx_from_module(job.network, size, opset=opset, static_batch=static_batch, identity=job.identity)
         if job.quantization is not None:
             model = quantized_onnx(model, job.quantization)
-        return model.SerializeToString(deterministic=True)
+        content: bytes = model.SerializeToString(deterministic=True)
+        onnx.checker.check_model(content, full_check=True)
+        return content
 
     def difference(self, expected: bytes, found: bytes) -> str:
         from iresnet_export.artifacts.differences import model_difference

@@ -77,6 +77,24 @@ def quantization_asked_for(
     )
 
 
+def measured_steps(
+    source: Source,
+    networks: Mapping[bool, Deployable],
+    images: Images,
+    options: ExportOptions,
+    wanted: Quantization,
+    progress: Progress,
+) -> tuple[Step, ...]:
+    """The steps of a quantization, each with the signal to noise that it is measured to give now; no milliseconds."""
+    if not wanted.steps:
+        return ()
+    asked = places_of(source, options).kept(options.keep_float)
+    made = chosen_quantization(source, networks, images, options, progress, kept=asked)
+    model = onnx_from_network(networks[made.equalized], opset=OnnxOptions.of(options).chosen_opset)
+    ranking = _Ranking(model, made, asked, source, images, options, progress)
+    return (Step("", made.predicted_sqnr_db), *ranking.steps([step.place for step in wanted.steps[1:]]))
+
+
 class _Ranking:
     """What quantizing each place of a graph costs, beside those that were `asked` to stay in float32.
 

@@ -191,5 +191,4 @@ def _model(
     )
     if identity is not None:
         helper.set_model_props(model, {METADATA_KEY: json.dumps(identity)})
-    onnx.checker.check_model(model, full_check=True)
     return model
