@@ -20,6 +20,10 @@ GOLDEN: dict[str, dict[str, Any]] = json.loads(
 """Reference values of an independent implementation: the official one, run in float64 (models/data/README.md)."""
 
 
+RUNTIMES_ON_CPU = ("eager", "torchscript", "torch_export", "onnxruntime", "openvino")
+"""All that need no GPU; each passes the contract."""
+
+
 def golden_values(key: str, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The values that the golden outputs were computed with, which follow from an entry's name."""
     generator = np.random.default_rng(zlib.crc32(key.encode()))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import RUNTIMES_ON_CPU
 
 import iresnet_export as ie
 from iresnet_export.artifacts.artifact import Artifact
@@ -89,7 +90,7 @@ BATCHES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("backend", ["eager", "onnxruntime", "openvino", "torchscript", "torch_export"])
+@pytest.mark.parametrize("backend", RUNTIMES_ON_CPU)
 def test_sessions_refuse_what_their_file_does_not_take(
     backend: str, artifacts: dict[str, Artifact], small_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from iresnet_export.backends.registry import NAMES, PLACES
+from iresnet_export.reporting.plots.marks import SHAPES
+from iresnet_export.reporting.words import BACKENDS
+
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for folder in ("iresnet_export", "models", "train") for path in (ROOT / folder).rglob("*.py"))
 
@@ -103,9 +107,17 @@ def test_files_say_what_they_are(path: Path) -> None:
 
 def test_the_front_hall_is_small() -> None:
     assert len(list((ROOT / "iresnet_export").glob("*.py"))) <= ROOT_MODULES
-    assert {path.name for path in (ROOT / "iresnet_export" / "backends").glob("*.py")} == {
-        "__init__.py", "base.py", "registry.py", "eager.py", "openvino.py"
-    }  # fmt: skip
+    of_one_file = {module for module, _, _ in (place.partition(":") for place in PLACES) if "." not in module}
+    assert {path.stem for path in (ROOT / "iresnet_export" / "backends").glob("*.py")} == {
+        "__init__",
+        "base",
+        "registry",
+    } | of_one_file
+
+
+def test_every_runtime_has_a_name_for_people_and_a_shape() -> None:
+    assert set(NAMES) <= set(BACKENDS)
+    assert set(NAMES) <= set(SHAPES)
 
 
 def clocks_and_prints(source: str) -> set[str]:

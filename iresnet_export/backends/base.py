@@ -287,6 +287,10 @@ class Runtime(ABC):
         """Whether its package is here at all; a device or driver may still be missing."""
         return True
 
+    def runs_unasked(self) -> bool:
+        """Whether it is worth running where no runtime was named: not one that is slow, or of no use here."""
+        return True
+
     @abstractmethod
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> Session:
         """A session of the artifact on the device; UnavailableError where that cannot be had here."""

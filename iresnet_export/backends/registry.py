@@ -34,6 +34,7 @@ _RUNTIMES: dict[str, tuple[FormatName, str]] = {
 }
 
 FORMATS, NAMES = tuple(_FORMATS), tuple(_RUNTIMES)
+PLACES = (*_FORMATS.values(), *(place for _, place in _RUNTIMES.values()))
 
 
 @cache
@@ -58,7 +59,7 @@ def runtime_named(spelled: str) -> Runtime:
 
 
 def runtimes_for(format: FormatName, wanted: Sequence[str] = ()) -> list[Runtime]:
-    """The runtimes to run files of a format by: those named, or all that are installed.
+    """The runtimes to run files of a format by: those named, or all that are installed and run unasked.
 
     Raises InputError for names that there are not, or where none of those named runs the format.
     """
@@ -73,7 +74,16 @@ def runtimes_for(format: FormatName, wanted: Sequence[str] = ()) -> list[Runtime
             )
         return chosen
     every = [runtime_named(name) for name in able]
-    return [runtime for runtime in every if runtime.is_installed()] or every[:1]
+    return [runtime for runtime in every if _runs_unasked(runtime)] or every[:1]
+
+
+def names_unasked() -> list[str]:
+    """The runtimes that are used where none is named."""
+    return [name for name in NAMES if _runs_unasked(runtime_named(name))]
+
+
+def _runs_unasked(runtime: Runtime) -> bool:
+    return runtime.is_installed() and runtime.runs_unasked()
 
 
 def require_settings_used(wanted: Sequence[str], device: torch.device, formats: Iterable[FormatName]) -> None:

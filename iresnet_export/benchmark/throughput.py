@@ -1,4 +1,4 @@
-"""Images a second: batches double until that gains nothing more, or until memory ends."""
+"""Images a second: batches double until that gains nothing more, until one takes too long, or until memory ends."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ LARGEST_BATCH = 4096
 
 
 class Sweep:
-    """How far one candidate's sweep has come."""
+    """How far one candidate's sweep has come. It ends with a batch that takes longer than `seconds`."""
 
-    def __init__(self) -> None:
-        self._best, self._flat = 0.0, 0
+    def __init__(self, seconds: float) -> None:
+        self._best, self._flat, self._seconds = 0.0, 0, seconds
         self.over = False
 
     def add(self, result: BenchResult) -> None:
         """Takes note of the next batch size; whatever could not be measured ends the sweep."""
-        if result.throughput is None:
+        if result.throughput is None or result.batch > self._seconds * result.throughput:
             self.over = True
             return
         self._flat = 0 if result.throughput >= GAIN * self._best else self._flat + 1
@@ -34,7 +34,7 @@ class Sweep:
 
 def throughput(candidates: Sequence[Entrant], bench: Bench) -> None:
     """Sweeps all candidates together, so that each batch size is measured in turns; baselines stay for those compared with them."""
-    sweeps = {id(candidate): Sweep() for candidate in candidates}
+    sweeps = {id(candidate): Sweep(bench.options.seconds) for candidate in candidates}
     growth, batch, over = Growth(), 1, set[int]()
     active = list(candidates)
     while active and batch <= LARGEST_BATCH:

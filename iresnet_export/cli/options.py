@@ -304,10 +304,10 @@ def runtimes_from_options(backends: list[str] | None, ort_cuda: str | None) -> t
     if ort_cuda is None:
         return tuple(backends or ())
     from iresnet_export.backends.onnxruntime.cuda import CudaSettings
-    from iresnet_export.backends.registry import NAMES, runtime_named
+    from iresnet_export.backends.registry import names_unasked
 
     settings = CudaSettings.parsed(ort_cuda).words
-    names = backends or [name for name in NAMES if runtime_named(name).is_installed()]
+    names = backends or names_unasked()
     if "onnxruntime" not in names:
         raise InputError("--ort-cuda is for ONNX files by ONNX Runtime, and nothing here is run so;", "leave it out.")
     return tuple(f"{name}[{settings}]" if settings and name == "onnxruntime" else name for name in names)

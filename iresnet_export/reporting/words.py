@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-_BACKENDS = {
+BACKENDS = {
     "eager": "eager PyTorch",
     "torchscript": "TorchScript",
     "torch_export": "torch.export",
@@ -63,7 +63,7 @@ def one_line(text: str) -> str:
 def backend_name(backend: str) -> str:
     """A backend as it calls itself, with the settings that a report gives in parentheses."""
     name, space, settings = backend.partition(" (")
-    return _BACKENDS.get(name, name) + space + settings
+    return BACKENDS.get(name, name) + space + settings
 
 
 def network_name(arch: str | None, depth: int | None, artifact: str) -> str:

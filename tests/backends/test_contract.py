@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from support import RUNTIMES_ON_CPU
 
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.source import Source
@@ -19,10 +20,9 @@ from iresnet_export.graph.compare import compare
 from iresnet_export.graph.network import graph_of_network
 
 CPU = torch.device("cpu")
-ON_CPU = ("eager", "torchscript", "torch_export", "onnxruntime", "openvino")
 
 
-@pytest.fixture(scope="module", params=ON_CPU)
+@pytest.fixture(scope="module", params=RUNTIMES_ON_CPU)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_source: Source) -> tuple[str, Path]:
     """A runtime's name, and a file of its format."""
     if not runtime_named(request.param).is_installed():
@@ -85,7 +85,7 @@ def test_threads_are_obeyed_and_given_back(made: tuple[str, Path]) -> None:
 
 def test_the_file_is_recognised(made: tuple[str, Path]) -> None:
     name, path = made
-    assert name in [backend.name for backend in runtimes_for(open_artifact(path).format)]
+    assert [backend.name for backend in runtimes_for(open_artifact(path).format, [name])] == [name]
 
 
 def test_no_path_of_this_machine_is_in_the_file(made: tuple[str, Path]) -> None:

@@ -101,10 +101,20 @@ def test_growth_foresees_what_doubling_takes(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_two_doublings_without_gain_saturate(rates: list[float | None], ends_after: int) -> None:
     subject = Subject("a", "b", "fp32", "cpu", 1)
-    sweep = Sweep()
+    sweep = Sweep(seconds=3.0)
     for step, rate in enumerate(rates):
         sweep.add(subject.result("throughput", 2**step, "ok", throughput=rate))
         if sweep.over:
             assert step + 1 == ends_after
             return
     raise AssertionError("it never ended")
+
+
+def test_a_batch_that_takes_longer_than_was_asked_for_ends_a_sweep() -> None:
+    subject = Subject("a", "b", "fp32", "cpu", 1)
+    sweep = Sweep(seconds=0.5)
+    ended = []
+    for batch, rate in ((1, 4.0), (2, 8.0), (4, 12.0), (8, 14.0)):
+        sweep.add(subject.result("throughput", batch, "ok", throughput=rate))
+        ended.append(sweep.over)
+    assert ended == [False, False, False, True]

@@ -57,7 +57,7 @@ def completed(run: Run, monkeypatch: pytest.MonkeyPatch, words: str) -> set[str]
         ("onnx --target ", {"cpu", "tensorrt"}),
         ("verify --device ", {"auto", "cpu", "cuda"}),
         ("verify --backend ", set(NAMES)),
-        ("predict --backend onnx", {"onnxruntime"}),
+        ("predict --backend onnx", {name for name in NAMES if name.startswith("onnx")}),
         ("bench --mode latency,", {f"latency,{mode}" for mode in ("latency", "throughput", "server", "cold")}),
         ("report --format ", {"html", "md", "csv"}),
         ("trt --hardware-compatibility a", {"ampere-plus"}),

@@ -26,7 +26,7 @@ class ChannelsLast(Runtime):
     name: ClassVar[str] = "channels-last"
     format: ClassVar[FormatName] = "pt2"
 
-    def is_installed(self) -> bool:
+    def runs_unasked(self) -> bool:
         return torch.cuda.is_available()
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> CompiledSession:

@@ -10,7 +10,7 @@ from typing import Any
 from iresnet_export.reporting.collection import Measured
 from iresnet_export.reporting.plots.canvas import COLOURS, SURFACE
 
-_SHAPES = {
+SHAPES = {
     "eager": "o",
     "torchscript": "v",
     "torch_export": "<",
@@ -78,7 +78,7 @@ class LegendItem:
 def mark(precision: str, backend: str, line: int = 0) -> Mark:
     name = backend.partition(" (")[0]  # without its settings
     colour = precision if precision in ("fp32", "fp16", "bf16", "int8") else "other"
-    return Mark(colour, _SHAPES.get(name, "h"), line % len(LINES))
+    return Mark(colour, SHAPES.get(name, "h"), line % len(LINES))
 
 
 def mark_of(measured: Measured) -> Mark:
