@@ -6,6 +6,7 @@ import json
 import math
 import struct
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,17 @@ GOLDEN: dict[str, dict[str, Any]] = json.loads(
 
 RUNTIMES_ON_CPU = ("eager", "torchscript", "torch_export", "onnxruntime", "openvino")
 """All that need no GPU; each passes the contract."""
+
+
+def mostly_slow(cases: Iterable[Any], every: int) -> list[Any]:
+    """The first of every so many cases as they are, the others marked slow."""
+    return [case if number % every == 0 else _slow(case) for number, case in enumerate(cases)]
+
+
+def _slow(case: Any) -> Any:
+    if isinstance(case, type(pytest.param())):
+        return pytest.param(*case.values, id=case.id, marks=[*case.marks, pytest.mark.slow])
+    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
 
 
 def golden_values(key: str, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -91,6 +91,7 @@ BATCHES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("backend", RUNTIMES_ON_CPU)
+@pytest.mark.slow
 def test_sessions_refuse_what_their_file_does_not_take(
     backend: str, artifacts: dict[str, Artifact], small_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -150,6 +150,7 @@ def test_what_is_written_names_weights_and_modules_and_no_place(mobile: ie.Sourc
 
 @pytest.mark.parametrize("change", [one_ulp, swapped_channels])
 @pytest.mark.parametrize("manifest", [True, False])
+@pytest.mark.slow
 def test_a_changed_weight_is_named(
     mobile: ie.Source, mobile_onnx: ie.Artifact, tmp_path: Path, change: Callable[[Any], None], manifest: bool
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_changed_weight_is_named(
 @pytest.mark.parametrize(
     ("change", "place"), [(change_weight(swapped_channels), WEIGHT.removesuffix(".weight")), (other_activation, ACTIVATION)]
 )
+@pytest.mark.slow
 def test_where_it_departs_is_named_by_its_module(
     mobile: ie.Source, mobile_onnx: ie.Artifact, tmp_path: Path, change: Callable[[onnx.ModelProto], None], place: str
 ) -> None:
@@ -173,6 +175,7 @@ def test_where_it_departs_is_named_by_its_module(
     assert (found.reason or "").endswith(f"it departs in {place}")
 
 
+@pytest.mark.slow
 def test_another_activation_makes_another_file(mobile: ie.Source, mobile_onnx: ie.Artifact, tmp_path: Path) -> None:
     found = candidate(altered(mobile_onnx, tmp_path, other_activation, manifest=True), mobile, quick=True)
     assert found.status == "fail"
@@ -214,6 +217,7 @@ def test_weights_that_an_exporter_fused_are_not_comparable(mobile: ie.Source, tm
     assert "not comparable by name" in " ".join(found.notices)
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_by_both_formats(vision: ie.Source, vision_onnx: ie.Artifact, vision_pt2: ie.Artifact) -> None:
     for artifact in (vision_onnx, vision_pt2):
         found = candidate(artifact, vision, localise=True)
@@ -227,6 +231,7 @@ def test_a_vision_transformer_by_both_formats(vision: ie.Source, vision_onnx: ie
         assert None not in places.values()
 
 
+@pytest.mark.slow
 def test_the_same_weights_computed_otherwise_fail(vision: ie.Source, tmp_path: Path) -> None:
     """The hash of a module's state says nothing of its activations: the file and its outputs do."""
     other = transformer()
@@ -239,6 +244,7 @@ def test_the_same_weights_computed_otherwise_fail(vision: ie.Source, tmp_path: P
     assert found.localisation.first == "encoder.layers.encoder_layer_1.mlp.1"
 
 
+@pytest.mark.slow
 def test_it_is_benchmarked(vision: ie.Source, vision_onnx: ie.Artifact, vision_pt2: ie.Artifact) -> None:
     report = ie.bench(
         [vision_onnx, vision_pt2],

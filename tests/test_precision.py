@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from support import mostly_slow
 
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.source import Source, untrained_source
@@ -54,6 +55,7 @@ def exact(source: Source, pixels: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
+@pytest.mark.slow
 def test_half_graphs_are_strongly_typed(precision: str, kind: int, small_source: Source, tmp_path: Path) -> None:
     artifact = exported("onnxruntime", small_source, tmp_path, precision=precision)
     assert artifact.path.name == f"iresnet18-{precision}.onnx"
@@ -83,6 +85,7 @@ def test_weights_are_rounded_once_from_float64(small_source: Source, tmp_path: P
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.slow
 def test_torchscript_in_half_precision_passes(precision: str, small_source: Source, tmp_path: Path) -> None:
     artifact = exported("torchscript", small_source, tmp_path, precision=precision)
     candidate = verify([artifact.path], VerifyOptions(images=32, batch_sizes=(1, 8))).candidates[0]
@@ -93,6 +96,7 @@ def test_torchscript_in_half_precision_passes(precision: str, small_source: Sour
     assert candidate.outputs.max_abs > 1e-4, "half precision cannot be this close: it was computed in float32"
 
 
+@pytest.mark.slow
 def test_what_is_only_stored_is_not_passed(small_source: Source, tmp_path: Path) -> None:
     """ONNX Runtime computes fp16 in float32 on these CPUs, and bfloat16 not at all."""
     candidates = [
@@ -171,6 +175,7 @@ def test_shares_of_the_work() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+@pytest.mark.slow
 def test_engines_of_every_precision_are_built_and_proved(precision: str, small_source: Source, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     options = {"precision": precision, "flavour": "tensorrt_rtx", "target": "tensorrt", "calibration_data": "digits"}
@@ -207,7 +212,7 @@ def test_another_precision_than_was_asked_for_is_refused(small_source: Source, t
 
 
 @pytest.mark.parametrize("fold", [True, False])
-@pytest.mark.parametrize("backend", ["onnxruntime", "torchscript"])
+@pytest.mark.parametrize("backend", mostly_slow(["onnxruntime", "torchscript"], 2))
 def test_pixels_give_what_normalised_images_give(backend: str, fold: bool, small_source: Source, tmp_path: Path) -> None:
     artifact = exported(backend, small_source, tmp_path, with_preprocessing=True, fold=fold)
     assert artifact.path.stem == ("iresnet18-pre" if fold else "iresnet18-nofold-pre")

@@ -7,6 +7,7 @@ artifact's precision it may be too inexact, in units of the noise floor: then th
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,7 @@ from iresnet_models.folded import FoldedNetwork
 from iresnet_models.folding import fold_by_plan
 from iresnet_models.folding_decisions import GivenScales, kept_within_bounds, narrowed, plan_fold, stream_maxima, stream_norms
 from iresnet_models.folding_plan import FoldPlan
+from iresnet_models.initialization import state_sha256
 from iresnet_models.network import Network
 from iresnet_models.precisions import Precision
 from iresnet_models.preprocessing import noise_pixels, normalised
@@ -49,6 +51,11 @@ _FAULT = 2.0**-10
 _LEAST = 1e-300
 """In place of a noise floor of zero."""
 
+_PROVED: dict[str, Fold] = {}
+"""Folds that this process has proved, by the digest of what they follow from."""
+
+_MOST_PROVED = 64
+
 _OUR_FAULT = "This is a fault of iresnet-export, please report it; --no-fold exports in fp32 without a fold."
 
 _BATCH = 8
@@ -56,12 +63,16 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class FoldSample:
-    """Inputs of a network (n, 3, h, w) that choose its fold, `others` that prove it, and what those are in words."""
+    """Inputs of a network (n, 3, h, w) that choose its fold, `others` that prove it, and what those are in words.
+
+    `anew`: nothing counts that this process has proved before.
+    """
 
     source: Source
     images: Tensor
     others: Tensor
     image_source: str
+    anew: bool = False
 
     @cached_property
     def exact(self) -> Array:
@@ -90,6 +101,14 @@ class FoldSample:
     @property
     def batch(self) -> int:
         return min(_BATCH, len(self.others))
+
+    def digest(self, precision: Precision, scales: GivenScales | None) -> str:
+        """Of all that a fold and its proof follow from."""
+        found = hashlib.sha256(f"{state_sha256(self.source.own)} {self.source.spec} {precision} {self.image_source}".encode())
+        for values in (self.images, self.others, *(scales or ())):
+            tensor = torch.empty(0) if values is None else torch.as_tensor(values)
+            found.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode() + tensor.contiguous().numpy().tobytes())
+        return found.hexdigest()
 
 
 def fold_sample(source: Source, data: str | None, seed: int = 0) -> FoldSample:
@@ -126,10 +145,22 @@ def proved_fold(
 ) -> tuple[FoldedNetwork, Fold]:
     """The exact fold of a network in float32, proved by the sample's other images, and in the half precision that is exported.
 
-    As much is folded as stays within FOLD_LIMIT; where nothing can be left out any more, what is measured is recorded. Raises
+    As much is folded as stays within FOLD_LIMIT; where nothing can be left out any more, what is measured is recorded. What this
+    process has proved of the same weights and images is not proved again: networks are exported to several formats. Raises
     ExportError, which names the first block that differs, for a fold that is wrong, and for values that leave the precision.
     """
     progress("Folding BatchNorms", 0.0)
+    digest = sample.digest(precision, scales)
+    if not sample.anew and (known := _PROVED.get(digest)) is not None:
+        return fold_by_plan(sample.source.own, known.plan), known
+    folded, fold = _proved(sample, progress, precision, scales)
+    _PROVED[digest] = fold
+    if len(_PROVED) > _MOST_PROVED:
+        del _PROVED[next(iter(_PROVED))]
+    return folded, fold
+
+
+def _proved(sample: FoldSample, progress: Progress, precision: Precision, scales: GivenScales | None) -> tuple[FoldedNetwork, Fold]:
     network, reasons = sample.source.own, []
     plan = plan_fold(network, sample=sample.images, scales=scales)
     if any(norm.kept for norm in plan.norms.values()):

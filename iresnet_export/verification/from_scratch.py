@@ -81,7 +81,7 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
     options = _options(manifest, told, data)
     if data is None:  # what a training here remembers was not there for the export
         source = dataclasses.replace(source, weights=dataclasses.replace(source.weights, kind="untrained"))
-    sample = fold_sample(source, data)
+    sample = dataclasses.replace(fold_sample(source, data), anew=True)
     try:
         if (codes := deployment.quantization) is None:
             _, fold = proved_fold(sample, progress, precision=manifest.precision)

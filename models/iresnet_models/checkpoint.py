@@ -390,18 +390,11 @@ def _network_with(spec: ModelSpec, state: dict[str, Tensor], path: Path) -> Netw
             raise CheckpointError(
                 f"{path}: {key} holds {value.dtype} and not floating-point numbers;", "use the unquantized weights."
             )
-        bad = int((~torch.isfinite(value)).sum())
-        if bad:
-            raise CheckpointError(
-                f"{path}: {key} holds {bad} value{'s' if bad > 1 else ''} that {'are' if bad > 1 else 'is'} NaN or infinite; the "
-                "training diverged or the file is damaged.",
-                "Use an earlier checkpoint.",
-            )
-        if key.endswith("running_var") and bool((value < 0).any()):
-            raise CheckpointError(f"{path}: {key} holds a negative variance; the file is damaged.", "Get it again.")
         weights[key] = value.detach().to(torch.float32, copy=True).contiguous()  # a copy: the value still lies in the file
         if not bool(torch.isfinite(weights[key]).all()):
-            raise CheckpointError(f"{path}: {key} holds values beyond float32; this network cannot be run in float32.")
+            raise _not_finite(path, key, int((~torch.isfinite(value)).sum()))
+        if key.endswith("running_var") and bool((value < 0).any()):
+            raise CheckpointError(f"{path}: {key} holds a negative variance; the file is damaged.", "Get it again.")
     network = _skeleton(spec)
     for key in network.state_dict():
         weights.setdefault(key, torch.zeros((), dtype=torch.int64))
@@ -410,6 +403,17 @@ def _network_with(spec: ModelSpec, state: dict[str, Tensor], path: Path) -> Netw
         parameter.requires_grad_(True)
     _require_no_meta(network)
     return network.eval()
+
+
+def _not_finite(path: Path, key: str, bad: int) -> CheckpointError:
+    """Of a tensor with so many values that are no numbers; with none it holds numbers beyond float32."""
+    if not bad:
+        return CheckpointError(f"{path}: {key} holds values beyond float32; this network cannot be run in float32.")
+    return CheckpointError(
+        f"{path}: {key} holds {bad} value{'s' if bad > 1 else ''} that {'are' if bad > 1 else 'is'} NaN or infinite; the "
+        "training diverged or the file is damaged.",
+        "Use an earlier checkpoint.",
+    )
 
 
 def _require_no_meta(network: nn.Module) -> None:

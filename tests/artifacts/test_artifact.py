@@ -143,6 +143,7 @@ def test_untrained_weights_are_made_again_and_their_hash_checked(small_spec: Mod
         source_of_artifact(lying)
 
 
+@pytest.mark.slow
 def test_renewing_the_same_export_needs_no_force_and_another_does(
     small_source: Source, small_spec: ModelSpec, tmp_path: Path
 ) -> None:

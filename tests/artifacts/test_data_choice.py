@@ -194,6 +194,7 @@ def test_a_note_names_a_place_or_nothing(note: str, small_spec: ModelSpec, own: 
     assert chosen_data(None, small_spec, Weights("checkpoint", sha256_of(own))) is None
 
 
+@pytest.mark.slow
 def test_images_of_ones_own_training_are_found_again(
     run: Run, own: Path, photos: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

@@ -118,6 +118,7 @@ def test_a_spoiled_artifact_has_no_verdict(benched: dict[str, Artifact], small_c
     assert found.latency_ms is None
 
 
+@pytest.mark.slow
 def test_what_fails_parity_shows_its_latency_and_no_verdict(
     benched_paths: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -137,6 +138,7 @@ def test_what_fails_parity_shows_its_latency_and_no_verdict(
     assert document_of(report)["null_reasons"]["recommendation"] == "nothing passed"
 
 
+@pytest.mark.slow
 def test_known_verdicts_are_not_found_again(benched_paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from iresnet_export.verification.verify import VerifyOptions, verify
 
@@ -150,6 +152,7 @@ def test_known_verdicts_are_not_found_again(benched_paths: list[Path], monkeypat
     assert {entry["null_reasons"]["parity"] for entry in document["results"]} == {"verification was skipped"}
 
 
+@pytest.mark.slow
 def test_several_thread_counts_each_have_their_baseline(benched_paths: list[Path]) -> None:
     report = bench(benched_paths[:1], dataclasses.replace(QUICK, threads=(1, 2)))
     found = [(result.threads, result.backend) for result in report.results]

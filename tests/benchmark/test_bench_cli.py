@@ -25,6 +25,7 @@ def _brief_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     whatever_is_measured_counts(monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_recommendation_in_one_sentence(run: Run, benched: dict[str, Artifact]) -> None:
     outcome = run("bench", benched["onnx"].path, *BRIEF, "--recommend", "--json", "bench.json")
     assert outcome.status == 0, outcome.err

@@ -30,6 +30,7 @@ def test_a_recipe_survives_json(recipe: Recipe) -> None:
         assert Recipe.from_json(json.loads(json.dumps(one.to_json()))) == one
 
 
+@pytest.mark.slow
 def test_memory_is_the_childs_own(recipe: Recipe) -> None:
     """The parent's peak must not show: ru_maxrss would hand it down through fork and exec."""
     parents = np.ones(2**27)  # 1.1 GB, touched

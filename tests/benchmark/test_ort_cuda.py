@@ -27,6 +27,7 @@ OPTIONS = BenchOptions(seconds=0.02, warmup_seconds=0.0, threads=(1,), backends=
 
 
 @pytest.mark.parametrize("words", ["tf32,nhwc", "nhwc"])
+@pytest.mark.slow
 def test_results_say_how_it_computed(
     words: str, benched: dict[str, Artifact], small_source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,7 @@ def test_export_verify_bench_inspect(run: Run, small_checkpoint: Path) -> None:
     assert run("inspect", "artifacts/iresnet18.ts").status == 0
 
 
+@pytest.mark.slow
 def test_inspect_says_that_a_file_was_changed(run: Run, small_checkpoint: Path) -> None:
     run("onnx", "--checkpoint", small_checkpoint)
     path = Path("artifacts/iresnet18.onnx")
@@ -216,6 +217,7 @@ def test_no_fold_keeps_the_network_as_it_is(run: Run, small_checkpoint: Path) ->
     assert "20 BatchNormalization" in run("inspect", "artifacts/iresnet18-nofold.onnx").out
 
 
+@pytest.mark.slow
 def test_untrained_exports_warn_and_verify(run: Run) -> None:
     outcome = run("onnx", "--depth", "18", "--image-size", "32", "--num-classes", "10", "--seed", "3", "-o", "out/u.onnx")
     assert outcome.status == 0
@@ -226,6 +228,7 @@ def test_untrained_exports_warn_and_verify(run: Run) -> None:
     assert run("verify", "out/u.onnx", "--images", "32", "--batch", "4").status == 0
 
 
+@pytest.mark.slow
 def test_existing_files_need_force(run: Run, small_checkpoint: Path) -> None:
     Path("x.onnx").write_text("mine", encoding="utf-8")
     outcome = run("onnx", "--checkpoint", small_checkpoint, "-o", "x.onnx")
@@ -265,6 +268,7 @@ def test_models_lists_all(run: Run) -> None:
     assert "77.31 %" in outcome.out
 
 
+@pytest.mark.slow
 def test_train_and_eval(run: Run) -> None:
     outcome = run("train", "--data", "digits", "--epochs", "1", "--result-path", "run", "--workers", "0")
     assert outcome.status == 0, outcome.err

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from support import mostly_slow
 from torch import Tensor, nn
 
 from iresnet_models import ModelSpec, Network, build_model, list_models, load_checkpoint, save_checkpoint
@@ -70,7 +71,10 @@ def test_official_files(prefix: str, training: bool, iresnet50: Network, tmp_pat
     assert checkpoint.details.get("epoch") == (90 if training else None)
 
 
-@pytest.mark.parametrize("model", [model for model in list_models() if model[1] <= 101 and model[1] != 18], ids=str)
+SMALLER = [pytest.param(model) for model in list_models() if model[1] <= 101 and model[1] != 18]
+
+
+@pytest.mark.parametrize("model", mostly_slow(SMALLER, 5), ids=str)
 def test_arch_and_depth_are_recognised(model: tuple[str, int], tmp_path: Path) -> None:
     state = {key: torch.zeros(shape) for key, shape in shapes_of(ModelSpec(*model, num_classes=2)).items()}
     spec = load_checkpoint(saved(tmp_path / "bare.pth", state)).spec

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from support import GOLDEN, fill_golden, golden_input
+from support import GOLDEN, fill_golden, golden_input, mostly_slow
 from torch import fx, nn
 
 from iresnet_models import Network, build_model, list_models
@@ -163,7 +163,10 @@ def test_networks_that_there_are_not(arguments: tuple[str, int], expected: str) 
         build_model(*arguments)
 
 
-@pytest.mark.parametrize("model", [("resnet", 18), ("resstage", 18), ("iresnet", 34), ("iresgroup", 50)], ids=identifier)
+TRACED = [pytest.param(model) for model in (("resnet", 18), ("resstage", 18), ("iresnet", 34), ("iresgroup", 50))]
+
+
+@pytest.mark.parametrize("model", mostly_slow(TRACED, 4), ids=identifier)
 def test_can_be_traced_and_exported(model: tuple[str, int]) -> None:
     network = build_model(*model, num_classes=5).eval()
     x = torch.randn(3, 3, 64, 64)

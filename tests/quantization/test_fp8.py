@@ -121,6 +121,7 @@ def made(arch: str = "iresnet", depth: int = 18) -> Made:
     ("arch", "depth"),
     [("iresnet", 18), pytest.param("iresnet", 50, marks=pytest.mark.slow), pytest.param("resnet", 34, marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_tensorrts_placement(arch: str, depth: int) -> None:
     """Both operands of every convolution but the 7x7 one, which TensorRT has no fp8 kernel for; additions stay as they are."""
     model = made(arch, depth).quantized

@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import Outcome
 from onnx import numpy_helper
+from support import mostly_slow
 
 from iresnet_export.artifacts.artifact import Artifact, record
 from iresnet_export.artifacts.metadata import layers_in_float
@@ -114,16 +115,19 @@ def other_bits(index: tuple[int, ...]) -> Callable[[np.ndarray], object]:
 
 @pytest.mark.parametrize(
     ("name", "change", "named"),
-    [
-        ("layer3.1.conv2.weight", next_code((7, 3, 1, 1)), r"layer3\.1\.conv2\.weight\[7, 3, 1, 1\]"),
-        ("fc.weight", next_code((9, 511)), r"fc\.weight\[9, 511\]"),
-        ("layer4.0.conv1.weight.scale", next_float((0,)), r"layer4\.0\.conv1\.weight_scale\[0\]"),
-        ("layer2.0.relu.scale", next_float(()), r"layer2\.0\.relu\.scale"),
-        ("layer2.0.relu.zero_point", other_bits(()), r"layer2\.0\.relu\.zero_point"),
-        ("fc.weight.zero_point", other_bits((3,)), r"fc\.weight_zero_point\[3\]"),
-        ("conv1.weight", next_float((0, 1, 2, 3)), r"conv1\.weight\[0, 1, 2, 3\]"),
-        ("layer2.0.conv1.bias", next_float((5,)), r"layer2\.0\.conv1\.bias\[5\]"),
-    ],
+    mostly_slow(
+        [
+            ("layer3.1.conv2.weight", next_code((7, 3, 1, 1)), r"layer3\.1\.conv2\.weight\[7, 3, 1, 1\]"),
+            ("fc.weight", next_code((9, 511)), r"fc\.weight\[9, 511\]"),
+            ("layer4.0.conv1.weight.scale", next_float((0,)), r"layer4\.0\.conv1\.weight_scale\[0\]"),
+            ("layer2.0.relu.scale", next_float(()), r"layer2\.0\.relu\.scale"),
+            ("layer2.0.relu.zero_point", other_bits(()), r"layer2\.0\.relu\.zero_point"),
+            ("fc.weight.zero_point", other_bits((3,)), r"fc\.weight_zero_point\[3\]"),
+            ("conv1.weight", next_float((0, 1, 2, 3)), r"conv1\.weight\[0, 1, 2, 3\]"),
+            ("layer2.0.conv1.bias", next_float((5,)), r"layer2\.0\.conv1\.bias\[5\]"),
+        ],
+        4,
+    ),
     ids=lambda value: value if isinstance(value, str) and "\\" not in value else "",
 )
 def test_one_wrong_code_or_scale_is_named(
@@ -147,6 +151,7 @@ def test_one_wrong_code_or_scale_is_named(
     assert re.match(named, str(candidate.weights.first_difference))
 
 
+@pytest.mark.slow
 def test_a_wrong_code_is_refused_at_export(small_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = quantized_onnx
 

@@ -262,6 +262,7 @@ def test_no_place_is_kept_without_need(mixed: Mixed) -> None:
         assert step.sqnr_db == pytest.approx(mixed.ranking.sqnr_db([one.place for one in steps[:count]]))
 
 
+@pytest.mark.slow
 def test_where_calibration_gives_less_than_was_foreseen_more_is_kept(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing is calibrated twice."""
     tried: list[tuple[str, ...]] = []
@@ -293,6 +294,7 @@ def test_engines_are_built_with_kept_places_in_float() -> None:
         engine_from_onnx(flavour, content, asked, no_progress)
 
 
+@pytest.mark.slow
 def test_places_are_ranked_by_what_keeping_each_gives(mixed: Mixed) -> None:
     free = [place for place in PLACES if place != "layer1.1"]
     ordered = mixed.ranking.ordered(free)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+from support import mostly_slow
 
 from iresnet_export.artifacts.artifact import Artifact, record
 from iresnet_export.artifacts.manifest import OnnxDetails
@@ -249,9 +250,9 @@ def with_kept_channels(network: torch.nn.Module) -> None:
 
 NETWORKS = [
     ("iresnet", 18, None),
-    ("iresnet", 34, with_kept_channels),
+    pytest.param("iresnet", 34, with_kept_channels, marks=pytest.mark.slow),
     pytest.param("iresnet", 50, with_negative_scales, marks=pytest.mark.slow),
-    ("resnet", 18, None),
+    pytest.param("resnet", 18, None, marks=pytest.mark.slow),
     ("resstage", 18, with_negative_scales),
     pytest.param("resstage", 34, None, marks=pytest.mark.slow),
     pytest.param("iresgroup", 50, None, marks=pytest.mark.slow),
@@ -278,6 +279,7 @@ def test_for_cpus_everything_runs_in_integers(
     assert require_integers(optimised, network.quantization) == dict(found)
 
 
+@pytest.mark.slow
 def test_a_float_island_is_seen(tmp_path: Path) -> None:
     """A BatchNorm that stays in float between two quantized convolutions, as in every unfolded export."""
     network = made("iresnet", 18, "cpu")
@@ -290,6 +292,7 @@ def test_a_float_island_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
+@pytest.mark.slow
 def test_our_evaluation_of_a_graph_is_the_reference_implementations(target: str) -> None:
     """ONNX's own reference evaluator, in NumPy; ties between codes may fall on either side."""
     network = made("iresnet", 18, target)
@@ -310,6 +313,7 @@ def test_what_calibration_predicts_is_what_onnx_runtime_gives() -> None:
     assert sqnr_db(np.asarray(found), exact) == pytest.approx(network.quantization.predicted_sqnr_db, abs=1.0)
 
 
+@pytest.mark.slow
 def test_tensorrts_placement() -> None:
     network = made("iresnet", 50, "tensorrt")
     graph = network.quantized.graph
@@ -354,6 +358,7 @@ def folds_of(source: Source, images: Images) -> dict[bool, FoldedNetwork]:
     return {False: plain, True: fold_by_plan(source.network, plan)}
 
 
+@pytest.mark.slow
 def test_cross_layer_equalization_makes_the_residual_streams_channels_alike() -> None:
     source = untrained_source(ModelSpec("iresnet", 50, num_classes=10, image_size=32, resize=32), seed=0)
     uneven(source.network)
@@ -427,6 +432,7 @@ def verified(path: Path, checkpoint: Path) -> Candidate:
     return verify([path], options).candidates[0]
 
 
+@pytest.mark.slow
 def test_an_int8_artifact_passes(int8: Artifact, small_checkpoint: Path) -> None:
     candidate = verified(int8.path, small_checkpoint)
     assert (candidate.status, candidate.reason) == ("pass", None)
@@ -497,14 +503,17 @@ def edit(model: onnx.ModelProto, name: str, change: Callable[[np.ndarray], None]
 
 @pytest.mark.parametrize(
     ("sabotage", "named"),
-    [
-        (one_code, r"layer3\.1\.conv2\.weight\[7, 3, 1, 1\]"),
-        (one_bias, r"layer2\.0\.conv1\.bias\[5\]"),
-        (one_scale, r"layer4\.0\.conv1\.weight_scale\[0\]"),
-        (zero_point, r"layer1\.0\.relu\.zero_point"),
-        (activation_scale, r"layer2\.0\.relu\.scale"),
-        (weight_zero_point, r"fc\.weight_zero_point\[3\]"),
-    ],
+    mostly_slow(
+        [
+            (one_code, r"layer3\.1\.conv2\.weight\[7, 3, 1, 1\]"),
+            (one_bias, r"layer2\.0\.conv1\.bias\[5\]"),
+            (one_scale, r"layer4\.0\.conv1\.weight_scale\[0\]"),
+            (zero_point, r"layer1\.0\.relu\.zero_point"),
+            (activation_scale, r"layer2\.0\.relu\.scale"),
+            (weight_zero_point, r"fc\.weight_zero_point\[3\]"),
+        ],
+        4,
+    ),
 )
 def test_one_wrong_code_or_scale_is_named(
     sabotage: Callable[[onnx.ModelProto], None],

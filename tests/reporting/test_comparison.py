@@ -184,6 +184,7 @@ def test_the_gate_fails_for_what_runs_no_more(write: Write, run: Run) -> None:
     assert "measured before, and not any more (oom)" in outcome.err
 
 
+@pytest.mark.slow
 def test_the_gate_fails_for_a_server_that_runs_no_more(write: Write, run: Run) -> None:
     old, new = report_samples.full_bench(), report_samples.full_bench()
     for one in new["results"]:

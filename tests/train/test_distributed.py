@@ -33,6 +33,7 @@ def test_shares_are_disjoint_complete_and_even() -> None:
 
 
 @pytest.mark.parametrize("values", [{}, {"accumulate": 2, "label_smoothing": 0.1}])
+@pytest.mark.slow
 def test_gradients_agree_within_rounding(values: dict[str, Any], job: Job, tiny_values: dict[str, Any], tmp_path: Path) -> None:
     """At the same total batch, which the processes share unevenly: 18 images on 4 processes.
 
@@ -100,6 +101,7 @@ def test_processors_are_divided_among_torchruns_processes(monkeypatch: pytest.Mo
         assert processors() == share
 
 
+@pytest.mark.slow
 def test_two_processes_resume_exactly(job: Job, tiny_values: dict[str, Any], tmp_path: Path) -> None:
     values = tiny_values | {"dropout": 0.3, "checkpoint_every": "2"}
     whole, killed = (values | {"result_path": str(tmp_path / name), "resume": "auto"} for name in ("whole", "killed"))

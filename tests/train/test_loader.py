@@ -144,6 +144,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_loading_processes_end_with_the_one_that_they_load_for() -> None:
     """They do not hear SIGTERM, by which Python would end them, and for whose end it would then wait."""
     done = subprocess.run([sys.executable, "-c", ENDS_IN_AN_ERROR], capture_output=True, text=True, timeout=60, check=False)

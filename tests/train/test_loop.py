@@ -39,6 +39,7 @@ def same(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_two_epochs_on_the_digits_learn_and_leave_checkpoints_that_rebuild_the_network(tmp_path: Path) -> None:
     result = train(config_for("digits", epochs=2, result_path=tmp_path / "run", device="cpu"))
     assert result.val_acc1 > 80  # chance is 10
@@ -73,6 +74,7 @@ def test_the_digits_preset_reaches_98_percent(seed: int, tmp_path: Path) -> None
     assert train(config_for("digits", seed=seed, result_path=tmp_path, device="cpu")).val_acc1 >= 98
 
 
+@pytest.mark.slow
 def test_image_folders_are_trained_on(tiny_config: MakeConfig, digit_folder: Path) -> None:
     result = train(tiny_config(epochs=4, **LEARNS))
     checkpoint = load_checkpoint(result.last)
@@ -94,6 +96,7 @@ def test_progress_is_told_after_every_step(tiny_config: MakeConfig) -> None:
     assert all(now.loss > 0 and now.images_per_second > 0 for now in told)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_weights_bit_by_bit(tiny_config: MakeConfig, tmp_path: Path) -> None:
     one = train(tiny_config(result_path=tmp_path / "1", dropout=0.2))
     torch.manual_seed(1234)
@@ -104,6 +107,7 @@ def test_a_seed_gives_the_same_weights_bit_by_bit(tiny_config: MakeConfig, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # Python 3.12 and 3.13: PyTorch's workers are forked
+@pytest.mark.slow
 def test_a_seed_gives_the_same_weights_with_workers_too(tiny_config: MakeConfig, tmp_path: Path) -> None:
     one, two = (train(tiny_config(result_path=tmp_path / name, epochs=1, lr_steps=(), workers=2)) for name in "12")
     assert same(one.last, two.last)
@@ -152,6 +156,7 @@ def test_a_single_image_is_not_enough(tiny_config: MakeConfig, digit_folder: Pat
         train(tiny_config(data=str(tmp_path / "data")))
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_what_was_learned(tiny_config: MakeConfig, tmp_path: Path) -> None:
     """A run that moves nothing keeps what another one learned."""
     first = train(tiny_config(epochs=3, **LEARNS))
@@ -206,6 +211,7 @@ def test_synthetic_images_need_no_files(tiny_config: MakeConfig) -> None:
         train(tiny_config(data="synthetic:many", overwrite=True))
 
 
+@pytest.mark.slow
 def test_the_report_tells_the_run(tiny_config: MakeConfig) -> None:
     result = train(tiny_config(ema_decay=0.5, export_ema=True), environment={"about": "this machine"})
     report = json.loads(result.report.read_text())

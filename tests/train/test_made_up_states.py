@@ -211,6 +211,7 @@ def test_what_does_not_fit_together_is_damaged(name: str, stopped_run: Path, fol
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_run_goes_on_from_the_state_before(
     stopped_run: Path, digit_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_run_that_cannot_take_its_first_step_replaces_none(
     assert content(finished_run) == before
 
 
+@pytest.mark.slow
 def test_resume_alone_goes_on_and_more_epochs_extend(
     finished_run: Path, run: Callable[..., Outcome], tiny_config: MakeConfig, digit_folder: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_resume_alone_goes_on_and_more_epochs_extend(
     assert load_checkpoint(finished_run / "last.pt").details["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_where_the_images_are_is_remembered_outside_the_run(
     tiny_config: MakeConfig, run: Callable[..., Outcome], digit_folder: Path, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_signal_to_all_processes_of_a_job_stops_it_as_well(tiny_config: MakeCo
     assert len(workers) == 1
 
 
+@pytest.mark.slow
 def test_the_message_says_how_to_go_on(tiny_config: MakeConfig, tmp_path: Path) -> None:
     def stop(now: Progress) -> None:
         if now.step == 1:
@@ -175,6 +176,7 @@ def test_force_begins_anew(tiny_config: MakeConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["damaged", "another version", "removed"])
+@pytest.mark.slow
 def test_a_run_whose_states_are_lost_is_not_begun_again_unasked(
     lost: str, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +222,7 @@ def test_no_checkpoint_is_without_a_state_to_go_on_from(tiny_config: MakeConfig,
     assert [(now.epoch, now.step) for now in told] == steps + [(2, step) for step in (1, 2, 3, 4)]
 
 
+@pytest.mark.slow
 def test_exactness_is_claimed_only_where_sums_add_up_alike(tiny_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
     def stop(now: Progress) -> None:
         signal.raise_signal(signal.SIGTERM)

@@ -209,6 +209,7 @@ def test_a_damaged_image_is_named_by_its_shard(tmp_path: Path) -> None:
         Shards(str(tmp_path), "val").images[0].opened()
 
 
+@pytest.mark.slow
 def test_training_on_shards(shards: Path, tiny_config: Any) -> None:
     result = train(tiny_config(data=str(shards), epochs=1, lr_steps=()))
     assert result.epochs == 1

@@ -166,6 +166,7 @@ def test_the_scaler_leaves_out_a_step_that_overflows() -> None:
 
 
 @pytest.mark.parametrize("arch", ["iresnet", "resnet"])
+@pytest.mark.slow
 def test_activations_computed_again_change_nothing(arch: str) -> None:
     """Losses, gradients, weights and BatchNorm statistics, bit by bit, over three steps."""
     kept, again = learner(depth=50, arch=arch), learner(depth=50, arch=arch, activation_checkpointing=True)

@@ -40,6 +40,7 @@ def spoiled_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_before_the_weights(
     bad: float, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

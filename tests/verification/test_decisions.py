@@ -157,6 +157,7 @@ def test_the_bound_adds_both_distances() -> None:
 
 @pytest.mark.parametrize("images", [64, 500])
 @pytest.mark.parametrize("rates", [(0.05, 0.0), (0.06, 0.002), (0.05, 0.01), (0.1, 0.05), (0.5, 0.05), (0.4, 0.3)])
+@pytest.mark.slow
 def test_the_bound_covers_the_true_drop(rates: tuple[float, float], images: int) -> None:
     """Rates at which scaling the split of the discordant pairs covers 40 to 96 % of the time."""
     lost, won = rates
@@ -352,6 +353,7 @@ def test_without_labels_the_gate_is_refused_before_any_work(onnx: Path, tmp_path
             verify([onnx], dataclasses.replace(LABELLED, max_accuracy_drop=limit))
 
 
+@pytest.mark.slow
 def test_several_checkpoints_have_a_reference_each(small_spec: ModelSpec, small_source: Source, tmp_path: Path) -> None:
     other = tmp_path / "other.pt"
     save_checkpoint(other, untrained_network(small_spec, seed=5))
@@ -432,6 +434,7 @@ def test_lines_are_shown_only_where_there_is_something_to_say() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_command_shows_the_verdict_and_fails_by_the_gate(run: Run, onnx: Path) -> None:
     arguments = ("verify", onnx, "--data", "digits", "--batch", "7", "--backend", "onnxruntime")
     passed = run(*arguments, "--max-accuracy-drop", "5", "--json", "out/v.json", "--markdown", "out/v.md")

@@ -20,7 +20,7 @@ from onnx import numpy_helper
 
 from iresnet_export.artifacts.artifact import Artifact, open_artifact, record
 from iresnet_export.artifacts.manifest import Fold, manifest_path
-from iresnet_export.artifacts.source import Source, source_from_checkpoint
+from iresnet_export.artifacts.source import Source, source_from_checkpoint, untrained_source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.registry import format_named
 from iresnet_export.errors import ArtifactError, ExportError, InputError
@@ -39,6 +39,12 @@ from iresnet_models.folding_plan import FoldPlan
 from iresnet_models.initialization import untrained_network
 
 QUICK = VerifyOptions(images=32, batch_sizes=(8,))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_proved_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of these tests change how a fold is made."""
+    monkeypatch.setattr(fold_module, "_PROVED", {})
 
 
 def verdict(path: Path) -> Candidate:
@@ -187,6 +193,7 @@ def require_kept(found: Fold, whole: float, most: float, network: Network) -> No
     assert found.kept.endswith(f"without them its error is {whole:.3g} times the unfolded network's own, and up to 2 is rounding")
 
 
+@pytest.mark.slow
 def test_what_costs_too_much_precision_is_kept(tmp_path: Path) -> None:
     sample = few(source_with(scales_of_nearly_nothing(0.5), tmp_path / "c.pt", 50, "iresgroupfix"))
     whole = whole_ratio(sample)
@@ -227,6 +234,7 @@ def test_int8_keeps_what_it_has_to_and_verifies(tmp_path: Path) -> None:
     assert verdict(artifact.path).status == "pass"
 
 
+@pytest.mark.slow
 def test_the_most_inexact_fold_is_told_from_a_wrong_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its clamp the fold of scales of 1e-6 is wrong by hundreds of noise floors, all of them rounding."""
 
@@ -240,6 +248,7 @@ def test_the_most_inexact_fold_is_told_from_a_wrong_one(tmp_path: Path, monkeypa
     assert 0 < sum(len(norm.kept) for norm in fold.plan.norms.values()) < 1000
 
 
+@pytest.mark.slow
 def test_channels_that_other_images_take_beyond_their_bounds_are_kept(tmp_path: Path) -> None:
     source = source_with(scales_of_nearly_nothing(0.05, least=1e-2), tmp_path / "c.pt")
     sample = few(source)
@@ -251,6 +260,7 @@ def test_channels_that_other_images_take_beyond_their_bounds_are_kept(tmp_path: 
     assert 0 < sum(len(norm.kept) for norm in fold.plan.norms.values()) < 300
 
 
+@pytest.mark.slow
 def test_what_was_kept_is_said(run: Callable[..., Outcome], tmp_path: Path) -> None:
     def never_off(network: Network) -> None:
         network.layer3[1].bn2.weight[[1, 9]] = 1e-5
@@ -309,6 +319,7 @@ def vouch(path: Path) -> None:
     record(path, dataclasses.replace(manifest, sha256=sha256_of(path)))
 
 
+@pytest.mark.slow
 def test_one_folded_weight_changed_by_a_percent_is_named(small_source: Source, tmp_path: Path) -> None:
     output = tmp_path / "x.onnx"
     export_artifact("onnx", small_source, ExportOptions(), output=output)
@@ -423,9 +434,47 @@ def test_the_source_is_left_as_it_was(small_source: Source, tmp_path: Path) -> N
     assert all(np.array_equal(before[key].numpy(), after[key].numpy()) for key in before)
 
 
+@pytest.mark.slow
 def test_plain_resnets_fold_too(tmp_path: Path) -> None:
     network = untrained_network(ModelSpec("resnet", 18, num_classes=10, image_size=32, resize=32))
     save_checkpoint(tmp_path / "c.pt", network)
     artifact = export_artifact("onnx", source_from_checkpoint(tmp_path / "c.pt"), ExportOptions(), output=tmp_path / "x.onnx")
     assert operators(artifact.path)["BatchNormalization"] == 0
     assert verdict(artifact.path).status == "pass"
+
+
+def test_what_was_proved_of_the_same_weights_and_images_is_not_proved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = untrained_source(ModelSpec("iresnet", 18, num_classes=10, image_size=32, resize=32), seed=2)
+    first = fold_sample(source, None)
+    made, proof = proved_fold(first, no_progress)
+    again, known = proved_fold(fold_sample(source, None), no_progress)
+    assert known is proof
+    assert again is not made
+    assert all(torch.equal(value, made.state_dict()[name]) for name, value in again.state_dict().items())
+    proved: list[FoldSample] = []
+
+    def proving(sample: FoldSample, *_: Any) -> tuple[FoldedNetwork, Fold]:
+        proved.append(sample)
+        return made, proof
+
+    monkeypatch.setattr(fold_module, "_proved", proving)
+
+    def is_proved(sample: FoldSample, **asked: Any) -> bool:
+        proved.clear()
+        proved_fold(sample, no_progress, **asked)
+        return proved == [sample]
+
+    assert not is_proved(first)
+    assert is_proved(dataclasses.replace(first, anew=True))
+    assert is_proved(first, precision="fp16")
+    assert is_proved(first, scales=[None, [2.0] * 128, None, None])
+    assert is_proved(dataclasses.replace(first, others=first.others[1:]))
+    assert is_proved(dataclasses.replace(first, images=first.images.flip(0)))
+    assert is_proved(dataclasses.replace(first, image_source="others"))
+    with torch.no_grad():
+        source.own.layer1[0].conv1.weight[0, 0, 0, 0] += 1e-3
+    assert is_proved(first)
+    monkeypatch.setattr(fold_module, "_MOST_PROVED", 3)
+    assert is_proved(dataclasses.replace(first, image_source="the last"))
+    assert is_proved(dataclasses.replace(first, image_source="really the last"))
+    assert not is_proved(dataclasses.replace(first, image_source="the last"))

@@ -57,6 +57,7 @@ def ask(reference: Reference, **changed: Any) -> Reference:
     return cached_reference("r", asked["source"], asked["pixels"], "noise", asked["batch_sizes"], no_progress, asked["labels"])
 
 
+@pytest.mark.slow
 def test_a_second_run_finds_the_reference(artifacts: dict[str, Artifact]) -> None:
     path = artifacts["onnx"].path
     assert not folder().exists(), "no test begins with what another kept"
@@ -199,6 +200,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(computed: Reference, calls
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 def test_the_command_can_leave_the_cache_alone(run: Callable[..., Any], artifacts: dict[str, Artifact]) -> None:
     arguments = ("verify", artifacts["onnx"].path, "--images", "32", "--batch", "7", "--backend", "onnxruntime")
     assert run(*arguments, "--no-cache").status == 0

@@ -20,6 +20,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from support import mostly_slow
 from verification.test_sabotage import attribute, before, node, one_bit, removed, replaced, rewired, tensor, told
 
 from iresnet_export.artifacts.artifact import Artifact, record
@@ -624,7 +625,7 @@ def _wider(ranges: dict[str, list[float]]) -> dict[str, list[float]]:
     return {**ranges, name: [2 * end for end in ranges[name]]}
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] if "deeper" in kind else []) for kind in EXPORTS])
+@pytest.mark.parametrize("kind", mostly_slow(EXPORTS, 5))
 def test_what_was_exported_is_rebuilt(kind: str, spoiled: Callable[..., Candidate]) -> None:
     found = spoiled(kind, same)
     assert (found.status, found.reason, found.coverage) == ("pass", None, "whole file")
@@ -632,21 +633,21 @@ def test_what_was_exported_is_rebuilt(kind: str, spoiled: Callable[..., Candidat
     assert found.weights.compared > 100_000
 
 
-@pytest.mark.parametrize("name", ONNX)
+@pytest.mark.parametrize("name", mostly_slow(ONNX, 5))
 def test_edited_onnx_is_caught(name: str, spoiled: Callable[..., Candidate]) -> None:
     kind, change = ONNX[name]
     found = spoiled(kind, in_onnx(change))
     assert (found.status, bool(found.reason)) == ("fail", True)
 
 
-@pytest.mark.parametrize("name", OTHER)
+@pytest.mark.parametrize("name", mostly_slow(OTHER, 5))
 def test_edited_archives_are_caught(name: str, spoiled: Callable[..., Candidate]) -> None:
     kind, change = OTHER[name]
     found = spoiled(kind, change)
     assert (found.status, bool(found.reason)) == ("fail", True)
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.parametrize("name", mostly_slow(MANIFESTS, 5))
 def test_edited_manifests_are_caught(name: str, spoiled: Callable[..., Candidate]) -> None:
     kind, change = MANIFESTS[name]
     found = spoiled(kind, same, change)
@@ -675,7 +676,7 @@ def test_what_corrects_no_code_is_damage(correction: object, spoiled: Callable[.
         spoiled("int8", same, lambda m: _corrections(m)[CONV].__setitem__(0, correction))
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", mostly_slow(MEASURED, 4))
 def test_figures_are_measured_again(name: str, spoiled: Callable[..., Candidate]) -> None:
     """`--from-scratch` finds what following from other fields cannot."""
     kind, change = MEASURED[name]
@@ -687,10 +688,7 @@ def test_figures_are_measured_again(name: str, spoiled: Callable[..., Candidate]
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        *("onnx", "int8", "int8 minmax", "int8 pixels of few", "int8 kept", "pt2 pixels"),
-        pytest.param("int8, deeper", marks=pytest.mark.slow),
-    ],
+    mostly_slow(["onnx", "int8 pixels of few", "int8 minmax", "int8", "pt2 pixels", "int8 kept", "int8, deeper"], 5),
 )
 def test_repetition_confirms_and_says_so(kind: str, spoiled: Callable[..., Candidate]) -> None:
     found = spoiled(kind, same, from_scratch=True)
@@ -705,6 +703,7 @@ def test_what_is_kept_step_by_step_is_timed(unspoiled: Callable[[str], Artifact]
     assert codes.predicted_sqnr_db >= 24.5
 
 
+@pytest.mark.slow
 def test_corrections_that_were_not_measured_are_found_by_repetition(spoiled: Callable[..., Candidate]) -> None:
     """File and manifest fit each other: one class is made likelier."""
     amount = 50_000
@@ -757,6 +756,7 @@ def test_a_check_that_ends_in_an_error_is_a_failed_check(
     assert second.status == "pass"
 
 
+@pytest.mark.slow
 def test_the_difference_is_named(spoiled: Callable[..., Candidate]) -> None:
     """In the network's words where those tell it, else in the file's."""
     place = {
@@ -770,6 +770,7 @@ def test_the_difference_is_named(spoiled: Callable[..., Candidate]) -> None:
         assert re.search(said, str(spoiled(kind, change).reason)), str(spoiled(kind, change).reason)
 
 
+@pytest.mark.slow
 def test_of_other_versions_the_graph_is_compared(
     spoiled: Callable[..., Candidate], unspoiled: Callable[[str], Artifact], small_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -802,6 +803,7 @@ def test_of_other_versions_further_codes_are_seen(kind: str, value: str, spoiled
     assert re.search(r"graph: it turns values to codes or back \d+ times, of the network's \d+", str(found.reason))
 
 
+@pytest.mark.slow
 def test_files_do_not_depend_on_the_process(unspoiled: Callable[[str], Artifact], small_source: Source, tmp_path: Path) -> None:
     """torch numbers the classes that a process has traced: exported twice, a network gives the same file."""
     format, options = EXPORTS["torchscript"]

@@ -19,6 +19,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from support import mostly_slow
 
 from iresnet_export.artifacts.artifact import Artifact, record
 from iresnet_export.artifacts.metadata import identity_of
@@ -289,7 +290,7 @@ def verdict(path: Path, checkpoint: Path, **options: Any) -> Candidate:
     return verify([path], dataclasses.replace(QUICK, checkpoint=checkpoint, **options)).candidates[0]
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", mostly_slow(CATALOGUE, 4))
 def test_sabotage_is_caught_and_found(name: str, originals: dict[str, Artifact], small_checkpoint: Path, tmp_path: Path) -> None:
     sabotage = CATALOGUE[name]
     original = originals[sabotage.kind]
@@ -306,7 +307,7 @@ def test_sabotage_is_caught_and_found(name: str, originals: dict[str, Artifact],
         assert found.localisation.first in sabotage.places
 
 
-@pytest.mark.parametrize("kind", ["plain", "pixels", "int8"])
+@pytest.mark.parametrize("kind", mostly_slow(["int8", "plain", "pixels"], 3))
 def test_the_originals_pass(kind: str, originals: dict[str, Artifact], small_checkpoint: Path) -> None:
     found = verdict(originals[kind].path, small_checkpoint, data="digits" if kind == "int8" else None, localise=True)
     assert (found.status, found.reason) == ("pass", None)
@@ -316,7 +317,7 @@ def test_the_originals_pass(kind: str, originals: dict[str, Artifact], small_che
     assert all(entry.ratio is not None for entry in found.localisation.places)
 
 
-@pytest.mark.parametrize("name", ["torchscript", "torch_export"])
+@pytest.mark.parametrize("name", mostly_slow(["torchscript", "torch_export"], 2))
 def test_scripts_and_programs_are_searched_too(name: str, small_source: Source, small_checkpoint: Path, tmp_path: Path) -> None:
     """Another epsilon in one block; and nothing is found in the artifact as it should be."""
     format = format_named(runtime_named(name).format)

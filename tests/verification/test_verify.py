@@ -17,6 +17,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from support import mostly_slow
 
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.source import Source, source_from_checkpoint, untrained_source
@@ -100,19 +101,22 @@ def swap_channels(values: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     ("edit", "expected"),
-    [
-        (lambda m: change_weight(m, "layer3.0.conv2.weight", one_percent), r"layer3\.0\.conv2\.weight\[17, 5, 1, 2\] is"),
-        (lambda m: change_weight(m, "layer2.1.bn1.bias", one_bit), r"layer2\.1\.bn1\.bias\[3\] is"),
-        (
-            lambda m: change_weight(m, "layer4.1.conv1.weight", swap_channels),
-            r"layer4\.1\.conv1\.weight\[2, 0, 0, 0\] .*more in this",
-        ),
-        (lambda m: set_attribute(m, "layer2.0.bn1", "epsilon", 1e-3), r"layer2\.0\.bn1: eps is 0\.001"),
-        (lambda m: set_attribute(m, "layer2.0.conv1", "strides", [1, 2]), r"layer2\.0\.conv1: stride is \(1, 2\)"),
-        (lambda m: set_attribute(m, "layer1.1.conv1", "pads", [0, 1, 2, 1]), r"layer1\.1\.conv1: padding is \(0, 1, 2, 1\)"),
-        (lambda m: set_attribute(m, "bn1", "training_mode", 1), r"bn1: training_mode is 1"),
-        (lambda m: m.graph.node.remove(node_named(m, "layer2.0.bn2")), "where the network has layer2.0.bn2"),
-    ],
+    mostly_slow(
+        [
+            (lambda m: change_weight(m, "layer3.0.conv2.weight", one_percent), r"layer3\.0\.conv2\.weight\[17, 5, 1, 2\] is"),
+            (lambda m: change_weight(m, "layer2.1.bn1.bias", one_bit), r"layer2\.1\.bn1\.bias\[3\] is"),
+            (
+                lambda m: change_weight(m, "layer4.1.conv1.weight", swap_channels),
+                r"layer4\.1\.conv1\.weight\[2, 0, 0, 0\] .*more in this",
+            ),
+            (lambda m: set_attribute(m, "layer2.0.bn1", "epsilon", 1e-3), r"layer2\.0\.bn1: eps is 0\.001"),
+            (lambda m: set_attribute(m, "layer2.0.conv1", "strides", [1, 2]), r"layer2\.0\.conv1: stride is \(1, 2\)"),
+            (lambda m: set_attribute(m, "layer1.1.conv1", "pads", [0, 1, 2, 1]), r"layer1\.1\.conv1: padding is \(0, 1, 2, 1\)"),
+            (lambda m: set_attribute(m, "bn1", "training_mode", 1), r"bn1: training_mode is 1"),
+            (lambda m: m.graph.node.remove(node_named(m, "layer2.0.bn2")), "where the network has layer2.0.bn2"),
+        ],
+        4,
+    ),
     ids=["weight", "bit", "channels", "epsilon", "stride", "padding", "training", "layer"],
 )
 def test_the_weights_check_catches(edit: Callable[[onnx.ModelProto], None], expected: str, copied: Copy, vouch: Vouch) -> None:
@@ -146,6 +150,7 @@ def relu_removed(model: onnx.ModelProto) -> None:
     ],
     ids=["relu in place", "relu removed", "ceil", "pool padding", "pool stride"],
 )
+@pytest.mark.slow
 def test_graph_and_outputs_catch(edit: Callable[[onnx.ModelProto], None], copied: Copy, vouch: Vouch) -> None:
     """What is wrong here is in no layer with weights; some of it the runtime already refuses to load."""
     path = copied("onnx").path
@@ -178,6 +183,7 @@ def test_an_artifact_of_an_earlier_checkpoint_fails(
     assert "exported from another checkpoint" in str(found.reason)
 
 
+@pytest.mark.slow
 def test_wrong_torchscript_weights_are_named(small_source: Source, copied: Copy, vouch: Vouch) -> None:
     artifact = copied("torchscript")
     other = copy.deepcopy(small_source.network)
@@ -308,6 +314,7 @@ def test_too_few_images_are_refused(small_source: Source) -> None:
         reference_of("r", small_source, torch.zeros(8, 3, 32, 32), "noise", (1,), no_progress)
 
 
+@pytest.mark.slow
 def test_static_batches_are_verified_at_theirs(small_source: Source, tmp_path: Path) -> None:
     options = ExportOptions(dynamic_batch=False, batch=5)
     artifact = export_artifact("onnx", small_source, options, output=tmp_path / "five.onnx")
@@ -374,6 +381,7 @@ def test_foreign_artifacts_are_verified_against_a_checkpoint(small_source: Sourc
     assert verdict(foreign, options).status == "fail"
 
 
+@pytest.mark.slow
 def test_foreign_artifacts_that_match_layer_by_layer_have_their_weights_compared(
     copied: Copy, small_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -402,6 +410,7 @@ def test_several_artifacts_share_their_reference(artifacts: dict[str, Artifact])
     assert verification.passed
 
 
+@pytest.mark.slow
 def test_skipped_is_not_passed(artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
     from iresnet_export.backends.onnxruntime.runtime import OnnxRuntime
     from iresnet_export.errors import UnavailableError

@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from support import mostly_slow
 
 from iresnet_export.backends.onnx.format import OPSETS, OnnxOptions
 from iresnet_export.backends.onnx.reading import graph_of_onnx
@@ -39,7 +40,12 @@ def run(model: onnx.ModelProto | bytes, images: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "model", [("resnet", 18), ("resstage", 34), ("iresnet", 50), pytest.param(("iresgroup", 50), marks=pytest.mark.slow)], ids=str
+    "model",
+    [
+        ("resnet", 18),
+        *(pytest.param(model, marks=pytest.mark.slow) for model in (("resstage", 34), ("iresnet", 50), ("iresgroup", 50))),
+    ],
+    ids=str,
 )
 def test_computes_what_torchs_own_exporter_computes(model: tuple[str, int], tmp_path: Path) -> None:
     net = network(*model)
@@ -95,7 +101,7 @@ def test_the_same_network_gives_the_same_bytes_with_no_path_in_them() -> None:
     assert b".py" not in first
 
 
-@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("opset", mostly_slow(OPSETS, 7))
 def test_every_opset(opset: int) -> None:
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     net = network()
@@ -129,6 +135,7 @@ def test_identity_is_in_the_metadata() -> None:
 
 
 @pytest.mark.parametrize("model", [("resnet", 50), ("iresgroupfix", 50)], ids=str)
+@pytest.mark.slow
 def test_layers_are_read_back_bit_by_bit(model: tuple[str, int]) -> None:
     net = network(*model)
     found = compare(graph_of_network(net), graph_of_onnx(onnx_from_network(net)))

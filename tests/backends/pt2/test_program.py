@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Outcome
+from support import mostly_slow
 
 from iresnet_export.artifacts.artifact import Artifact, open_artifact, record
 from iresnet_export.artifacts.source import Source
@@ -121,7 +122,7 @@ def package(compiled: Artifact, small_checkpoint: Path, tmp_path: Path) -> Artif
     return open_artifact(tmp_path / compiled.path.name)
 
 
-@pytest.mark.parametrize("options", WAYS)
+@pytest.mark.parametrize("options", mostly_slow(WAYS, 6))
 def test_programs_are_the_network(options: ExportOptions, small_source: Source, tmp_path: Path) -> None:
     path = tmp_path / "small.pt2"
     artifact = export_artifact("pt2", small_source, options, output=path)
@@ -132,6 +133,7 @@ def test_programs_are_the_network(options: ExportOptions, small_source: Source, 
 
 
 @pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.slow
 def test_decomposed_programs_are_read_back_too(fold: bool, small_source: Source) -> None:
     """Foreign programs come as torch's core operators: convolution, addmm with a permuted weight, BatchNorm without training."""
     network = small_source.network

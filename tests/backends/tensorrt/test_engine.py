@@ -159,6 +159,7 @@ def test_an_engine_that_cannot_run_is_skipped_with_its_weights_checked(engine: A
     assert not verification.passed
 
 
+@pytest.mark.slow
 def test_an_engine_whose_onnx_was_changed_fails(small_source: Source, tmp_path: Path) -> None:
     output = tmp_path / "x.engine"
     export_artifact("engine", small_source, EngineOptions(flavour="tensorrt_rtx"), output=output)
@@ -255,6 +256,7 @@ def test_every_method_that_the_code_calls_exists(flavour: Flavour) -> None:
     assert wanted | {"get_engine_information", "engine_host_code_allowed", "create_timing_cache"} <= seen
 
 
+@pytest.mark.slow
 def test_static_batch(flavour: Flavour, small_source: Source, tmp_path: Path) -> None:
     options = EngineOptions(dynamic_batch=False, batch=4, flavour="tensorrt_rtx")
     artifact = export_artifact("engine", small_source, options, output=tmp_path / "four.engine")
