@@ -40,7 +40,8 @@ class TorchScript(Format):
         with deprecation_expected(), defaults:
             job.progress("Tracing", 0.0)
             try:
-                traced = torch.jit.trace(job.network.eval(), example)  # type: ignore[no-untyped-call]
+                # Nor is it traced again to check: what is written is read back, and compared with the network.
+                traced = torch.jit.trace(job.network.eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
             except Exception as error:
                 raise ExportError(f"torch.jit.trace refused the network: {first_line(error)}") from error
             job.progress("Freezing", 0.5)
