@@ -68,12 +68,13 @@ def interface_reason(session: Session, reference: Reference, manifest: Manifest 
     """What a session takes or gives beside logits that is not as its manifest says: batches, number of outputs, probabilities."""
     if manifest is not None and manifest.batch != session.batch and (session.batch is not None or manifest.format in _TELLING):
         return f"it takes batches of {_range(session.batch)}, and the manifest says of {_range(manifest.batch)}"
-    size = min(max(usable_batch_sizes(session, batch_sizes)), max(len(reference.pixels), (session.batch or (1, 1))[0]))
+    sizes, wanted = usable_batch_sizes(session, batch_sizes), 2 if session.with_preprocessing else 1
+    # One image tells how many outputs there are; probabilities are looked at in the largest batch.
+    size = min(sizes) if wanted == 1 else min(max(sizes), max(len(reference.pixels), (session.batch or (1, 1))[0]))
     batch = session.batch_of(filled(reference.pixels[:size], size), reference.source.spec)
     found = session.all_outputs(batch)
     if found is None:
         return None
-    wanted = 2 if session.with_preprocessing else 1
     if manifest is not None and len(found) != wanted:
         return f"it gives {len(found)} outputs and not {wanted}"
     if wanted == 1 or len(found) < wanted:
