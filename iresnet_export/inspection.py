@@ -59,7 +59,7 @@ class Inspection:
                 ("multiply-accumulates", in_words(manifest.details.multiply_accumulates)),
                 ("takes", "uint8 pixels" if manifest.with_preprocessing else "normalised float32 images"),
                 ("batch", "any" if manifest.batch is None else f"{manifest.batch[0]} to {manifest.batch[1]}"),
-                ("kept in fp32", "" if (codes := manifest.details.quantization) is None else ", ".join(codes.kept)),
+                *({} if (codes := manifest.details.quantization) is None else codes.in_words()).items(),
                 ("built from", manifest.parent.file if manifest.parent else ""),
                 ("made by", manifest.command),
                 ("made at", manifest.created),

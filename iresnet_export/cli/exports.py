@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from iresnet_export.artifacts.manifest import FormatName
     from iresnet_export.artifacts.source import Source
     from iresnet_export.backends.base import ExportOptions
-    from iresnet_export.quantization.codes import Quantization, Step, Trial
+    from iresnet_export.quantization.codes import Quantization
 
 _UNTRAINED = (
     "no checkpoint was given, so the weights are untrained (seed {seed}): good for measuring latency, not for "
@@ -198,37 +198,11 @@ def run_export(format: FormatName, source: Source, options: ExportOptions, outpu
 
 
 def _say_quantized(about: Quantization) -> None:
-    measured = max((trial.images for trial in about.tried), default=about.images)
-    how = ", of a stream whose channels are equalized" if about.equalized else ""
-    how += "; biases corrected" if about.bias_corrections else ""
-    others = f"{about.compared} {'held out' if measured < about.images else 'of the same'}"
-    say(
-        f"Quantized: ranges by {about.calibrator} over {measured} of {about.image_source}{how}. Predicted by {others}: "
-        f"signal to noise {about.predicted_sqnr_db:.1f} ± {about.predicted_interval_db:.1f} dB, {about.predicted_agreement:.1%} of "
-        "the first classes as in fp32."
-    )
-    if len(about.tried) > 1:
-        say(f"Tried: {', '.join(_told(trial, measured) for trial in about.tried)}.")
-    if about.kept:
-        say(f"Kept in float32: {', '.join(about.kept)}.")
-    if about.steps:
-        say(f"Step by step: {', '.join(_step_told(step) for step in about.steps)}.")
+    for name, words in about.in_words().items():
+        say(f"{name.capitalize()}: {words}.")
     if about.predicted_interval_db > _WIDE_DB and about.images < _ENOUGH_IMAGES and not about.image_source.endswith("noise"):
         enough = min(_ENOUGH_IMAGES, math.ceil(about.images * (about.predicted_interval_db / _WIDE_DB) ** 2))
         warn(
             f"So few images ({about.compared}) predict little: others may give {about.predicted_interval_db:.1f} dB more or less. "
             f"Give some {enough} to calibrate with (--calibration-data, --calibration-images) for {_WIDE_DB:g} dB."
         )
-
-
-def _step_told(step: Step) -> str:
-    """Such as `layer1.0 too 31.2 dB in 9.71 ms`."""
-    time = "" if step.milliseconds is None else f" in {step.milliseconds:.3g} ms"
-    return f"{f'{step.place} too' if step.place else 'none of them'} {step.sqnr_db:.1f} dB{time}"
-
-
-def _told(trial: Trial, measured: int) -> str:
-    """One way, with the number of images that it was tried by if that was not the last one."""
-    few = "" if trial.images == measured else f" by {trial.images}"
-    how = f"{' equalized' if trial.equalized else ''}{' with corrected biases' if trial.corrected else ''}"
-    return f"{trial.calibrator}{how}{few} {trial.sqnr_db:.1f} dB"

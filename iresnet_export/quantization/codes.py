@@ -59,6 +59,12 @@ class Trial:
     agreement: float
     corrected: bool = False
 
+    def in_words(self, measured: int) -> str:
+        """Such as `minmax equalized 31.2 dB`, with the number of images that it was tried by if that was not `measured`."""
+        few = "" if self.images == measured else f" by {self.images}"
+        how = f"{' equalized' if self.equalized else ''}{' with corrected biases' if self.corrected else ''}"
+        return f"{self.calibrator}{how}{few} {self.sqnr_db:.1f} dB"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -73,6 +79,11 @@ class Step:
     place: str
     sqnr_db: float
     milliseconds: float | None = None
+
+    def in_words(self) -> str:
+        """Such as `layer1.0 too 31.2 dB in 9.71 ms`."""
+        time = "" if self.milliseconds is None else f" in {self.milliseconds:.3g} ms"
+        return f"{f'{self.place} too' if self.place else 'none of them'} {self.sqnr_db:.1f} dB{time}"
 
 
 @dataclass(frozen=True)
@@ -147,6 +158,22 @@ class Quantization:
         if wrong is not None:
             raise _damaged(wrong)
         return found
+
+    def in_words(self) -> dict[str, str]:
+        """How it was made, what it is predicted to cost, what was tried, and what stays in float32."""
+        measured = max((trial.images for trial in self.tried), default=self.images)
+        how = ", of a stream whose channels are equalized" if self.equalized else ""
+        how += "; biases corrected" if self.bias_corrections else ""
+        found = {
+            "quantized": f"ranges by {self.calibrator} over {measured} of {self.image_source}{how}",
+            "predicted": f"signal to noise {self.predicted_sqnr_db:.1f} ± {self.predicted_interval_db:.1f} dB, "
+            f"{self.predicted_agreement:.1%} of the first classes as in fp32, by {self.compared} "
+            f"{'held out' if measured < self.images else 'of the same'}",
+            "tried": ", ".join(trial.in_words(measured) for trial in self.tried[1:] and self.tried),
+            "kept in float32": ", ".join(self.kept),
+            "step by step": ", ".join(step.in_words() for step in self.steps),
+        }
+        return {name: words for name, words in found.items() if words}
 
     def _impossible(self) -> str | None:
         """What no export writes: then nothing could be held against it."""

@@ -262,6 +262,23 @@ def test_no_place_is_kept_without_need(mixed: Mixed) -> None:
         assert step.sqnr_db == pytest.approx(mixed.ranking.sqnr_db([one.place for one in steps[:count]]))
 
 
+def test_it_is_told_in_words(mixed: Mixed) -> None:
+    """At the export, and by `inspect`."""
+    made = dataclasses.replace(
+        mixed.made, steps=(dataclasses.replace(mixed.made.steps[0], milliseconds=1.25), *mixed.made.steps[1:])
+    )
+    words = made.in_words()
+    assert list(words) == ["quantized", "predicted", "kept in float32", "step by step"]
+    assert words["quantized"] == "ranges by minmax over 15 of 20 training images of digits"
+    assert words["predicted"].startswith(f"signal to noise {made.predicted_sqnr_db:.1f} ± {made.predicted_interval_db:.1f} dB, ")
+    assert words["predicted"].endswith("% of the first classes as in fp32, by 5 held out")
+    assert words["kept in float32"].split(", ") == list(made.kept)
+    none, first, *_ = words["step by step"].split(", ")
+    assert none == f"none of them {made.steps[0].sqnr_db:.1f} dB in 1.25 ms"
+    assert first == f"{made.steps[1].place} too {made.steps[1].sqnr_db:.1f} dB"
+    assert list(mixed.plain.in_words()) == ["quantized", "predicted"]
+
+
 @pytest.mark.slow
 def test_where_calibration_gives_less_than_was_foreseen_more_is_kept(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing is calibrated twice."""
