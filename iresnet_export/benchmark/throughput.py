@@ -12,19 +12,20 @@ from iresnet_export.reporting.schemas import BenchResult
 GAIN, FLAT_DOUBLINGS = 1.05, 2
 """Saturated: twice in a row, doubling the batch did not make it 5 % faster than the best before."""
 
-LARGEST_BATCH = 4096
+LARGEST_BATCH, LONGEST_SECONDS = 4096, 10.0
+"""Nor does a sweep go on after a batch that takes so long."""
 
 
 class Sweep:
-    """How far one candidate's sweep has come. It ends with a batch that takes longer than `seconds`."""
+    """How far one candidate's sweep has come."""
 
-    def __init__(self, seconds: float) -> None:
-        self._best, self._flat, self._seconds = 0.0, 0, seconds
+    def __init__(self) -> None:
+        self._best, self._flat = 0.0, 0
         self.over = False
 
     def add(self, result: BenchResult) -> None:
         """Takes note of the next batch size; whatever could not be measured ends the sweep."""
-        if result.throughput is None or result.batch > self._seconds * result.throughput:
+        if result.throughput is None or result.batch > LONGEST_SECONDS * result.throughput:
             self.over = True
             return
         self._flat = 0 if result.throughput >= GAIN * self._best else self._flat + 1
@@ -34,7 +35,7 @@ class Sweep:
 
 def throughput(candidates: Sequence[Entrant], bench: Bench) -> None:
     """Sweeps all candidates together, so that each batch size is measured in turns; baselines stay for those compared with them."""
-    sweeps = {id(candidate): Sweep(bench.options.seconds) for candidate in candidates}
+    sweeps = {id(candidate): Sweep() for candidate in candidates}
     growth, batch, over = Growth(), 1, set[int]()
     active = list(candidates)
     while active and batch <= LARGEST_BATCH:

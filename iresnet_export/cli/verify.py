@@ -51,7 +51,8 @@ def verify(
     from_scratch: Annotated[
         bool,
         typer.Option(
-            "--from-scratch", help="Measure again, from its data, what an export measured: calibration, and the fold's proof."
+            "--from-scratch",
+            help="Measure again, from its data, what an export measured: calibration, the fold's proof, steps of mixed precision.",
         ),
     ] = False,
     max_accuracy_drop: Annotated[

@@ -194,16 +194,16 @@ def _kept(codes: Quantization, details: dict[str, Any], model: onnx.ModelProto) 
     settings, told = details["settings"], details["quantization"]["steps"]
     places = list(dict.fromkeys(place_of(node.name) for node in model.graph.node))
     asked = {place for place in places if any(stands_for(name, place) for name in settings.get("keep_float") or ())}
-    found = {step.place for step in codes.steps[1:]} if _are_steps(codes, settings.get("min_sqnr"), asked) else set()
+    found = {step.place for step in codes.steps[1:]} if _are_steps(codes, settings.get("min_sqnr"), {*places} - asked) else set()
     return {"kept": [place for place in places if place in asked | found], "steps": told if found else []}
 
 
-def _are_steps(codes: Quantization, wanted: float | None, asked: set[str]) -> bool:
-    """Whether places were kept one after another, from none on, until as much signal to noise was predicted as was wanted."""
+def _are_steps(codes: Quantization, wanted: float | None, free: set[str]) -> bool:
+    """Whether `free` places were kept one after another, from none on, until the signal to noise that was wanted was predicted."""
     if wanted is None or not codes.steps:
         return False
     first, last, found = codes.steps[0], codes.steps[-1], [step.place for step in codes.steps[1:]]
-    are_others = len(found) == len(set(found) - asked)
+    are_others = len(found) == len(free.intersection(found))
     are_timed = all((step.milliseconds is not None) == (codes.target == "cpu") for step in (first, last))
     return first.place == "" and first.sqnr_db < wanted <= last.sqnr_db and are_others and are_timed
 

@@ -1,4 +1,4 @@
-"""The proof that a folded network is the unfolded one, made at every export over images that did not choose the fold.
+"""The proof that a folded network is the unfolded one, over images that did not choose the fold: no export goes without.
 
 In float64, where a fold rounds nothing that counts, it has to be right: what differs there is a fault, and is refused. In the
 artifact's precision it may be too inexact, in units of the noise floor: then the channels that cost most are not folded.

@@ -96,7 +96,9 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
     made: dict[str, Any] = {"fold": plain(fold)}
     if codes is not None:
         repeated = chosen_quantization(source, networks, images, options, progress, wanted=codes)
-        steps = measured_steps(source, networks, images, options, codes, progress)
+        steps, needless = measured_steps(source, networks, images, options, codes, progress, within=_SQNR_DB)
+        if needless is not None:
+            return f"{_AGAIN}: without {needless} in float32 more than {options.min_sqnr} dB are predicted too"
         timed = zip(steps, codes.steps, strict=True)  # how long a graph takes is of its time and machine
         steps = tuple(dataclasses.replace(step, milliseconds=recorded.milliseconds) for step, recorded in timed)
         repeated = dataclasses.replace(repeated, steps=steps)
@@ -133,7 +135,7 @@ def _details(manifest: Manifest) -> dict[str, Any]:
 def _options(manifest: Manifest, told: dict[str, Any], data: str | None) -> ExportOptions:
     options, settings = format_named(manifest.format).options_of(manifest), told.get("settings", {})
     asked = {name: settings[name] for name in ("calibrator", "calibration_images") if name in settings}
-    asked["keep_float"] = tuple(settings.get("keep_float") or ())
+    asked |= {"keep_float": tuple(settings.get("keep_float") or ()), "min_sqnr": settings.get("min_sqnr")}
     return dataclasses.replace(options, calibration_data=data, **asked)
 
 

@@ -69,7 +69,7 @@ def interface_reason(session: Session, reference: Reference, manifest: Manifest 
     if manifest is not None and manifest.batch != session.batch and (session.batch is not None or manifest.format in _TELLING):
         return f"it takes batches of {_range(session.batch)}, and the manifest says of {_range(manifest.batch)}"
     sizes, wanted = usable_batch_sizes(session, batch_sizes), 2 if session.with_preprocessing else 1
-    # One image tells how many outputs there are; probabilities are looked at in the largest batch.
+    # Any batch tells how many outputs there are; probabilities are looked at in the largest one.
     size = min(sizes) if wanted == 1 else min(max(sizes), max(len(reference.pixels), (session.batch or (1, 1))[0]))
     batch = session.batch_of(filled(reference.pixels[:size], size), reference.source.spec)
     found = session.all_outputs(batch)

@@ -13,7 +13,7 @@ from support import RUNTIMES_ON_CPU
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportJob, ExportOptions
-from iresnet_export.backends.registry import FORMATS, format_named, runtime_named, runtimes_for
+from iresnet_export.backends.registry import FORMATS, format_named, names_unasked, runtime_named, runtimes_for
 from iresnet_export.errors import ArtifactError, InputError, UnavailableError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.graph.compare import compare
@@ -86,6 +86,13 @@ def test_threads_are_obeyed_and_given_back(made: tuple[str, Path]) -> None:
 def test_the_file_is_recognised(made: tuple[str, Path]) -> None:
     name, path = made
     assert [backend.name for backend in runtimes_for(open_artifact(path).format, [name])] == [name]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what runs unasked without a GPU")
+def test_what_runs_unasked_on_a_cpu() -> None:
+    assert set(names_unasked()) == {*RUNTIMES_ON_CPU, "aotinductor", "tensorrt"} - {
+        name for name in RUNTIMES_ON_CPU if not runtime_named(name).is_installed()
+    }
 
 
 def test_no_path_of_this_machine_is_in_the_file(made: tuple[str, Path]) -> None:

@@ -101,7 +101,7 @@ def test_growth_foresees_what_doubling_takes(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_two_doublings_without_gain_saturate(rates: list[float | None], ends_after: int) -> None:
     subject = Subject("a", "b", "fp32", "cpu", 1)
-    sweep = Sweep(seconds=3.0)
+    sweep = Sweep()
     for step, rate in enumerate(rates):
         sweep.add(subject.result("throughput", 2**step, "ok", throughput=rate))
         if sweep.over:
@@ -110,11 +110,11 @@ def test_two_doublings_without_gain_saturate(rates: list[float | None], ends_aft
     raise AssertionError("it never ended")
 
 
-def test_a_batch_that_takes_longer_than_was_asked_for_ends_a_sweep() -> None:
+def test_a_batch_that_takes_too_long_ends_a_sweep() -> None:
     subject = Subject("a", "b", "fp32", "cpu", 1)
-    sweep = Sweep(seconds=0.5)
+    sweep = Sweep()
     ended = []
-    for batch, rate in ((1, 4.0), (2, 8.0), (4, 12.0), (8, 14.0)):
+    for batch, rate in ((1, 0.2), (2, 0.3), (4, 0.5), (8, 0.7)):
         sweep.add(subject.result("throughput", batch, "ok", throughput=rate))
         ended.append(sweep.over)
     assert ended == [False, False, False, True]

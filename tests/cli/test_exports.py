@@ -228,7 +228,6 @@ def test_untrained_exports_warn_and_verify(run: Run) -> None:
     assert run("verify", "out/u.onnx", "--images", "32", "--batch", "4").status == 0
 
 
-@pytest.mark.slow
 def test_existing_files_need_force(run: Run, small_checkpoint: Path) -> None:
     Path("x.onnx").write_text("mine", encoding="utf-8")
     outcome = run("onnx", "--checkpoint", small_checkpoint, "-o", "x.onnx")

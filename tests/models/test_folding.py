@@ -293,7 +293,6 @@ def test_gives_the_official_implementation_its_outputs(model: tuple[str, int]) -
 
 
 @each(UP_TO_101, QUICK)
-@pytest.mark.slow
 def test_exact_with_negative_zero_and_tiny_scales(model: tuple[str, int]) -> None:
     network = untrained(*model)
     mixed(network)
@@ -421,7 +420,6 @@ def test_the_stream_is_scaled_and_shifted_as_said() -> None:
 @pytest.mark.parametrize(
     "factor", [1.0, 1e-4, pytest.param(1e-2, marks=pytest.mark.slow), pytest.param(1e-6, marks=pytest.mark.slow)]
 )
-@pytest.mark.slow
 def test_no_less_accurate_in_float32(model: tuple[str, int], factor: float) -> None:
     network, generator = untrained(*model), torch.Generator().manual_seed(0)
     for site in stream_norms(network):
@@ -477,7 +475,6 @@ def trained(arch: str, depth: int, count: int, epochs: int) -> Network:
 
 
 @each([("iresnet", 18), ("resnet", 34), ("resstage", 50), ("iresnet", 50), ("iresnet", 101)], [("iresnet", 18)])
-@pytest.mark.slow
 def test_trained_networks(model: tuple[str, int]) -> None:
     quick = model == ("iresnet", 18)
     network = trained(*model, *((320, 2) if quick else (960, 3)))

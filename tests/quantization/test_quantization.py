@@ -279,7 +279,6 @@ def test_for_cpus_everything_runs_in_integers(
     assert require_integers(optimised, network.quantization) == dict(found)
 
 
-@pytest.mark.slow
 def test_a_float_island_is_seen(tmp_path: Path) -> None:
     """A BatchNorm that stays in float between two quantized convolutions, as in every unfolded export."""
     network = made("iresnet", 18, "cpu")

@@ -471,10 +471,12 @@ def test_what_was_proved_of_the_same_weights_and_images_is_not_proved_again(monk
     assert is_proved(dataclasses.replace(first, others=first.others[1:]))
     assert is_proved(dataclasses.replace(first, images=first.images.flip(0)))
     assert is_proved(dataclasses.replace(first, image_source="others"))
+    monkeypatch.setattr(fold_module, "_PROVED", {})
+    monkeypatch.setattr(fold_module, "_MOST_PROVED", 3)
+    others = [dataclasses.replace(first, image_source=words) for words in ("one", "two", "three", "four")]
+    assert all(map(is_proved, others))
+    assert is_proved(others[0]), "the oldest goes"
+    assert not is_proved(others[3])
     with torch.no_grad():
         source.own.layer1[0].conv1.weight[0, 0, 0, 0] += 1e-3
     assert is_proved(first)
-    monkeypatch.setattr(fold_module, "_MOST_PROVED", 3)
-    assert is_proved(dataclasses.replace(first, image_source="the last"))
-    assert is_proved(dataclasses.replace(first, image_source="really the last"))
-    assert not is_proved(dataclasses.replace(first, image_source="the last"))

@@ -572,6 +572,14 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     ),
     "a signal to noise that cannot be asked for": ("int8 kept", field("details", "settings", "min_sqnr", value=-1.0)),
     "a signal to noise that was there": ("int8 kept", field("details", "settings", "min_sqnr", value=1.0)),
+    "a step to no place": (
+        "int8 kept",
+        lambda m: m["details"]["quantization"]["steps"].insert(1, m["details"]["quantization"]["steps"][0] | {"place": "nowhere"}),
+    ),
+    "a step to a whole stage": (
+        "int8 kept",
+        lambda m: m["details"]["quantization"]["steps"].insert(1, m["details"]["quantization"]["steps"][0] | {"place": "layer4"}),
+    ),
     "steps that led nowhere": ("int8 kept", lambda m: m["details"]["quantization"]["steps"][-1].update(sqnr_db=2.0)),
     "steps that were not timed": ("int8 kept", lambda m: m["details"]["quantization"]["steps"][0].pop("milliseconds")),
     "a place asked for twice": ("int8 kept", field("details", "settings", "keep_float", value=["layer4", "layer4"])),
@@ -608,13 +616,14 @@ def _predicted(name: str, value: float) -> Callable[[dict[str, Any]], None]:
 
 
 MEASURED: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
+    "what keeping a place gave": ("int8 kept", lambda m: m["details"]["quantization"]["steps"][1].update(sqnr_db=24.4)),
     "the predicted signal to noise": ("int8", _predicted("sqnr_db", 60.0)),
     "the interval of that": ("int8", field("details", "quantization", "predicted_interval_db", value=9.0)),
     "a trial that was not kept": ("int8", _of_another_trial("sqnr_db", 3.0)),
     "images that were asked for": ("int8", field("details", "settings", "calibration_images", value=80)),
     "the fold's proof": ("onnx", field("details", "fold", "proof", "error_ratio", value=0.1)),
+    "less than was asked for": ("int8 kept", field("details", "settings", "min_sqnr", value=21.0)),
     "what keeping no place would give": ("int8 kept", lambda m: m["details"]["quantization"]["steps"][0].update(sqnr_db=17.0)),
-    "what keeping a place gave": ("int8 kept", lambda m: m["details"]["quantization"]["steps"][1].update(sqnr_db=24.4)),
     "what a runtime makes of it": ("int8", field("details", "optimised_operators", value=lambda found: found | {"QGemm": 2})),
 }
 """Whatever rebuilds the file does not show these."""

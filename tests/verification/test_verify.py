@@ -410,7 +410,6 @@ def test_several_artifacts_share_their_reference(artifacts: dict[str, Artifact])
     assert verification.passed
 
 
-@pytest.mark.slow
 def test_skipped_is_not_passed(artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
     from iresnet_export.backends.onnxruntime.runtime import OnnxRuntime
     from iresnet_export.errors import UnavailableError

@@ -84,15 +84,37 @@ def measured_steps(
     options: ExportOptions,
     wanted: Quantization,
     progress: Progress,
-) -> tuple[Step, ...]:
-    """The steps of a quantization, each with the signal to noise that it is measured to give now; no milliseconds."""
+    *,
+    within: float,
+) -> tuple[tuple[Step, ...], str | None]:
+    """The steps of a quantization with the signal to noise that each gives now, and a place that was kept without need, if any.
+
+    Two ways of calibrating that lie `within` so many decibels are as good: which of them the steps were measured by is not
+    recorded, and that is taken which gives them best. No milliseconds.
+    """
     if not wanted.steps:
-        return ()
+        return (), None
     asked = places_of(source, options).kept(options.keep_float)
-    made = chosen_quantization(source, networks, images, options, progress, kept=asked)
-    model = onnx_from_network(networks[made.equalized], opset=OnnxOptions.of(options).chosen_opset)
-    ranking = _Ranking(model, made, asked, source, images, options, progress)
-    return (Step("", made.predicted_sqnr_db), *ranking.steps([step.place for step in wanted.steps[1:]]))
+    best = chosen_quantization(source, networks, images, options, progress, kept=asked)
+    ways = {(best.calibrator, best.equalized): best}
+    for trial in best.tried:
+        way = trial.calibrator, trial.equalized
+        if way not in ways and trial.sqnr_db >= best.predicted_sqnr_db - within:
+            alone = dataclasses.replace(options, calibrator=cast("Calibrator", trial.calibrator))
+            ways[way] = chosen_quantization(source, {way[1]: networks[way[1]]}, images, alone, progress, kept=asked)
+    places = [step.place for step in wanted.steps[1:]]
+
+    def measured(made: Quantization) -> tuple[float, tuple[Step, ...], _Ranking]:
+        model = onnx_from_network(networks[made.equalized], opset=OnnxOptions.of(options).chosen_opset)
+        ranking = _Ranking(model, made, asked, source, images, options, progress)
+        steps = (Step("", made.predicted_sqnr_db), *ranking.steps(places))
+        off = max(abs(step.sqnr_db - told.sqnr_db) for step, told in zip(steps, wanted.steps, strict=True))
+        return off, steps, ranking
+
+    _, steps, ranking = min(map(measured, ways.values()), key=lambda found: found[0])
+    enough = (options.min_sqnr or 0.0) + within
+    needless = (place for place in places if ranking.sqnr_db([other for other in places if other != place]) > enough)
+    return steps, next(needless, None)
 
 
 class _Ranking:

@@ -7,6 +7,7 @@ import json
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +17,8 @@ import torch
 from onnx import numpy_helper
 from support import mostly_slow
 
-from iresnet_export.backends.onnx.format import OPSETS, OnnxOptions
+from iresnet_export.backends.base import ExportJob
+from iresnet_export.backends.onnx.format import OPSETS, Onnx, OnnxOptions
 from iresnet_export.backends.onnx.reading import graph_of_onnx
 from iresnet_export.backends.onnx.writing import METADATA_KEY, onnx_from_network
 from iresnet_export.errors import ExportError, InputError
@@ -148,3 +150,17 @@ def test_an_operation_without_an_onnx_form_is_refused() -> None:
     net.avgpool = torch.nn.LPPool2d(2, 1)  # type: ignore[assignment]
     with pytest.raises(ExportError, match=r"LPPool2d.* at avgpool"):
         onnx_from_network(net)
+
+
+def test_a_graph_that_is_none_is_not_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*arguments: Any, **options: Any) -> onnx.ModelProto:
+        model = onnx_from_network(*arguments, **options)
+        model.graph.node[3].input[0] = "nothing"
+        return model
+
+    net = network()
+    job = ExportJob(net, net.spec, tmp_path / "x.onnx", OnnxOptions())
+    assert Onnx().content(job)
+    monkeypatch.setattr("iresnet_export.backends.onnx.writing.onnx_from_network", broken)
+    with pytest.raises(onnx.checker.ValidationError, match="nothing"):
+        Onnx().content(job)
