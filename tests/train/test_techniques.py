@@ -141,7 +141,8 @@ def test_the_average_of_the_weights_by_hand() -> None:
     assert learner(ema_decay=0.75).exported() is not network
 
 
-@pytest.mark.parametrize(("precision", "limit"), [("bf16", 0.15), pytest.param("fp16", 0.02, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "limit"), [("bf16", 0.15), ("fp16", 0.02)])
 def test_mixed_precisions_give_nearly_the_same_gradient(precision: str, limit: float) -> None:
     exact, rounded = learner(), learner(precision=precision)
     exact.backward(*batch(32), step=0)
