@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from iresnet_export.backends.registry import NAMES, PLACES
+from iresnet_export.backends.registry import FORMATS, NAMES, format_named, runtime_named
 from iresnet_export.reporting.plots.marks import SHAPES
 from iresnet_export.reporting.words import BACKENDS
 
@@ -107,7 +107,8 @@ def test_files_say_what_they_are(path: Path) -> None:
 
 def test_the_front_hall_is_small() -> None:
     assert len(list((ROOT / "iresnet_export").glob("*.py"))) <= ROOT_MODULES
-    of_one_file = {module for module, _, _ in (place.partition(":") for place in PLACES) if "." not in module}
+    registered = [type(made).__module__ for made in (*map(format_named, FORMATS), *map(runtime_named, NAMES))]
+    of_one_file = {module.rpartition(".")[2] for module in registered if module.count(".") == 2}
     assert {path.stem for path in (ROOT / "iresnet_export" / "backends").glob("*.py")} == {
         "__init__",
         "base",

@@ -34,7 +34,6 @@ _RUNTIMES: dict[str, tuple[FormatName, str]] = {
 }
 
 FORMATS, NAMES = tuple(_FORMATS), tuple(_RUNTIMES)
-PLACES = (*_FORMATS.values(), *(place for _, place in _RUNTIMES.values()))
 
 
 @cache

@@ -169,7 +169,7 @@ class Quantization:
             "predicted": f"signal to noise {self.predicted_sqnr_db:.1f} ± {self.predicted_interval_db:.1f} dB, "
             f"{self.predicted_agreement:.1%} of the first classes as in fp32, by {self.compared} "
             f"{'held out' if measured < self.images else 'of the same'}",
-            "tried": ", ".join(trial.in_words(measured) for trial in self.tried[1:] and self.tried),
+            "tried": ", ".join(trial.in_words(measured) for trial in self.tried) if len(self.tried) > 1 else "",
             "kept in float32": ", ".join(self.kept),
             "step by step": ", ".join(step.in_words() for step in self.steps),
         }

@@ -64,13 +64,18 @@ def usable_batch_sizes(session: Session, wanted: Sequence[int]) -> tuple[int, ..
     return tuple(sorted({size for size in wanted if smallest <= size <= largest} | ends)) or (largest,)
 
 
-def interface_reason(session: Session, reference: Reference, manifest: Manifest | None, batch_sizes: Sequence[int]) -> str | None:
-    """What a session takes or gives beside logits that is not as its manifest says: batches, number of outputs, probabilities."""
+def interface_reason(
+    session: Session, reference: Reference, manifest: Manifest | None, batch_sizes: Sequence[int], *, is_rebuilt: bool
+) -> str | None:
+    """What a session takes or gives beside logits that is not as its manifest says: batches, number of outputs, probabilities.
+
+    Of a file that `is_rebuilt`, whose outputs are known, the smallest batch is run, unless there are probabilities to look at.
+    """
     if manifest is not None and manifest.batch != session.batch and (session.batch is not None or manifest.format in _TELLING):
         return f"it takes batches of {_range(session.batch)}, and the manifest says of {_range(manifest.batch)}"
     sizes, wanted = usable_batch_sizes(session, batch_sizes), 2 if session.with_preprocessing else 1
-    # Any batch tells how many outputs there are; probabilities are looked at in the largest one.
-    size = min(sizes) if wanted == 1 else min(max(sizes), max(len(reference.pixels), (session.batch or (1, 1))[0]))
+    largest = min(max(sizes), max(len(reference.pixels), (session.batch or (1, 1))[0]))
+    size = min(sizes) if is_rebuilt and wanted == 1 else largest
     batch = session.batch_of(filled(reference.pixels[:size], size), reference.source.spec)
     found = session.all_outputs(batch)
     if found is None:

@@ -280,7 +280,8 @@ def _verdict(
     try:
         with session:
             outputs = compare_outputs(session, reference, criterion, options.batch_sizes, progress, is_foreign=is_foreign)
-            beside = interface_reason(session, reference, artifact.manifest, options.batch_sizes)
+            is_rebuilt = held.coverage == "whole file"
+            beside = interface_reason(session, reference, artifact.manifest, options.batch_sizes, is_rebuilt=is_rebuilt)
             limit = held.limit(f"{criterion.images} images")
             notices = (
                 *session.notices,

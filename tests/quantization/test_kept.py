@@ -18,7 +18,7 @@ from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.calibrate import Images, calibration_images, chosen_quantization, float32_logits
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
-from iresnet_export.backends.onnx.mixed_precision import _Ranking, places_of, quantization_asked_for
+from iresnet_export.backends.onnx.mixed_precision import _Ranking, measured_steps, places_of, quantization_asked_for
 from iresnet_export.backends.onnx.writing import onnx_from_network
 from iresnet_export.backends.onnxruntime.optimized import optimised_graph, require_integers
 from iresnet_export.backends.onnxruntime.runtime import OnnxSession
@@ -28,7 +28,7 @@ from iresnet_export.backends.tensorrt.options import EngineOptions
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.graph.precision import computed
-from iresnet_export.quantization.codes import Quantization
+from iresnet_export.quantization.codes import Quantization, Step
 from iresnet_export.quantization.cost import sqnr_db
 from iresnet_export.quantization.kept import Places, is_kept, place_of
 from iresnet_export.quantization.placement import quantized_onnx
@@ -295,6 +295,23 @@ def test_where_calibration_gives_less_than_was_foreseen_more_is_kept(mixed: Mixe
     assert made.kept == tried[-1]
     assert len(made.kept) > len(mixed.made.kept)
     assert len(set(tried)) == len(tried) > 2
+    monkeypatch.undo()
+    assert measured_again(made, mixed.wanted)[1] is None, "more had to be foreseen, and was"
+    assert measured_again(dataclasses.replace(made, predicted_sqnr_db=made.steps[-1].sqnr_db), mixed.wanted)[1] is not None
+
+
+def measured_again(made: Quantization, wanted: float) -> tuple[tuple[Step, ...], str | None]:
+    one, options = given("iresnet"), ExportOptions(precision="int8", calibrator="minmax", min_sqnr=wanted, keep_float=("layer1.1",))
+    return measured_steps(one.source, {False: one.folded}, one.images, options, made, no_progress, within=0.1)
+
+
+def test_steps_are_measured_again_and_a_place_without_need_is_seen(mixed: Mixed) -> None:
+    steps, needless = measured_again(mixed.made, mixed.wanted)
+    assert [step.place for step in steps] == [step.place for step in mixed.made.steps]
+    assert [step.sqnr_db for step in steps] == pytest.approx([step.sqnr_db for step in mixed.made.steps], abs=0.01)
+    assert needless is None
+    assert measured_again(mixed.made, mixed.plain.predicted_sqnr_db)[1] in mixed.made.kept
+    assert measured_again(mixed.plain, 5.0) == ((), None)
 
 
 def test_engines_are_built_with_kept_places_in_float() -> None:

@@ -112,7 +112,9 @@ def measured_steps(
         return off, steps, ranking
 
     _, steps, ranking = min(map(measured, ways.values()), key=lambda found: found[0])
-    enough = (options.min_sqnr or 0.0) + within
+    # Where calibrating anew gave less than was foreseen, so much more had to be foreseen.
+    shortfall = max(0.0, steps[-1].sqnr_db - wanted.predicted_sqnr_db)
+    enough = (options.min_sqnr or 0.0) + shortfall + within
     needless = (place for place in places if ranking.sqnr_db([other for other in places if other != place]) > enough)
     return steps, next(needless, None)
 
