@@ -20,6 +20,7 @@ from iresnet_export.artifacts.metadata import embedded_identity
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportJob, ExportOptions, Format
 from iresnet_export.backends.onnx.calibrate import Images, calibration_images
+from iresnet_export.backends.onnx.goals import require_labelled
 from iresnet_export.backends.onnx.mixed_precision import keeping, places_of, quantization_asked_for
 from iresnet_export.backends.onnx.writing import onnx_from_network
 from iresnet_export.backends.registry import format_named, runtimes_for
@@ -48,7 +49,7 @@ def default_output(format: Format, source: Source, options: ExportOptions, folde
     parts = [source.spec.name]
     if options.precision != "fp32":
         parts.append(f"int8-{options.target}" if options.precision == "int8" else options.precision)
-    parts += ["mixed"] if options.keep_float or options.min_sqnr is not None else []
+    parts += ["mixed"] if options.keep_float or options.is_searched else []
     parts += ["nofold"] if not options.fold else []
     parts += ["pre"] if options.with_preprocessing else []
     parts += format.name_parts(options)
@@ -76,6 +77,7 @@ def export_artifact(
     _require_offered(format, source, options)
     output = output or default_output(format, source, options)
     options = _with_images(source, options)
+    require_labelled(source, options)
     planned = _planned(format, source, options, output)
     require_replaceable(output, planned, _inputs(source, options), force=force)
     parent = _parent(format, source, options, output, force, progress)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.cores import usable_cores
 from iresnet_models.image_files import image_files, image_suffixes, left_out, printable
+from iresnet_models.json_lines import LineFile, merge, require_absent
 from iresnet_models.preprocessing import load_image, to_pixels
 from iresnet_models.spec import NetworkSpec
+from iresnet_train.distributed import joined_world
 
 _DECODERS = min(4, usable_cores())
 
@@ -62,21 +65,60 @@ def predict(path: Path, images: Sequence[Path], options: PredictOptions, progres
     Images that cannot be read are told of and left out. Raises InputError where there is no image at all, UnavailableError where
     the artifact cannot run here, and CheckFailedError where its outputs are not numbers.
     """
+    if "WORLD_SIZE" in os.environ and os.environ["WORLD_SIZE"] != "1":
+        raise InputError("Several processes share out what is written line by line:", "name a file with --jsonl, or run one alone.")
     artifact = open_artifact(path)
-    spec = spec_of(artifact, options.checkpoint)
     found = find_images(images)
-    if artifact.manifest is not None:
-        artifact.require_intact()
-    backend, session = _session(artifact, options)
-    (size,) = usable_batch_sizes(session, [options.batch_size])
-    with session, closing(_decoded(found, spec, size)) as batches:
-        predictions: list[ImagePrediction] = []
-        for batch in batches:
-            predictions += _predicted(session, spec, artifact, batch, options)
-            progress(f"Predicting by {artifact.path.name}", len(predictions) / len(found))
+    with _running(artifact, options) as running_one:
+        predictions = tuple(running_one.predictions(found, progress))
         settings = {"top_k": options.top_k, "batch_size": options.batch_size, "device": options.device.type}
-        found_by = (artifact.path.name, backend, session.computed_precision)
-        return PredictReport(environment_here(), settings, *found_by, tuple(predictions))
+        found_by = (artifact.path.name, running_one.backend, running_one.session.computed_precision)
+        return PredictReport(environment_here(), settings, *found_by, predictions)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a file of `predict_to` holds: all images, those that could not be read, and those that were there before."""
+
+    images: int
+    unreadable: int
+    before: int
+
+
+def predict_to(
+    file: Path,
+    path: Path,
+    images: Sequence[Path],
+    options: PredictOptions,
+    progress: Progress = no_progress,
+    *,
+    resume: bool = False,
+) -> Written:
+    """Writes what `predict` finds to `file` as it is found, a line of JSON for each image, in order; holds no more than a batch.
+
+    With `resume` it goes on where a run that was ended left off: no image is left out, and none is written twice. Under torchrun
+    every process takes its share, in a file of its own, and the first one brings them together at the end. Raises what `predict`
+    raises, and InputError where `file` is there and not to be resumed, or holds other images or another artifact's answers.
+    """
+    artifact = open_artifact(path)
+    found = find_images(images)
+    with joined_world(options.device.type) as world:  # type: ignore[arg-type]
+        if world.size > 1:
+            options = dataclasses.replace(options, device=world.device)
+        part = file if world.size == 1 else file.with_name(f"{file.name}.{world.rank}-of-{world.size}")
+        if not resume or world.size > 1:
+            require_absent(file)
+        own = found[world.rank :: world.size]
+        with LineFile(part, artifact.path, (image.name for image in own), resume=resume) as lines:
+            done = lines.count
+            if done < len(own):
+                with _running(artifact, options) as running_one:
+                    for prediction in running_one.predictions(own[done:], progress, world.is_first):
+                        lines.write(prediction.to_json())
+        counts = world.gather((lines.count, lines.unreadable, done))
+        if world.size > 1 and world.is_first:
+            merge([file.with_name(f"{file.name}.{rank}-of-{world.size}") for rank in range(world.size)], file)
+    return Written(*map(sum, zip(*counts, strict=True)))
 
 
 def find_images(named: Sequence[Path]) -> list[Found]:
@@ -107,6 +149,39 @@ def find_images(named: Sequence[Path]) -> list[Found]:
     if passed_over:
         remark(passed_over)
     return found
+
+
+@dataclass(frozen=True)
+class _Running:
+    """An artifact that runs here, by a backend, on images of its spec, `size` at a time."""
+
+    artifact: Artifact
+    spec: NetworkSpec
+    options: PredictOptions
+    backend: str
+    session: Session
+    size: int
+
+    def predictions(self, found: Sequence[Found], progress: Progress, is_shown: bool = True) -> Iterator[ImagePrediction]:
+        """Batch after batch."""
+        done = 0
+        with closing(_decoded(found, self.spec, self.size)) as batches:
+            for batch in batches:
+                yield from _predicted(self.session, self.spec, self.artifact, batch, self.options)
+                done += len(batch)
+                if is_shown:
+                    progress(f"Predicting by {self.artifact.path.name}", done / len(found))
+
+
+@contextmanager
+def _running(artifact: Artifact, options: PredictOptions) -> Iterator[_Running]:
+    spec = spec_of(artifact, options.checkpoint)
+    if artifact.manifest is not None:
+        artifact.require_intact()
+    backend, session = _session(artifact, options)
+    (size,) = usable_batch_sizes(session, [options.batch_size])
+    with session:
+        yield _Running(artifact, spec, options, backend, session, size)
 
 
 def _session(artifact: Artifact, options: PredictOptions) -> tuple[str, Session]:

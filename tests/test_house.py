@@ -24,6 +24,7 @@ ROOMS = [
     "iresnet_export.system",
     "iresnet_export.reporting.schemas",  # what is found is found as reports hold it
     "iresnet_export.graph",
+    "iresnet_export.verification.decisions",  # what a drop in accuracy is, for exports too
     "iresnet_export.quantization",
     "iresnet_export.artifacts",
     "iresnet_export.backends.base",

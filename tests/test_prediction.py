@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from iresnet_export.artifacts.source import Source, source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleManifestError, UnavailableError
 from iresnet_export.exporting import export_artifact
-from iresnet_export.prediction import PredictOptions, find_images, predict
+from iresnet_export.prediction import PredictOptions, Written, find_images, predict, predict_to
 from iresnet_export.reporting.schemas import ImagePrediction
 from iresnet_models import ModelSpec, load_checkpoint, save_checkpoint
 from iresnet_models.initialization import untrained_network
@@ -389,3 +390,78 @@ def test_an_absent_gpu_is_exit_3(folder: Path, artifacts: dict[str, Artifact], r
     outcome = run("predict", artifacts["onnx"].path, folder, "--device", "cuda")
     assert outcome.status == 3
     assert "--device cpu" in outcome.err
+
+
+@pytest.fixture
+def lines(folder: Path, artifacts: dict[str, Artifact], tmp_path: Path) -> Path:
+    """Of the folder's images and a broken one, line by line."""
+    (folder / "broken.png").write_text("no image", encoding="utf-8")
+    file = tmp_path / "lines" / "found.jsonl"
+    assert predict_to(file, artifacts["onnx"].path, [folder], ALL) == Written(7, 1, 0)
+    return file
+
+
+def test_lines_are_what_the_report_holds(lines: Path, folder: Path, artifacts: dict[str, Artifact]) -> None:
+    artifact = artifacts["onnx"]
+    by = {"artifact": artifact.path.name, "sha256": artifact.require_intact().sha256}
+    report = predict(artifact.path, [folder], ALL).to_json()["results"]
+    assert [json.loads(line) for line in lines.read_text().splitlines()] == [found | by for found in report]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 1000, 10_000])
+def test_a_run_that_was_ended_goes_on(kept: int, lines: Path, folder: Path, artifacts: dict[str, Artifact]) -> None:
+    """Wherever it was ended: no image twice, none left out; the line that was not written whole is written again."""
+    whole = lines.read_bytes()
+    assert len(whole) < 10_000
+    lines.write_bytes(whole[:kept])
+    artifact = artifacts["onnx"].path
+    assert predict_to(lines, artifact, [folder], ALL, resume=True) == Written(7, 1, whole[:kept].count(b"\n"))
+    assert lines.read_bytes() == whole
+
+
+def test_lines_of_something_else_are_left_alone(lines: Path, folder: Path, artifacts: dict[str, Artifact], run: Run) -> None:
+    whole, artifact, other = lines.read_bytes(), artifacts["onnx"].path, artifacts["torchscript"].path
+
+    def refusal(artifact: Path, images: Path, *options: str) -> str:
+        outcome = run("predict", artifact, images, "--jsonl", lines, "--top-k", 10, *options)
+        assert outcome.status == 2
+        return outcome.err
+
+    assert "is there already. Name another file" in refusal(artifact, folder)
+    assert f"line 1, was not predicted by this {other.name}" in refusal(other, folder, "--resume")
+    assert "line 1, is of 'a.png', and now c.jpeg would stand there" in refusal(artifact, folder / "deep", "--resume")
+    assert lines.read_bytes() == whole
+    for content, words in ((b"[]\n", "line 1, is no prediction"), (b"x" * 16 * 2**20, "line 1, is longer than any prediction")):
+        lines.write_bytes(content)
+        assert words in refusal(artifact, folder, "--resume")
+        assert lines.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--jsonl", "x.jsonl", "--json", "x.json"], "give one of them"),
+        (["--jsonl", "-"], "is a file that a later run can go on with"),
+        (["--resume"], "goes on with the file of --jsonl"),
+    ],
+)
+def test_options_of_lines_that_say_nothing(
+    options: list[str], words: str, folder: Path, artifacts: dict[str, Artifact], run: Run
+) -> None:
+    outcome = run("predict", artifacts["onnx"].path, folder, *options)
+    assert (outcome.status, words in outcome.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_torchruns_processes_share_images_out(lines: Path, folder: Path, artifacts: dict[str, Artifact]) -> None:
+    """The file is that of one process; a share that was cut off is gone on with."""
+    whole, merged = lines.read_bytes(), lines.with_name("merged.jsonl")
+    lines.with_name("merged.jsonl.1-of-2").write_bytes(whole.splitlines(keepends=True)[1] + b"{")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "iresnet_export"]
+    command = ["predict", artifacts["onnx"].path, folder, "--top-k", "10", "--batch-size", "4", "--device", "cpu", "--resume"]
+    local = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+    subprocess.run([*launcher, *command, "--jsonl", merged], capture_output=True, check=False, timeout=300, env=local)
+    found, expected = ([json.loads(line) for line in content.splitlines()] for content in (merged.read_bytes(), whole))
+    assert [line["file"] for line in found] == [line["file"] for line in expected]
+    assert [line["status"] for line in found] == [line["status"] for line in expected]
+    assert not list(lines.parent.glob("*-of-*"))

@@ -112,6 +112,7 @@ class OnnxSettings(Settings):
     calibration_images: Count | None = None
     keep_float: tuple[Text, ...] | None = None
     min_sqnr: Number | None = None
+    max_accuracy_drop: Number | None = None
 
 
 @dataclass(frozen=True)

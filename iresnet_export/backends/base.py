@@ -64,6 +64,8 @@ class ExportOptions:
     """Places of the network that a quantized export leaves in float32: `stem`, `layer1`, `layer1.0`, `classifier`."""
     min_sqnr: float | None = None
     """Decibels. Where codes everywhere are predicted to give less, the places that cost most stay in float32, none without need."""
+    max_accuracy_drop: float | None = None
+    """The same until the top-1 accuracy is shown, at 95 % and over labelled held-out images, to drop by no more points."""
 
     @classmethod
     def of(cls, options: ExportOptions) -> Self:
@@ -93,15 +95,27 @@ class ExportOptions:
                 f"those of {self.precision} are as fine for small values as for large ones.",
                 f"Take {', '.join((AUTO, *scheme.calibrators[:-1]))} or {scheme.calibrators[-1]}.",
             )
-        if scheme is None and (self.keep_float or self.min_sqnr is not None):
+        if scheme is None and (self.keep_float or self.is_searched):
             raise InputError(
-                f"--keep-float and --min-sqnr are for codes, and {self.precision} has none;",
+                f"--keep-float, --min-sqnr and --max-accuracy-drop are for codes, and {self.precision} has none;",
                 "leave them out, or add --precision int8.",
+            )
+        if self.min_sqnr is not None and self.max_accuracy_drop is not None:
+            raise InputError("--min-sqnr and --max-accuracy-drop both say how much is kept in float32:", "give one of them.")
+        if self.max_accuracy_drop is not None and not 0 < self.max_accuracy_drop <= 100:
+            raise InputError(
+                f"--max-accuracy-drop takes percentage points, more than 0 and up to 100, not {self.max_accuracy_drop:g}: that "
+                "nothing at all is lost cannot be shown with any number of images."
             )
         if self.min_sqnr is not None and not 0 < self.min_sqnr <= MOST_SQNR_DB:
             raise InputError(f"--min-sqnr takes decibels, more than 0 and no more than {MOST_SQNR_DB:g}, not {self.min_sqnr:g}.")
         if self.calibration_images < 1:
             raise InputError(f"--calibration-images takes a number of at least 1, not {self.calibration_images}.")
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether places that stay in float32 are looked for."""
+        return self.min_sqnr is not None or self.max_accuracy_drop is not None
 
     @property
     def scheme(self) -> Scheme | None:
@@ -120,6 +134,7 @@ class ExportOptions:
             "calibration_images": self.calibration_images,
             "keep_float": tuple(dict.fromkeys(self.keep_float)) or None,
             "min_sqnr": self.min_sqnr,
+            "max_accuracy_drop": self.max_accuracy_drop,
         }
 
     @property

@@ -23,6 +23,7 @@ from iresnet_export.cli.options import (
     Force,
     ImageSize,
     KeepFloat,
+    MaxAccuracyDrop,
     MinSqnr,
     NumClasses,
     Output,
@@ -164,6 +165,7 @@ def trt(
     calibration_images: CalibrationImages = 512,
     keep_float: KeepFloat = None,
     min_sqnr: MinSqnr = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
     output: Output = None,
     force: Force = False,
 ) -> None:
@@ -187,6 +189,7 @@ def trt(
         calibration_images=calibration_images,
         keep_float=tuple(keep_float or ()),
         min_sqnr=min_sqnr,
+        max_accuracy_drop=max_accuracy_drop,
         dynamic_batch=dynamic_batch,
         batch=batch or 1,
         max_batch=max_batch or 32,

@@ -22,6 +22,7 @@ from iresnet_export.cli.options import (
     Force,
     ImageSize,
     KeepFloat,
+    MaxAccuracyDrop,
     MinSqnr,
     NumClasses,
     Output,
@@ -127,6 +128,7 @@ def onnx(
     calibration_images: CalibrationImages = 512,
     keep_float: KeepFloat = None,
     min_sqnr: MinSqnr = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
     output: Output = None,
     force: Force = False,
 ) -> None:
@@ -149,6 +151,7 @@ def onnx(
         calibration_images=calibration_images,
         keep_float=tuple(keep_float or ()),
         min_sqnr=min_sqnr,
+        max_accuracy_drop=max_accuracy_drop,
         dynamic_batch=dynamic_batch,
         batch=batch,
         max_batch=max(batch, 32),

@@ -213,6 +213,16 @@ MinSqnr = Annotated[
         show_default=False,
     ),
 ]
+MaxAccuracyDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-accuracy-drop",
+        metavar="POINTS",
+        help="int8, fp8: the same, until labelled held-out images show, at 95 %, that top-1 accuracy drops by no more.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
 Fold = Annotated[
     bool,
     typer.Option("--fold/--no-fold", help="Fold every BatchNorm away, exactly, and prove it.", rich_help_panel=OUTPUT),

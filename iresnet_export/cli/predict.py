@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iresnet_export.cli.console import notice, progress_bar, show, write_report
+from iresnet_export.cli.console import is_standard_output, notice, progress_bar, show, write_report
 from iresnet_export.cli.options import MOST_CLASSES, AtATime, Device, JsonFile, NetworkFile, Trust, backends, device_from_option
+from iresnet_export.errors import InputError
+
+if TYPE_CHECKING:
+    from iresnet_export.prediction import PredictOptions
 
 
 def predict(
@@ -27,6 +31,11 @@ def predict(
     ] = None,
     trust: Trust = False,
     json: JsonFile = None,
+    jsonl: Annotated[
+        Path | None,
+        typer.Option("--jsonl", help="Write a line of JSON for each image, as it is predicted, to this file.", show_default=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the file of --jsonl where a run ended.")] = False,
 ) -> None:
     """Say what images show: the likeliest classes, with their probabilities.
 
@@ -38,6 +47,11 @@ def predict(
     from iresnet_export.reporting.tables import predict_table
 
     options = PredictOptions(top_k, batch_size, device_from_option(device), checkpoint, trust, backend)
+    if jsonl is not None:
+        _write_lines(jsonl, artifact, images, options, json, resume)
+        return
+    if resume:
+        raise InputError("--resume goes on with the file of --jsonl;", "name that.")
     with progress_bar() as progress:
         report = predict_images(artifact, images, options, progress)
     show(predict_table(report))
@@ -46,4 +60,20 @@ def predict(
     write_report(json, report)
     if report.unreadable:
         notice(f"Not read: {len(report.unreadable)} of {len(report.results)} images; see the reasons above.")
+        raise typer.Exit(2)
+
+
+def _write_lines(file: Path, artifact: Path, images: list[Path], options: PredictOptions, json: Path | None, resume: bool) -> None:
+    from iresnet_export.prediction import predict_to
+
+    if json is not None:
+        raise InputError("--json is a report of all images, and --jsonl has a line for each:", "give one of them.")
+    if is_standard_output(file):
+        raise InputError("--jsonl is a file that a later run can go on with, and no stream;", "name a file.")
+    with progress_bar() as progress:
+        found = predict_to(file, artifact, images, options, progress, resume=resume)
+    before = f", {found.before:,} of them before" if found.before else ""
+    notice(f"Predictions: {file} ({found.images:,} image{'s' if found.images != 1 else ''}{before})")
+    if found.unreadable:
+        notice(f"Not read: {found.unreadable} of {found.images} images; their lines say why.")
         raise typer.Exit(2)

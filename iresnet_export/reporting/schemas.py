@@ -541,6 +541,11 @@ class ImagePrediction:
     reason: str | None = None
     top: tuple[ClassProbability, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """As a report has it."""
+        found: dict[str, Any] = adapter(type(self)).dump_python(self, mode="json", by_alias=True)
+        return found
+
 
 @dataclass(frozen=True, config=STRICT)
 class PredictReport(Report):

@@ -53,7 +53,7 @@ def false_claim(artifact: Artifact, manifest: Manifest, options: ExportOptions, 
     batch, details = format_named(manifest.format).batch_range(options), told["details"]
     made["batch"] = None if batch is None else list(batch)
     made["details"] = {
-        "settings": _settings(manifest, options, details),
+        "settings": _settings(manifest, deployment.quantization, details),
         "multiply_accumulates": precision_shares(deployment.graph.layers, manifest.spec),
     }
     if manifest.fold:
@@ -97,13 +97,13 @@ def _without_null(value: Any) -> Any:
     return value
 
 
-def _settings(manifest: Manifest, options: ExportOptions, details: dict[str, Any]) -> dict[str, Any]:
+def _settings(manifest: Manifest, codes: Quantization | None, details: dict[str, Any]) -> dict[str, Any]:
     """What was asked for: the operator set and target rebuild the file, and the rest has to be what became of it."""
     told = details["settings"]
     made = {"opset": told["opset"]} if "opset" in told and manifest.format == "onnx" else {}
     if manifest.fold and told.get("calibration_data") is not None:
         made["calibration_data"] = told["calibration_data"]
-    if options.scheme is not None:
+    if codes is not None:
         calibrated, asked = details["quantization"], told.get("calibration_images")
         is_enough = type(asked) is int and (asked >= calibrated["images"] or calibrated["image_source"].endswith("noise"))
         made["calibration_images"] = asked if is_enough else calibrated["images"]
@@ -114,6 +114,9 @@ def _settings(manifest: Manifest, options: ExportOptions, details: dict[str, Any
         wanted, asked = told.get("min_sqnr"), told.get("keep_float")
         is_possible = wanted is not None and 0 < wanted <= min(MOST_SQNR_DB, calibrated["predicted_sqnr_db"])
         made["min_sqnr"] = wanted if is_possible else None
+        limit, counted = told.get("max_accuracy_drop"), codes.top1
+        is_shown = limit is not None and counted is not None and counted.drop.bound <= limit <= 100
+        made["max_accuracy_drop"] = limit if is_shown and wanted is None else None
         named = [name for name in dict.fromkeys(asked or ()) if any(stands_for(name, place) for place in calibrated["kept"])]
         made["keep_float"] = named or None
     return made
@@ -157,6 +160,10 @@ def _quantization(manifest: Manifest, codes: Quantization, details: dict[str, An
         chosen = last
     corrections = {name: told["bias_corrections"][name] for name in codes.inputs if any(codes.bias_corrections.get(name, ()))}
     made |= {"calibrator": chosen.calibrator, "bias_corrections": corrections if chosen.corrected else {}}
+    if codes.top1 is not None:
+        source = f"{codes.top1.images} held-out images of {measured_with(manifest)}"
+        is_asked = details["settings"].get("max_accuracy_drop") is not None
+        made["top1"] = told["top1"] | {"image_source": source} if is_asked else None
     return made | {"predicted_sqnr_db": chosen.sqnr_db, "predicted_agreement": chosen.agreement}
 
 
@@ -194,18 +201,24 @@ def _kept(codes: Quantization, details: dict[str, Any], model: onnx.ModelProto) 
     settings, told = details["settings"], details["quantization"]["steps"]
     places = list(dict.fromkeys(place_of(node.name) for node in model.graph.node))
     asked = {place for place in places if any(stands_for(name, place) for name in settings.get("keep_float") or ())}
-    found = {step.place for step in codes.steps[1:]} if _are_steps(codes, settings.get("min_sqnr"), {*places} - asked) else set()
+    found = {step.place for step in codes.steps[1:]} if _are_steps(codes, settings, {*places} - asked) else set()
     return {"kept": [place for place in places if place in asked | found], "steps": told if found else []}
 
 
-def _are_steps(codes: Quantization, wanted: float | None, free: set[str]) -> bool:
-    """Whether `free` places were kept one after another, from none on, until the signal to noise that was wanted was predicted."""
-    if wanted is None or not codes.steps:
+def _are_steps(codes: Quantization, settings: dict[str, Any], free: set[str]) -> bool:
+    """Whether `free` places were kept one after another, from none on, until what was wanted was predicted, or shown."""
+    wanted, limit = settings.get("min_sqnr"), settings.get("max_accuracy_drop")
+    if (wanted is None and limit is None) or not codes.steps:
         return False
     first, last, found = codes.steps[0], codes.steps[-1], [step.place for step in codes.steps[1:]]
     are_others = len(found) == len(free.intersection(found))
     are_timed = all((step.milliseconds is not None) == (codes.target == "cpu") for step in (first, last))
-    return first.place == "" and first.sqnr_db < wanted <= last.sqnr_db and are_others and are_timed
+    drops = [step.accuracy_drop for step in codes.steps if step.accuracy_drop is not None]
+    if limit is not None:
+        is_led = len(drops) == len(codes.steps) and drops[0] > limit >= drops[-1]
+    else:
+        is_led = wanted is not None and first.sqnr_db < wanted <= last.sqnr_db and not drops
+    return first.place == "" and is_led and are_others and are_timed
 
 
 def _in_integers(told: dict[str, int], model: onnx.ModelProto, kept: Sequence[str]) -> dict[str, int]:

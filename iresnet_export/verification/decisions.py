@@ -204,15 +204,14 @@ def _upper_difference(first: int, second: int, total: int) -> float:
     return one - two + math.sqrt(above**2 - 2 * correlation * above * below + below**2)
 
 
+def drop_of(images: int, right: int, lost: int, gained: int) -> AccuracyDrop:
+    """Of so many images that the reference gets `right`, the candidate has `lost` some and `gained` others."""
+    return AccuracyDrop(Proportion(right, images), Proportion(right - lost + gained, images), lost, gained)
+
+
 def _accuracy_drop(mine: Array, exact: Array) -> AccuracyDrop:
     """From which images each gets right."""
-    total = len(exact)
-    return AccuracyDrop(
-        Proportion(int(exact.sum()), total),
-        Proportion(int(mine.sum()), total),
-        only_reference=int((exact & ~mine).sum()),
-        only_candidate=int((mine & ~exact).sum()),
-    )
+    return drop_of(len(exact), int(exact.sum()), int((exact & ~mine).sum()), int((mine & ~exact).sum()))
 
 
 def _first_five(logits: Array) -> Array:

@@ -22,10 +22,12 @@ from iresnet_export.artifacts.source import Source, Subject
 from iresnet_export.backends.base import ExportJob, ExportOptions
 from iresnet_export.backends.onnx.bias_correction import uncorrected
 from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_quantization, float32_logits, predicted_cost
+from iresnet_export.backends.onnx.goals import top1_of
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.mixed_precision import measured_steps
 from iresnet_export.backends.registry import format_named, runtimes_for
 from iresnet_export.errors import ExportError, InputError
+from iresnet_export.quantization.codes import Top1
 from iresnet_export.quantization.observers import is_range_of, observed
 from iresnet_export.quantization.schemes import Calibrator
 from iresnet_export.system.environment import versions
@@ -48,6 +50,8 @@ _PROOF = 2.0
 _SQNR_DB = 1.5
 _INTERVAL_DB = 1.0
 _AGREEMENT = 1 / 16
+_FLIPPED = 1 / 64
+"""Of images, as a share."""
 
 
 def was_measured(artifact: Artifact) -> bool:
@@ -119,12 +123,22 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
         cost = predicted_cost(deployment.quantized_model, float32_logits(source, images), images, options)
         made["quantization"] = repeated.to_json() | {"ranges": ranges} | cost.predicted
         made["quantization"]["bias_corrections"] = told["quantization"]["bias_corrections"]
+        if codes.top1 is not None:
+            made["quantization"]["top1"] = _counted(top1_of(source, options, deployment.quantized_model, progress), codes.top1)
         if "optimised_operators" in told and all(manifest.versions.get(name) == versions().get(name) for name in _RUNTIMES):
             job = ExportJob(deployment.network, source.spec, artifact.path, options, quantization=codes)
             for runtime in runtimes_for(artifact.format):
                 made |= runtime.prove(job)
     departures = _departures(made, {key: told[key] for key in made})
     return next((f"{_AGAIN}: {text}" for text in departures), None)
+
+
+def _counted(own: Top1, recorded: Top1) -> dict[str, Any]:
+    """As it is recorded, but for counts that differ by more images than rounding flips."""
+    told, allowed = dataclasses.asdict(recorded), max(1.0, _FLIPPED * own.images)
+    found = dataclasses.asdict(own)
+    counts = ("right", "lost", "gained")
+    return found | {name: told[name] for name in counts if abs(found[name] - told[name]) <= allowed}
 
 
 def _details(manifest: Manifest) -> dict[str, Any]:
@@ -135,7 +149,8 @@ def _details(manifest: Manifest) -> dict[str, Any]:
 def _options(manifest: Manifest, told: dict[str, Any], data: str | None) -> ExportOptions:
     options, settings = format_named(manifest.format).options_of(manifest), told.get("settings", {})
     asked = {name: settings[name] for name in ("calibrator", "calibration_images") if name in settings}
-    asked |= {"keep_float": tuple(settings.get("keep_float") or ()), "min_sqnr": settings.get("min_sqnr")}
+    asked |= {"keep_float": tuple(settings.get("keep_float") or ())}
+    asked |= {name: settings.get(name) for name in ("min_sqnr", "max_accuracy_drop")}
     return dataclasses.replace(options, calibration_data=data, **asked)
 
 
@@ -153,7 +168,8 @@ def _is_rounding(place: str, own: float, recorded: float) -> bool:
     name = place.rpartition(".")[2]
     if name in ("error_ratio", "own_precision"):
         return own / _PROOF <= recorded <= own * _PROOF
-    allowed = {"sqnr_db": _SQNR_DB, "interval_db": _INTERVAL_DB, "agreement": _AGREEMENT}.get(name.removeprefix("predicted_"))
+    limits = {"sqnr_db": _SQNR_DB, "interval_db": _INTERVAL_DB, "agreement": _AGREEMENT, "accuracy_drop": 100 * _FLIPPED}
+    allowed = limits.get(name.removeprefix("predicted_"))
     if allowed is not None:
         return abs(own - recorded) <= allowed
     return ".plan." in place and abs(own - recorded) <= _ROUNDING * abs(own)

@@ -39,6 +39,7 @@ __all__ = [
     "evaluation_pixels",
     "evaluation_set",
     "has_labels",
+    "held_out_set",
     "spec_for",
     "training_pixels",
     "training_set",
@@ -162,6 +163,13 @@ def calibration_set(data: str, spec: NetworkSpec, count: int, seed: int = 0) -> 
     """The same images, each opened when it is asked for: what an int8 network is calibrated with, however many there are."""
     training = training_set(data, spec, to_pixels(spec))
     return Subset(training, _choice(len(training), count, seed))
+
+
+def held_out_set(data: str, spec: NetworkSpec, count: int, seed: int = 0) -> tuple[Dataset[tuple[Tensor, int]], list[int]]:
+    """`count` images of the held-out part, each opened when it is asked for, and their labels; all of them if there are fewer."""
+    images = evaluation_set(data, spec, to_pixels(spec))
+    chosen = _choice(len(images), count, seed)
+    return Subset(images, chosen), [images.labels[index] for index in chosen]
 
 
 def _selection(images: LabelledImages, spec: NetworkSpec, count: int, seed: int) -> tuple[Tensor, Tensor]:

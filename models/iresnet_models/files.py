@@ -55,11 +55,11 @@ def replacing(path: Path) -> Iterator[Path]:
             _flush_directory(place.parent)
     except IResNetError as error:
         if "No space left" in str(error):
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         raise
     except Exception as error:
         if isinstance(error, OSError) or "No space left" in str(error) or _is_torch_write_failure(error):
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         raise
 
 
@@ -71,7 +71,7 @@ def require_place(path: Path) -> Path:
     except FileNotFoundError:
         mode = stat.S_IFREG
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     if stat.S_ISDIR(mode):
         raise InputError(f"{path} is a folder;", "name a file in it.")
     if not stat.S_ISREG(mode) or _descriptor(path) is not None:
@@ -108,7 +108,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BrokenPipeError as error:
         raise ReaderGoneError(f"Whoever read {path} has gone.") from error
     except OSError as error:
-        raise _unwritable(Path(path), error) from error
+        raise unwritable(Path(path), error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -123,11 +123,18 @@ def write_json(path: Path, data: Any) -> None:
 
 def json_text(data: Any) -> str:
     """Strict JSON in ASCII, indented but for lists of numbers, with an end of line; bytes of names that are not UTF-8 become �."""
-    plain = json.dumps(data, allow_nan=False, ensure_ascii=False)
-    if _LONE_SURROGATE.search(plain):
-        data = json.loads(_LONE_SURROGATE.sub("\ufffd", plain))
-    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(_encodable(data), indent=2, allow_nan=False) + "\n"
     return _NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text)
+
+
+def json_line(data: Any) -> bytes:
+    """The same in one line."""
+    return (json.dumps(_encodable(data), allow_nan=False) + "\n").encode("ascii")
+
+
+def _encodable(data: Any) -> Any:
+    plain = json.dumps(data, allow_nan=False, ensure_ascii=False)
+    return json.loads(_LONE_SURROGATE.sub("\ufffd", plain)) if _LONE_SURROGATE.search(plain) else data
 
 
 _LARGEST_JSON = 256 * 2**20
@@ -205,7 +212,7 @@ def _stream(path: Path) -> IO[bytes] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     return None
 
 
@@ -243,7 +250,8 @@ def _descriptor(path: Path) -> int | None:
     return None
 
 
-def _unwritable(path: Path, error: BaseException) -> Exception:
+def unwritable(path: Path, error: BaseException) -> Exception:
+    """What to raise where `path` cannot be written: UnavailableError for a full disk, InputError else."""
     number = getattr(error, "errno", None)
     if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM) and isinstance(error, Exception):
         return error  # not for want of a place

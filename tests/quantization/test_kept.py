@@ -14,9 +14,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from iresnet_data import evaluation_pixels
 from iresnet_export.artifacts.source import Source, untrained_source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.calibrate import Images, calibration_images, chosen_quantization, float32_logits
+from iresnet_export.backends.onnx.goals import Goal
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.mixed_precision import _Ranking, measured_steps, places_of, quantization_asked_for
 from iresnet_export.backends.onnx.writing import onnx_from_network
@@ -28,7 +30,7 @@ from iresnet_export.backends.tensorrt.options import EngineOptions
 from iresnet_export.errors import ExportError, InputError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.graph.precision import computed
-from iresnet_export.quantization.codes import Quantization, Step
+from iresnet_export.quantization.codes import Quantization, Step, Top1
 from iresnet_export.quantization.cost import sqnr_db
 from iresnet_export.quantization.kept import Places, is_kept, place_of
 from iresnet_export.quantization.placement import quantized_onnx
@@ -110,6 +112,10 @@ def test_a_place_that_there_is_not_is_refused_before_any_work(monkeypatch: pytes
         ({"min_sqnr": 0.0}, "takes decibels, more than 0"),
         ({"min_sqnr": float("nan")}, "takes decibels, more than 0"),
         ({"min_sqnr": 101.0}, "no more than 100"),
+        ({"precision": "bf16", "max_accuracy_drop": 1.0}, "are for codes, and bf16 has none"),
+        ({"max_accuracy_drop": 0.0}, "takes percentage points, more than 0"),
+        ({"max_accuracy_drop": float("nan")}, "takes percentage points, more than 0"),
+        ({"max_accuracy_drop": 1.0, "min_sqnr": 30.0}, "both say how much is kept in float32: give one of them"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(options: dict[str, Any], words: str) -> None:
@@ -244,7 +250,11 @@ def mixed() -> Mixed:
     plain, base = one.quantization(), one.quantization(keep_float=asked)
     made = one.quantization(min_sqnr=plain.predicted_sqnr_db + 4, keep_float=asked)
     options = ExportOptions(precision="int8", calibrator="minmax")
-    return Mixed(plain, made, _Ranking(one.floating, base, asked, one.source, one.images, options, no_progress))
+    return Mixed(
+        plain,
+        made,
+        _Ranking(one.floating, base, asked, one.source, one.images, Goal.of(one.source, options, no_progress), no_progress),
+    )
 
 
 def test_no_place_is_kept_without_need(mixed: Mixed) -> None:
@@ -348,6 +358,50 @@ def test_what_is_enough_already_keeps_nothing() -> None:
 def test_more_than_codes_can_give_is_refused() -> None:
     with pytest.raises(InputError, match=r"--min-sqnr 90: with as little as one place quantized .* dB are predicted. Ask for"):
         given("iresnet").quantization(min_sqnr=90.0)
+
+
+@pytest.mark.slow
+def test_places_are_kept_until_so_little_accuracy_is_shown_to_be_lost() -> None:
+    """Over all labelled held-out images, counted here by hand; an untrained network has many ties to decide otherwise."""
+    one = given("resnet", signs=True)
+    plain = one.quantization(calibration_data="digits", max_accuracy_drop=2.9)
+    assert (plain.steps, plain.kept) == ((), ())
+    assert plain.top1 is not None
+    limit = 0.7 * plain.top1.drop.bound
+    made = one.quantization(calibration_data="digits", max_accuracy_drop=limit)
+    pixels, labels = evaluation_pixels("digits", one.source.spec, 500)
+    assert labels is not None
+    with torch.inference_mode():
+        own = one.source.own(normalised(pixels, one.source.spec)).argmax(1) == labels
+    for found in (plain, made):
+        mine = OnnxGraph(quantized_onnx(one.floating, found)).run(normalised(pixels, one.source.spec)).argmax(1) == labels
+        counts = int(own.sum()), int((own & ~mine).sum()), int((mine & ~own).sum())
+        assert found.top1 == Top1(500, "500 held-out images of digits", *counts)
+    assert made.top1 is not None
+    drops = [step.accuracy_drop for step in made.steps]
+    assert drops[0] == plain.top1.drop.bound
+    assert [step.place for step in made.steps[1:]] != []
+    assert made.top1.drop.bound <= limit < plain.top1.drop.bound
+    assert drops[-1] is not None
+    assert drops[-1] <= limit
+    words = made.in_words()
+    assert words["top-1 accuracy"].endswith(made.top1.drop.verdict())
+    assert f"{drops[0]:.2f} points lost" in words["step by step"]
+
+
+def test_accuracy_takes_labelled_images_and_enough_of_them(tmp_path: Path) -> None:
+    untrained = given("iresnet").source
+
+    def refusal(source: Source, **options: Any) -> str:
+        with pytest.raises(InputError) as refused:
+            export_artifact("onnx", source, ExportOptions(precision="int8", **options), output=tmp_path / "x.onnx")
+        return str(refused.value)
+
+    assert "no data are named. Name a folder that holds train/ and val/" in refusal(untrained, max_accuracy_drop=1.0)
+    assert "takes 998 labelled images to show that, at 95 %, and digits holds out 500, which show 0.6 points at best." in refusal(
+        untrained, max_accuracy_drop=0.3, calibration_data="digits"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,16 @@ EXPORTS: dict[str, tuple[Any, ExportOptions]] = {
             min_sqnr=24.5,
         ),
     ),
+    "int8 of an accuracy": (
+        "onnx",
+        ExportOptions(
+            precision="int8",
+            calibrator="minmax",
+            calibration_data="digits",
+            calibration_images=20,
+            max_accuracy_drop=1.0,
+        ),
+    ),
     "int8, deeper": ("onnx", ExportOptions(precision="int8")),
     "fp8": ("onnx", ExportOptions(precision="fp8", target="tensorrt", calibration_data="digits", calibration_images=64)),
     "torchscript": ("torchscript", ExportOptions()),
@@ -583,6 +593,32 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "steps that led nowhere": ("int8 kept", lambda m: m["details"]["quantization"]["steps"][-1].update(sqnr_db=2.0)),
     "steps that were not timed": ("int8 kept", lambda m: m["details"]["quantization"]["steps"][0].pop("milliseconds")),
     "a place asked for twice": ("int8 kept", field("details", "settings", "keep_float", value=["layer4", "layer4"])),
+    "a drop that is not shown": ("int8 of an accuracy", field("details", "settings", "max_accuracy_drop", value=0.7)),
+    "no drop": ("int8 of an accuracy", field("details", "settings", "max_accuracy_drop", value=None)),
+    "no accuracy": ("int8 of an accuracy", field("details", "quantization", "top1", value=None)),
+    "another's images": (
+        "int8 of an accuracy",
+        field("details", "quantization", "top1", "image_source", value="500 held-out images of zoo"),
+    ),
+    "more images": ("int8 of an accuracy", field("details", "quantization", "top1", "images", value=50_000)),
+    "more lost than was right": ("int8 of an accuracy", field("details", "quantization", "top1", "lost", value=501)),
+    "an accuracy that was not asked for": (
+        "int8 kept",
+        field(
+            "details",
+            "quantization",
+            "top1",
+            value={"images": 500, "image_source": "500 held-out images of digits", "right": 400, "lost": 0, "gained": 0},
+        ),
+    ),
+    "a step that loses more": (
+        "int8 of an accuracy",
+        lambda m: m["details"]["quantization"]["steps"][-1].update(accuracy_drop=99.0),
+    ),
+    "steps without an accuracy": (
+        "int8 of an accuracy",
+        lambda m: [step.pop("accuracy_drop") for step in m["details"]["quantization"]["steps"]],
+    ),
     "a range": ("int8", lambda m: field("details", "quantization", "ranges", value=_wider)(m)),
 }
 
@@ -624,6 +660,14 @@ MEASURED: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "the fold's proof": ("onnx", field("details", "fold", "proof", "error_ratio", value=0.1)),
     "less than was asked for": ("int8 kept", field("details", "settings", "min_sqnr", value=21.0)),
     "what keeping no place would give": ("int8 kept", lambda m: m["details"]["quantization"]["steps"][0].update(sqnr_db=17.0)),
+    "what is lost": (
+        "int8 of an accuracy",
+        lambda m: m["details"]["quantization"]["top1"].update(right=400, lost=0, gained=0),
+    ),
+    "what is lost with a place less": (
+        "int8 of an accuracy",
+        lambda m: m["details"]["quantization"]["steps"][0].update(accuracy_drop=80.0),
+    ),
     "what a runtime makes of it": ("int8", field("details", "optimised_operators", value=lambda found: found | {"QGemm": 2})),
 }
 """Whatever rebuilds the file does not show these."""

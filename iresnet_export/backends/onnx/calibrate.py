@@ -91,6 +91,10 @@ class Images:
         first = self.count - self.measured
         return self._batches(first, first + count)
 
+    def all(self) -> Iterator[Tensor]:
+        """All of them, in batches of pixels (n, h, w, 3)."""
+        return self._batches(0, self.count)
+
     def taken(self, batches: Iterator[Tensor], options: ExportOptions) -> Iterator[Tensor]:
         """Batches of pixels as an artifact of these options takes them."""
         return (pixels if options.with_preprocessing else normalised(pixels, self.spec) for pixels in batches)

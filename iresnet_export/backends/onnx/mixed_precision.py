@@ -1,7 +1,8 @@
 """Mixed precision with a price: which places of a network stay in float32 so that the rest may be quantized, and what they cost.
 
 Each place is ranked by the signal to noise that keeping it alone gives, over the held-out images. Those that cost most are kept,
-one after another, until as much is predicted as was asked for; then those are given up, from the last on, without which it is too.
+one after another, until as much is predicted, or as little accuracy shown to be lost, as was asked for; then those are given up,
+from the last on, without which it is too.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.calibrate import Images, chosen_quantization, float32_logits, predicted_cost
 from iresnet_export.backends.onnx.format import OnnxOptions
+from iresnet_export.backends.onnx.goals import Goal
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.writing import onnx_from_network
-from iresnet_export.errors import InputError
 from iresnet_export.quantization.codes import Quantization, Range, Step
 from iresnet_export.quantization.kept import Places
 from iresnet_export.quantization.observers import RANGES, observed
@@ -43,38 +44,36 @@ def places_of(source: Source, options: ExportOptions) -> Places:
 def quantization_asked_for(
     source: Source, networks: Mapping[bool, Deployable], images: Images, options: ExportOptions, progress: Progress
 ) -> Quantization:
-    """The quantization that costs least, with those places in float32 that the options name or their signal to noise needs.
+    """The quantization that costs least, with those places in float32 that the options name or what they ask for needs.
 
     The keys of `networks` say whether their stream is equalized. Raises InputError where nothing but float32 gives so much.
     """
-    places = places_of(source, options)
+    places, goal = places_of(source, options), Goal.of(source, options, progress)
     asked = places.kept(options.keep_float)
-    made = chosen_quantization(source, networks, images, options, progress, kept=asked)
-    wanted, most = options.min_sqnr, made.predicted_sqnr_db
-    if wanted is None or most >= wanted:
+
+    def made_with(kept: tuple[str, ...]) -> Quantization:
+        made = chosen_quantization(source, networks, images, options, progress, kept=kept)
+        return goal.counted(made, networks[made.equalized])
+
+    made = made_with(asked)
+    if goal.is_reached(made):
         return made
     model = onnx_from_network(networks[made.equalized], opset=OnnxOptions.of(options).chosen_opset)
-    ranking = _Ranking(model, made, asked, source, images, options, progress)
+    ranking = _Ranking(model, made, asked, source, images, goal, progress)
     free = ranking.ordered([place for place in places.codes if place not in asked])
-    first, shortfall = Step("", most), 0.0
+    best, first, shortfall = made, goal.step("", made), 0.0
     for count in range(1, len(free)):
-        found = ranking.sqnr_db(free[:count])
-        most = max(most, found - shortfall)
-        if found < wanted + shortfall:
+        if ranking.value(free[:count]) < goal.wanted + shortfall:
             continue
-        needed = ranking.needed(free[:count], wanted + shortfall)
-        kept = tuple(place for place in places.all if place in asked or place in needed)
-        made = chosen_quantization(source, networks, images, options, progress, kept=kept)
+        needed = ranking.needed(free[:count], goal.wanted + shortfall)
+        made = made_with(tuple(place for place in places.all if place in asked or place in needed))
+        best = max(best, made, key=goal.value)
         steps = ranking.steps(needed)
-        if made.predicted_sqnr_db >= wanted:
+        if goal.is_reached(made):
             return dataclasses.replace(made, steps=(first, *steps))
         # Calibrated anew it is less than the ranking foresaw: the next ones have to foresee so much more.
-        shortfall = steps[-1].sqnr_db - made.predicted_sqnr_db
-        most = max(first.sqnr_db, made.predicted_sqnr_db)
-    raise InputError(
-        f"--min-sqnr {wanted:g}: with as little as one place quantized {most:.1f} dB are predicted.",
-        "Ask for less, or take --precision fp16 or fp32.",
-    )
+        shortfall = goal.value_of_step(steps[-1]) - goal.value(made)
+    raise goal.missed(best)
 
 
 def measured_steps(
@@ -87,14 +86,15 @@ def measured_steps(
     *,
     within: float,
 ) -> tuple[tuple[Step, ...], str | None]:
-    """The steps of a quantization with the signal to noise that each gives now, and a place that was kept without need, if any.
+    """The steps of a quantization with what each gives now, and a place that was kept without need, if any.
 
     Two ways of calibrating that lie `within` so many decibels are as good: which of them the steps were measured by is not
-    recorded, and that is taken which gives them best. No milliseconds.
+    recorded, and that is taken which gives them best. No milliseconds. Need is told for a signal to noise alone: what decides
+    for an accuracy are a few images.
     """
     if not wanted.steps:
         return (), None
-    asked = places_of(source, options).kept(options.keep_float)
+    asked, goal = places_of(source, options).kept(options.keep_float), Goal.of(source, options, progress)
     best = chosen_quantization(source, networks, images, options, progress, kept=asked)
     ways = {(best.calibrator, best.equalized): best}
     for trial in best.tried:
@@ -105,17 +105,20 @@ def measured_steps(
     places = [step.place for step in wanted.steps[1:]]
 
     def measured(made: Quantization) -> tuple[float, tuple[Step, ...], _Ranking]:
+        made = goal.counted(made, networks[made.equalized])
         model = onnx_from_network(networks[made.equalized], opset=OnnxOptions.of(options).chosen_opset)
-        ranking = _Ranking(model, made, asked, source, images, options, progress)
-        steps = (Step("", made.predicted_sqnr_db), *ranking.steps(places))
+        ranking = _Ranking(model, made, asked, source, images, goal, progress)
+        steps = (goal.step("", made), *ranking.steps(places))
         off = max(abs(step.sqnr_db - told.sqnr_db) for step, told in zip(steps, wanted.steps, strict=True))
         return off, steps, ranking
 
     _, steps, ranking = min(map(measured, ways.values()), key=lambda found: found[0])
+    if goal.labelled is not None:
+        return steps, None
     # Where calibrating anew gave less than was foreseen, so much more had to be foreseen.
     shortfall = max(0.0, steps[-1].sqnr_db - wanted.predicted_sqnr_db)
-    enough = (options.min_sqnr or 0.0) + shortfall + within
-    needless = (place for place in places if ranking.sqnr_db([other for other in places if other != place]) > enough)
+    enough = goal.wanted + shortfall + within
+    needless = (place for place in places if ranking.value([other for other in places if other != place]) > enough)
     return steps, next(needless, None)
 
 
@@ -132,14 +135,15 @@ class _Ranking:
         asked: Sequence[str],
         source: Source,
         images: Images,
-        options: ExportOptions,
+        goal: Goal,
         progress: Progress,
     ) -> None:
         self._model, self._made, self._asked, self._images = model, made, asked, images
-        self._options, self._progress = options, progress
+        self._goal, self._options, self._progress = goal, goal.options, progress
         self._exact = float32_logits(source, images)
+        self._drops: dict[frozenset[str], float] = {}
         values = [model.graph.input[0].name, *(node.output[0] for node in model.graph.node)]
-        batches = images.taken(images.measuring(images.measured), options)
+        batches = images.taken(images.measuring(images.measured), self._options)
         observers = observed(OnnxGraph(model), values, batches, images.measured // images.batch, progress)
         find = RANGES[cast("Calibrator", made.calibrator)]
         self._ranges: dict[str, Range] = {name: find(observer) for name, observer in observers.items()}
@@ -154,26 +158,40 @@ class _Ranking:
         return sorted(places, key=lambda place: -alone[place])
 
     def needed(self, kept: Sequence[str], wanted: float) -> list[str]:
-        """Without those, from the last on, that the signal to noise that is wanted does not need."""
+        """Without those, from the last on, that what is wanted does not need."""
         found = list(kept)
         for place in reversed(kept):
             fewer = [other for other in found if other != place]
-            if self.sqnr_db(fewer) >= wanted:
+            if self.value(fewer) >= wanted:
                 found = fewer
         return found
 
     def steps(self, kept: Sequence[str]) -> list[Step]:
         """What keeping these gives, one after another."""
-        return [Step(place, self.sqnr_db(kept[: count + 1])) for count, place in enumerate(kept)]
+        named = [kept[: count + 1] for count in range(len(kept))]
+        return [Step(some[-1], self.sqnr_db(some), accuracy_drop=self._accuracy_drop(some)) for some in named]
+
+    def value(self, kept: Sequence[str]) -> float:
+        """What these places in float32 too give of what is asked for."""
+        return self.sqnr_db(kept) if (drop := self._accuracy_drop(kept)) is None else -drop
 
     def sqnr_db(self, kept: Sequence[str]) -> float:
         """Predicted, with these places kept too."""
         return self._gain + self._uncorrected(kept)
 
+    def _accuracy_drop(self, kept: Sequence[str]) -> float | None:
+        if self._goal.labelled is None:
+            return None
+        if (known := frozenset(kept)) not in self._drops:
+            self._drops[known] = self._goal.labelled.top1(self._quantized(kept)).drop.bound
+        return self._drops[known]
+
     def _uncorrected(self, kept: Sequence[str]) -> float:
         self._progress("Predicting what keeping places gives", 1.0)
-        quantized = quantized_onnx(self._model, keeping(self._made, [*self._asked, *kept], self._model, self._ranges))
-        return predicted_cost(quantized, self._exact, self._images, self._options).sqnr_db
+        return predicted_cost(self._quantized(kept), self._exact, self._images, self._options).sqnr_db
+
+    def _quantized(self, kept: Sequence[str]) -> onnx.ModelProto:
+        return quantized_onnx(self._model, keeping(self._made, [*self._asked, *kept], self._model, self._ranges))
 
 
 def keeping(made: Quantization, kept: Sequence[str], model: onnx.ModelProto, ranges: Mapping[str, Range]) -> Quantization:

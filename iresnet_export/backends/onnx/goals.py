@@ -1,0 +1,140 @@
+"""What mixed precision is asked for: a signal to noise, or an accuracy that labelled held-out images show."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+import torch
+
+from iresnet_export.artifacts.source import Source
+from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.onnx.calibrate import Images
+from iresnet_export.backends.onnx.format import OnnxOptions
+from iresnet_export.backends.onnx.interpreter import OnnxGraph
+from iresnet_export.backends.onnx.writing import onnx_from_network
+from iresnet_export.errors import InputError
+from iresnet_export.graph.ir import Array
+from iresnet_export.quantization.codes import Quantization, Step, Top1
+from iresnet_export.quantization.placement import quantized_onnx
+from iresnet_export.system.progress import Progress, no_progress
+from iresnet_export.verification.decisions import drop_bound, images_needed
+from iresnet_models.deployed import Deployable
+from iresnet_models.preprocessing import normalised
+
+_TIMES = 5
+"""As many labelled images as that times those that show a drop where nothing is lost."""
+
+
+def top1_of(source: Source, options: ExportOptions, quantized: onnx.ModelProto, progress: Progress) -> Top1:
+    """What a quantized graph loses and gains over the labelled images that its options ask for."""
+    labelled = Goal.of(source, options, progress).labelled
+    assert labelled is not None
+    return labelled.top1(quantized)
+
+
+def require_labelled(source: Source, options: ExportOptions) -> None:
+    """InputError unless labelled held-out images are there, and enough of them, to show the drop in accuracy that is asked for."""
+    if options.max_accuracy_drop is not None:
+        Labelled(source, options, no_progress)
+
+
+class Labelled:
+    """Held-out images whose classes are known: five times as many as show the drop that is asked for where nothing is lost."""
+
+    def __init__(self, source: Source, options: ExportOptions, progress: Progress) -> None:
+        from iresnet_data.datasets import held_out_set
+        from iresnet_data.named_data import short_name
+
+        limit, spec, data = options.max_accuracy_drop, source.spec, options.calibration_data or source.spec.data
+        assert limit is not None
+        if data is None:
+            raise InputError(
+                "--max-accuracy-drop needs images whose classes are known, and no data are named.",
+                "Name a folder that holds train/ and val/ with --calibration-data FOLDER.",
+            )
+        needed = images_needed(0, 0, 1, limit / 100) or 1
+        pixels, self._labels = held_out_set(data, spec, _TIMES * needed)
+        count = len(self._labels)
+        if count < needed:
+            raise InputError(
+                f"--max-accuracy-drop {limit:g}: it takes {needed:,} labelled images to show that, at 95 %, and {short_name(data)} "
+                f"holds out {count:,}, which show {100 * drop_bound(0, 0, count):.2g} points at best.",
+                "Allow more, or hold out more images.",
+            )
+        self._images = Images(pixels, count, f"{count} held-out images of {short_name(data)}", spec)
+        self._source, self._options, self._progress = source, options, progress
+
+    def top1(self, quantized: onnx.ModelProto) -> Top1:
+        found = np.concatenate([logits.argmax(1) for logits in self._logits(OnnxGraph(quantized))])
+        mine, own = found == self._labels, self._is_right
+        lost, gained = int((own & ~mine).sum()), int((mine & ~own).sum())
+        return Top1(len(own), self._images.source, int(own.sum()), lost, gained)
+
+    @cached_property
+    def _is_right(self) -> Array:
+        with torch.inference_mode():
+            logits = [self._source.own(normalised(batch, self._images.spec)).numpy() for batch in self._images.all()]
+        right: Array = np.concatenate(logits).argmax(1) == self._labels
+        return right
+
+    def _logits(self, graph: OnnxGraph) -> Iterator[Array]:
+        for number, batch in enumerate(self._images.taken(self._images.all(), self._options)):
+            self._progress("Counting right first classes", number * self._images.batch / len(self._labels))
+            yield graph.run(batch).numpy()
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How much is asked for: decibels, or percentage points of accuracy with a minus sign, so that more is better.
+
+    `labelled`: what an accuracy is counted over.
+    """
+
+    options: ExportOptions
+    labelled: Labelled | None
+
+    @classmethod
+    def of(cls, source: Source, options: ExportOptions, progress: Progress) -> Goal:
+        return cls(options, None if options.max_accuracy_drop is None else Labelled(source, options, progress))
+
+    @property
+    def wanted(self) -> float:
+        """Nothing asked for is given by anything."""
+        if self.options.max_accuracy_drop is not None:
+            return -self.options.max_accuracy_drop
+        return -math.inf if self.options.min_sqnr is None else self.options.min_sqnr
+
+    def counted(self, made: Quantization, network: Deployable) -> Quantization:
+        """With its accuracy, if that is asked for."""
+        if self.labelled is None:
+            return made
+        model = onnx_from_network(network, opset=OnnxOptions.of(self.options).chosen_opset)
+        return dataclasses.replace(made, top1=self.labelled.top1(quantized_onnx(model, made)))
+
+    def value(self, made: Quantization) -> float:
+        return made.predicted_sqnr_db if made.top1 is None else -made.top1.drop.bound
+
+    def value_of_step(self, step: Step) -> float:
+        return step.sqnr_db if step.accuracy_drop is None else -step.accuracy_drop
+
+    def is_reached(self, made: Quantization) -> bool:
+        return self.value(made) >= self.wanted
+
+    def step(self, place: str, made: Quantization) -> Step:
+        return Step(place, made.predicted_sqnr_db, accuracy_drop=None if made.top1 is None else made.top1.drop.bound)
+
+    def missed(self, best: Quantization) -> InputError:
+        if best.top1 is None:
+            what = (
+                f"--min-sqnr {self.wanted:g}: with as little as one place quantized {best.predicted_sqnr_db:.1f} dB are predicted."
+            )
+        else:
+            limit = -self.wanted
+            what = f"--max-accuracy-drop {limit:g}: with as little as one place quantized {best.top1.drop.reason(limit)}."
+        return InputError(what, "Ask for less, or take --precision fp16 or fp32.")
