@@ -83,10 +83,10 @@ def changes_in_words(one: Evaluated) -> list[str]:
         return []
     told = [each for each in changes.listed if each.told]
     if not told:
+        among = f"with {count(changes.classes, 'class', 'classes')},"
         if changes.largest_class < changes.least_images:
-            return [f"too few images to show a change: of one class of {changes.classes:,} it takes {changes.least_images} lost"]
-        least = f"of one class of {changes.classes:,} it takes {changes.least_images} images lost"
-        return [f"no class changes more than chance would ({least})"]
+            return [f"too few images of a class to show any change ({among} it takes a loss of {changes.least_images} in one)"]
+        return [f"no class changes more than chance would ({among} a loss of {changes.least_images} images in one would show)"]
     lines = [_change_in_words(one, each, changes.classes) for each in told[:_MOST_CLASSES]]
     return lines + ([f"{len(told) - _MOST_CLASSES:,} more classes change"] if len(told) > _MOST_CLASSES else [])
 
@@ -98,7 +98,8 @@ def beside_in_words(one: Evaluated) -> str:
 
 def _change_in_words(one: Evaluated, change: ClassChange, classes: int) -> str:
     does, p = "hurts" if change.candidate < change.reference else "helps", probability(change.p_holm)
-    recall, of = f"{change.reference:.1f} → {change.candidate:.1f} %", count(classes, "class", "classes")
+    # The word before the figures keeps their order after a name that is read from right to left.
+    recall, of = f"recall {change.reference:.1f} → {change.candidate:.1f} %", count(classes, "class", "classes")
     return f"{does} class {one.label(change.number)}: {recall} (p {p if ' ' in p else f'= {p}'} of {of})"
 
 

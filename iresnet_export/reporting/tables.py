@@ -270,7 +270,7 @@ def eval_table(results: Sequence[Evaluated]) -> Table:
             percent(one.top5),
             figures(one.loss),
             "" if one.calibration is None else share(one.calibration.ece),
-            _ended(one.status),
+            "" if one.status == "ok" else status_cell(one.status),
         ]
         for one in results
     ]

@@ -236,7 +236,7 @@ def test_many_classes_are_a_table_of_pairs_and_few_a_matrix(write: Write) -> Non
     assert "iresnet50-bf16.onnx by OpenVINO: the 20 classes of 60 that are recognised worst" in captions
     assert "iresnet50.onnx by ONNX Runtime: every class" in captions
     said = " ".join("".join(parsed(text).itertext()).split()).replace("\N{NO-BREAK SPACE}", " ")
-    assert "hurts class a long name of class 3: 90.0 → 72.0 % (p = 0.024 of 2 classes)" in said
+    assert "hurts class a long name of class 3: recall 90.0 → 72.0 % (p = 0.024 of 2 classes)" in said
     assert "bf16.onnx by OpenVINO beside iresnet50.onnx by ONNX Runtime: no class changes more than chance would" in said
 
 

@@ -20,8 +20,8 @@ MOST_CLASSES = 40
 RIGHT, WRONG = "run1", "run2"
 """Colours of what is right, and of what was taken for another class."""
 
-_LETTER = 6.6
-"""Pixels of a letter, of 11 pixels' height."""
+_LETTER = 7.2
+"""Pixels of a letter, of 12 pixels' height."""
 
 _STRONGEST = 0.55
 """Opacity of a cell with all images of its class; more would hide its number."""
@@ -83,22 +83,22 @@ def _fill(axes: Axes, cells: dict[tuple[int, int], int], images: Sequence[int]) 
 def _number(axes: Axes, cells: dict[tuple[int, int], int], side: float) -> None:
     """How many images, where all numbers fit their cells."""
     texts = {place: f"{number:,}" for place, number in cells.items()}
-    if not texts or _LETTER * max(map(len, texts.values())) > side - 4:
+    if not texts or _LETTER * max(map(len, texts.values())) > side - 2:
         return
     for (row, column), text in texts.items():
-        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center_baseline", fontsize=11, color=INK)
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center_baseline", color=INK)
 
 
 def _name(axes: Axes, names: Sequence[str], side: float) -> None:
     """Names of rows and columns; of every second class, or fewer, where there is no room for all."""
     step = 1
-    while step * side < 12:
+    while step * side < 13:
         step += 1
     named = range(0, len(names), step)
     places, labels = [index + 0.5 for index in named], [names[index] for index in named]
     level = all(_LETTER * len(name) < step * side - 2 for name in labels)
-    axes.set_yticks(places, labels, fontsize=11)
-    axes.set_xticks(places, labels, fontsize=11, rotation=0 if level else 90)
+    axes.set_yticks(places, labels)
+    axes.set_xticks(places, labels, rotation=0 if level else 90)
     axes.tick_params(length=0, pad=4)
 
 
