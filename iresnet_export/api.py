@@ -156,7 +156,10 @@ def bench(
 
 
 def evaluate(files: Files, data: Pathlike | None = None, *, device: str = "cpu", **options: Any) -> EvalReport:
-    """Top-1 and top-5 accuracy of checkpoints and artifacts on held-out images. `options`: `batch_size`, `workers`, `trust` ..."""
+    """What checkpoints and artifacts get right on held-out images, class by class, each beside the first in float32.
+
+    `options`: `mistakes` (5), `thumbnails`, `batch_size`, `workers`, `backends`, `checkpoint`, `trust`.
+    """
     from iresnet_export.evaluation import EvalOptions, accuracies, eval_report
 
     chosen = _options(EvalOptions, data=None if data is None else str(data), device=device_named(device), **options)

@@ -31,6 +31,9 @@ def hostile_reports() -> dict[str, Any]:
         verify["candidates"].append(candidate | {"reference": text})
         verify["references"].append({"id": text, "image_source": text, "weights": text, "noise_floor": {"fp32": 1e-7}})
         evaluation["results"].append(evaluation["results"][0] | {"artifact": text, "backend": text})
+        judged = evaluation["results"][2]
+        judged["classes"][index]["label"] = text
+        judged["mistakes"].append(judged["mistakes"][0] | {"file": text})
         for document in (bench, verify, evaluation, training):
             environment = document["environment"]
             environment["versions"][text] = environment["command"] = environment["hardware"]["cpu"] = text

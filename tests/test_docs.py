@@ -7,7 +7,21 @@ import re
 from pathlib import Path
 
 from iresnet_export.backends.registry import NAMES
-from iresnet_export.reporting.schemas import Component, DoctorReport, EngineFile, Finding
+from iresnet_export.reporting.schemas import (
+    Calibration,
+    CalibrationBin,
+    ClassChange,
+    ClassChanges,
+    ClassResult,
+    Component,
+    Confusion,
+    Confusions,
+    DoctorReport,
+    EngineFile,
+    Evaluated,
+    Finding,
+    Mistake,
+)
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -46,3 +60,12 @@ def test_files_that_the_docs_name_are_there() -> None:
             re.findall(r"\b(?:studies|benchmarks|tests|iresnet_export|models|train)/[\w/.]+\.\w+", page.read_text(encoding="utf-8"))
         )
         assert {name for name in named - made if not (DOCS.parent / name).exists()} == set(), page.name
+
+
+def test_the_report_of_eval_is_described_by_its_fields() -> None:
+    text = (DOCS / "reports.md").read_text(encoding="utf-8")
+    section = text[text.index("`iresnet-export/eval/1`") :].partition("\n## ")[0]
+    named = set(re.findall(r"`([a-z0-9_]+)`", section))
+    kinds = (Evaluated, ClassResult, Confusions, Confusion, Calibration, CalibrationBin, Mistake, ClassChanges, ClassChange)
+    fields = {field.name for kind in kinds for field in dataclasses.fields(kind)} - {"number", "null_reasons"}  # which all have
+    assert fields | {"class"} == named - {"results", "settings", "ok", "skipped"}

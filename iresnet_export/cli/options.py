@@ -22,7 +22,7 @@ NETWORK, OUTPUT = "Network and weights", "Output"
 MOST_SEED = 2**63 - 1
 """What every generator of random numbers here takes."""
 MOST_PIXELS, MOST_CLASSES, MOST_BATCH, MOST_IMAGES = 4096, 1_000_000, 65_536, 10_000_000
-MOST_THREADS, MOST_SECONDS, MOST_REPEATS, MOST_RATE = 1024, 86_400.0, 10_000, 1e6
+MOST_THREADS, MOST_SECONDS, MOST_REPEATS, MOST_RATE, MOST_MISTAKES = 1024, 86_400.0, 10_000, 1e6, 1000
 """More than anybody needs; beyond, a number is a slip, and is told before it takes memory or time."""
 
 FloatingPrecision = Literal["fp32", "fp16", "bf16"]

@@ -14,12 +14,12 @@ from typing import Any
 from iresnet_export.cli.console import is_standard_output, results_on_stderr
 from iresnet_export.errors import InputError, UnavailableError
 
-OPTIONS = {"json": "--json", "markdown": "--markdown", "output": "--output"}
+OPTIONS = {"json": "--json", "markdown": "--markdown", "output": "--output", "predictions": "--predictions"}
 """The parameters that name what a command writes, in every command."""
 
 _SCHEMA = re.compile(r'\s*\{\s*"schema":\s*"iresnet-export/(\w+)/')
-_TEXTS = ("### ", "## ", "<!doctype html", "kind,artifact,")
-"""How the Markdown, pages and CSV begin that are written here."""
+_TEXTS = ("### ", "## ", "<!doctype html", "kind,artifact,", "artifact,backend,image,", '{"artifact": ')
+"""How the Markdown, pages, CSV and JSON lines begin that are written here."""
 _ARTIFACTS = (".ts", ".pt2", ".onnx", ".engine", ".plan", ".pt", ".pth")
 
 

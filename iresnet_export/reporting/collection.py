@@ -96,6 +96,11 @@ class Collection:
         return [result for _, report in self.evaluation_reports for result in report.results]
 
     @property
+    def evaluated_files(self) -> list[Evaluated]:
+        """Those whose classes are shown: of each file the first backend that ran it."""
+        return [result for _, report in self.evaluation_reports for result in report.first_of_each_file]
+
+    @property
     def evaluation_reports(self) -> list[tuple[ReportFile, EvalReport]]:
         return [(file, file.report) for file in self.files if isinstance(file.report, EvalReport)]
 

@@ -1,8 +1,9 @@
-"""Reports as CSV: one line for each measurement of a benchmark, then one for each candidate that was verified or evaluated only."""
+"""Reports as CSV: a line for each measurement, for each candidate that was verified or evaluated only, and for each class."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from io import StringIO
 from typing import Any
 
@@ -15,7 +16,9 @@ COLUMNS = (
     "status", "reason", "p50_ms", "p50_ci95_low_ms", "p50_ci95_high_ms", "p90_ms", "p99_ms", "device_ms", "copy_ms",
     "throughput_per_s", "memory_mb", "size_bytes", "gflops", "peak_fraction", "speedup", "speedup_ci95_low", "speedup_ci95_high",
     "tie", "rate_per_s", "highest_rate_per_s", "load_ms", "first_inference_ms", "parity", "noise_ratio", "sqnr_db",
-    "top1_percent", "change", "time_ratio", "time_ratio_ci95_low", "time_ratio_ci95_high", "file",
+    "top1_percent", "change", "time_ratio", "time_ratio_ci95_low", "time_ratio_ci95_high", "file", "calibration_error", "class",
+    "label", "images", "predicted", "right", "recall_percent", "recall_ci95_low", "recall_ci95_high", "precision_percent",
+    "precision_ci95_low", "precision_ci95_high",
 )  # fmt: skip
 """Stable: columns are added at the end only (docs/report.md)."""
 
@@ -30,7 +33,7 @@ def csv_report(collection: Collection, comparison: Comparison | None) -> str:
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
     for row in _rows(collection, comparison):
-        writer.writerow({key: _cell(value) for key, value in row.items()})
+        writer.writerow({key: cell(value) for key, value in row.items()})
     return buffer.getvalue()
 
 
@@ -46,6 +49,8 @@ def _rows(collection: Collection, comparison: Comparison | None) -> list[dict[st
         known |= {(one.artifact, one.backend) for one in report.candidates}
     for file, evaluation in collection.evaluation_reports:
         rows += [_evaluated(one) | {"file": file.name} for one in evaluation.results if (one.artifact, one.backend) not in known]
+    for file, evaluation in collection.evaluation_reports:
+        rows += [row | {"file": file.name} for one in evaluation.results for row in _classes(one)]
     return rows
 
 
@@ -108,10 +113,25 @@ def _evaluated(one: Evaluated) -> dict[str, Any]:
         "status": one.status,
         "reason": one.reason,
         "top1_percent": one.top1,
+        "images": one.images,
+        "calibration_error": one.calibration and one.calibration.ece,
     }
 
 
-def _cell(value: Any) -> Any:
+def _classes(one: Evaluated) -> Iterator[dict[str, Any]]:
+    for each in one.classes or ():
+        row = {"kind": "class", "artifact": one.artifact, "backend": one.backend, "class": each.number, "label": each.label}
+        row |= {"images": each.images, "predicted": each.predicted, "right": each.right}
+        for name, value, bounds in (
+            ("recall", each.recall, each.recall_ci95),
+            ("precision", each.precision, each.precision_ci95),
+        ):
+            low, high = bounds or (None, None)
+            row |= {f"{name}_percent": value, f"{name}_ci95_low": low, f"{name}_ci95_high": high}
+        yield row
+
+
+def cell(value: Any) -> Any:
     """Text that a spreadsheet would take for a formula gets an apostrophe in front."""
     if isinstance(value, bool):
         return "true" if value else "false"

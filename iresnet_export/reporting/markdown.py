@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from iresnet_export.reporting.collection import Collection
 from iresnet_export.reporting.comparison import Comparison
 from iresnet_export.reporting.missing import not_measured
-from iresnet_export.reporting.remarks import references_in_words, verify_remarks
+from iresnet_export.reporting.remarks import evaluation_remarks, references_in_words, verify_remarks
 from iresnet_export.reporting.schemas import VerifyReport
 from iresnet_export.reporting.summary import headline, verdicts
 from iresnet_export.reporting.tables import Table, comparison_table, environment_rows, eval_table, measurement_tables, verify_table
@@ -38,6 +38,7 @@ def markdown_report(collection: Collection, comparison: Comparison | None, title
     parts += map(_table, measurement_tables(collection.measurements))
     parts += [_table(verify_table(collection.candidates))] if collection.candidates else []
     parts += [_table(eval_table(collection.evaluations))] if collection.evaluations else []
+    parts += [_bullets(map(text, evaluation_remarks(collection.evaluations)))]
     absent = [f"{text(what)}: {_how(how)}" for what, how in not_measured(collection)]
     parts += ["Not measured:", _bullets(absent)] if absent else []
     for name, rows in environment_rows(collection):

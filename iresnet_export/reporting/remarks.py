@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from iresnet_export.benchmark.recommendation import unsteady_baseline
-from iresnet_export.reporting.schemas import BenchReport, Decisions, Limit, Reference, VerifyCandidate, VerifyReport
-from iresnet_export.reporting.words import count
+from iresnet_export.reporting.schemas import (
+    BenchReport,
+    ClassChange,
+    Decisions,
+    Evaluated,
+    Limit,
+    Reference,
+    VerifyCandidate,
+    VerifyReport,
+)
+from iresnet_export.reporting.words import backend_name, count, probability
 
 
 def references_in_words(report: VerifyReport) -> Iterator[str]:
@@ -62,6 +71,49 @@ def flips_in_words(decisions: Decisions) -> str | None:
         why = f"rounding does not explain {which}"
     margins = "" if flips.largest_margin is None else f" (margin{'' if flips.total == 1 else 's up to'} {flips.largest_margin:.2g})"
     return f"{flips.total:,} of {decisions.images:,} {differ}; {why}{margins}"
+
+
+_MOST_CLASSES = 10
+"""Classes that are named one by one."""
+
+
+def changes_in_words(one: Evaluated) -> list[str]:
+    """What a file does to classes, where it is more than chance, or that it is not; nothing where it was not compared."""
+    if (changes := one.changes) is None:
+        return []
+    told = [each for each in changes.listed if each.told]
+    if not told:
+        among = f"with {count(changes.classes, 'class', 'classes')},"
+        if changes.largest_class < changes.least_images:
+            return [f"too few images of a class to show any change ({among} it takes a loss of {changes.least_images} in one)"]
+        return [f"no class changes more than chance would ({among} a loss of {changes.least_images} images in one would show)"]
+    lines = [_change_in_words(one, each, changes.classes) for each in told[:_MOST_CLASSES]]
+    return lines + ([f"{len(told) - _MOST_CLASSES:,} more classes change"] if len(told) > _MOST_CLASSES else [])
+
+
+def beside_in_words(one: Evaluated) -> str:
+    """What a file's classes are compared with; nothing where they are not."""
+    return "" if one.changes is None else f"beside {one.changes.artifact} by {backend_name(one.changes.backend)}"
+
+
+def _change_in_words(one: Evaluated, change: ClassChange, classes: int) -> str:
+    does, p = "hurts" if change.candidate < change.reference else "helps", probability(change.p_holm)
+    # The word before the figures keeps their order after a name that is read from right to left.
+    recall, of = f"recall {change.reference:.1f} → {change.candidate:.1f} %", count(classes, "class", "classes")
+    return f"{does} class {one.label(change.number)}: {recall} (p {p if ' ' in p else f'= {p}'} of {of})"
+
+
+def evaluation_remarks(results: Sequence[Evaluated]) -> list[str]:
+    """Why something was skipped, outputs that are no numbers, and the classes that a precision hurts."""
+    lines = []
+    for one in results:
+        name = f"{one.artifact} by {backend_name(one.backend)}"
+        if one.reason is not None:
+            lines.append(f"{name}: {one.status}: {one.reason}")
+        if one.without_class:
+            lines.append(f"{name}: outputs for {count(one.without_class, 'image')} are not numbers (NaN), and count as wrong")
+        lines += [f"{name} {beside_in_words(one)}: {line}" for line in changes_in_words(one)]
+    return lines
 
 
 def bench_remarks(report: BenchReport) -> list[str]:

@@ -6,11 +6,14 @@ A key that an earlier version did not write has a default; keys that are not nam
 from __future__ import annotations
 
 import math
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import field, fields
+from functools import cached_property
+from io import BytesIO
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from iresnet_export.system.environment import environment
@@ -26,6 +29,34 @@ STRICT = ConfigDict(strict=True, extra="ignore")
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Positive = Annotated[float, Field(ge=1e-9, le=LARGEST, allow_inf_nan=False)]
 Interval = tuple[Number, Number]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+SIGNIFICANT = 0.05
+"""Of p values that are corrected for the number of classes: by chance alone, one comparison of twenty names any."""
+
+MOST_THUMBNAIL = 96
+"""Pixels of a thumbnail's side."""
+
+_THUMBNAIL = "data:image/jpeg;base64,"
+
+
+def _small_jpeg(text: str) -> str:
+    """The text if it is a small JPEG as a data URI; ValueError for anything else, which no page may show."""
+    from PIL import Image
+
+    if len(text) > 30_000 or not text.startswith(_THUMBNAIL):
+        raise ValueError(f"it is no JPEG that begins with {_THUMBNAIL}")
+    try:
+        with Image.open(BytesIO(b64decode(text.removeprefix(_THUMBNAIL), validate=True)), formats=["JPEG"]) as image:
+            small = max(image.size) <= MOST_THUMBNAIL
+    except Exception as error:  # a decoder raises whatever it stumbles over
+        raise ValueError("it is no JPEG that can be read") from error
+    if not small:
+        raise ValueError(f"it has more than {MOST_THUMBNAIL} pixels a side")
+    return text
+
+
+Thumbnail = Annotated[str, AfterValidator(_small_jpeg)]
 Reasons = dict[str, str]
 """Why figures are null, by their keys; of nested ones with a dot: `latency_ms.p99`."""
 
@@ -458,20 +489,136 @@ class BenchReport(Report):
 
 
 @dataclass(frozen=True, config=STRICT)
+class ClassResult:
+    """A class: how many images it has, how many were taken for it, and how many of these rightly. Percent, with Wilson intervals.
+
+    `recall` is null without images, `precision` where no image was taken for it.
+    """
+
+    number: Annotated[Count, Field(alias="class")]
+    label: str
+    images: Count
+    predicted: Count
+    right: Count
+    recall: Number | None = None
+    recall_ci95: Interval | None = None
+    precision: Number | None = None
+    precision_ci95: Interval | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Confusion:
+    """So many images of one class that were taken for another; classes by their numbers."""
+
+    actual: Count
+    predicted: Count
+    images: Count
+
+
+@dataclass(frozen=True, config=STRICT)
+class Confusions:
+    """`pairs`: how many different ones there are; `listed`: the most frequent first."""
+
+    pairs: Count
+    listed: tuple[Confusion, ...] = ()
+
+
+@dataclass(frozen=True, config=STRICT)
+class CalibrationBin:
+    """Images whose confidence lies above `low` and up to `high`: their mean confidence, and the share that is right."""
+
+    low: Fraction
+    high: Fraction
+    images: Count
+    confidence: Fraction
+    accuracy: Fraction
+    accuracy_ci95: tuple[Fraction, Fraction] | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Calibration:
+    """`ece`: the expected calibration error, from 0 to 1; bins without images are left out."""
+
+    ece: Fraction
+    bins: tuple[CalibrationBin, ...] = ()
+
+
+@dataclass(frozen=True, config=STRICT)
+class Mistake:
+    """An image by its place among the images, and its file in the folder of the data (null where it is none)."""
+
+    image: Count
+    actual: Count
+    predicted: Count
+    confidence: Fraction
+    file: str | None = None
+    thumbnail: Thumbnail | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClassChange:
+    """A class's recall in percent, in the reference and here; `p` is McNemar's, `p_holm` corrected for the number of classes."""
+
+    number: Annotated[Count, Field(alias="class")]
+    images: Count
+    reference: Number
+    candidate: Number
+    only_reference_right: Count
+    only_candidate_right: Count
+    p: Fraction
+    p_holm: Fraction
+
+    @property
+    def told(self) -> bool:
+        """Whether chance does not explain it."""
+        return self.p_holm <= SIGNIFICANT
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClassChanges:
+    """Beside which file by which backend, over the same images. `least_images`: of one class, all lost, that would be told.
+
+    `listed`: every class with an image that only one of the two tells, the least likely by chance first.
+    """
+
+    artifact: str
+    backend: str
+    classes: Count
+    least_images: Count
+    largest_class: Count
+    listed: tuple[ClassChange, ...] = ()
+
+
+@dataclass(frozen=True, config=STRICT)
 class Evaluated:
-    """Accuracies in percent, each with its Wilson interval."""
+    """Accuracies in percent, each with its Wilson interval. `without_class`: images with a logit that is NaN."""
 
     artifact: str
     backend: str
     status: Literal["ok", "skipped"]
     reason: str | None = None
+    computed_precision: str | None = None
     images: int | None = None
     top1: Number | None = None
     top1_ci95: Interval | None = None
     top5: Number | None = None
     top5_ci95: Interval | None = None
     loss: Number | None = None
+    without_class: Count | None = None
+    calibration: Calibration | None = None
+    classes: tuple[ClassResult, ...] | None = None
+    confusions: Confusions | None = None
+    mistakes: tuple[Mistake, ...] | None = None
+    changes: ClassChanges | None = None
     null_reasons: Reasons = field(default_factory=dict)
+
+    def label(self, number: int) -> str:
+        """What a class is called."""
+        return self._labels.get(number, str(number))
+
+    @cached_property
+    def _labels(self) -> dict[int, str]:
+        return {one.number: one.label for one in self.classes or ()}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -480,6 +627,12 @@ class EvalReport(Report):
 
     results: tuple[Evaluated, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def first_of_each_file(self) -> list[Evaluated]:
+        """Those whose classes are shown: other backends compute the same file."""
+        found = {one.artifact: one for one in reversed(self.results) if one.classes}
+        return [one for one in self.results if found.get(one.artifact) is one]
 
 
 @dataclass(frozen=True, config=STRICT)

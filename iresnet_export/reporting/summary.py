@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from iresnet_export.reporting.collection import Collection, Measured
 from iresnet_export.reporting.comparison import Comparison
+from iresnet_export.reporting.remarks import beside_in_words, changes_in_words
 from iresnet_export.reporting.schemas import BenchResult, Coverage, VerifyCandidate
-from iresnet_export.reporting.tables import TONES, Tone
+from iresnet_export.reporting.tables import TONES, Tone, evaluated_name
 from iresnet_export.reporting.words import (
     STATUS,
     backend_name,
@@ -155,6 +156,10 @@ def verdicts(collection: Collection) -> Iterator[Verdict]:
         yield Verdict(tone, "recommended", f"{recommended.artifact} by {backend_name(recommended.backend)}", recommended.sentence)
     for candidate in sorted(collection.candidates, key=lambda one: ("fail", "pass", "skipped").index(one.status)):
         yield Verdict(TONES[candidate.status], STATUS[candidate.status], _subject(candidate), _reason(candidate, collection))
+    for judged in collection.evaluations:
+        if judged.changes is not None and any(each.told and each.candidate < each.reference for each in judged.changes.listed):
+            text = f"{beside_in_words(judged)}: {'; '.join(changes_in_words(judged))}"
+            yield Verdict("bad", "hurts classes", evaluated_name(judged), _sentence(text))
     known = {(one.artifact, one.backend, one.reason) for one in collection.candidates}
     failed = {(one.artifact, one.backend) for one in collection.candidates if one.status == "fail"}
     seen = set()

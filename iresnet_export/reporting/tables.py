@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from iresnet_export.reporting.schemas import (
@@ -26,6 +26,7 @@ from iresnet_export.reporting.words import (
     parity_figure,
     percent,
     printable,
+    probability,
     share,
     times,
 )
@@ -52,11 +53,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """`tone` gives it a sign beside its text, or a colour; `strong` makes it stand out."""
+    """`tone` gives it a sign beside its text, or a colour; `strong` makes it stand out; `picture`: a small JPEG for the page."""
 
     text: str
     tone: Tone | None = None
     strong: bool = False
+    picture: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def table(identifier: str, caption: str, columns: Sequence[str | None], rows: It
 def _cell(cell: Cell | str, key: bool) -> Cell:
     plain = cell if isinstance(cell, Cell) else Cell(cell)
     shown = one_line(plain.text) if key else printable(plain.text)
-    return plain if shown == plain.text else Cell(shown, plain.tone, plain.strong)
+    return plain if shown == plain.text else replace(plain, text=shown)
 
 
 def status_cell(status: str) -> Cell:
@@ -257,7 +259,7 @@ def localisation_table(candidate: VerifyCandidate) -> Table:
 
 
 def eval_table(results: Sequence[Evaluated]) -> Table:
-    columns = ["file", "by", ">images", ">top-1", ">95 % interval", ">top-5", ">loss", "status"]
+    columns = ["file", "by", ">images", ">top-1", ">95 % interval", ">top-5", ">loss", ">ECE", "status"]
     rows: list[Row] = [
         [
             one.artifact,
@@ -267,11 +269,82 @@ def eval_table(results: Sequence[Evaluated]) -> Table:
             interval(one.top1_ci95),
             percent(one.top5),
             figures(one.loss),
-            _ended(one.status),
+            "" if one.calibration is None else share(one.calibration.ece),
+            "" if one.status == "ok" else status_cell(one.status),
         ]
         for one in results
     ]
     return table("accuracies", "Accuracy over the held-out images", columns, rows, keys=2)
+
+
+def classes_table(number: int, one: Evaluated, most: int, fewest: int) -> Table:
+    """Recall and precision of every class; of more than `most` classes the `fewest` that are recognised worst."""
+    found = list(one.classes or ())
+    which = "every class"
+    if len(found) > most:
+        found = sorted((each for each in found if each.recall is not None), key=lambda each: (each.recall or 0, -each.images))
+        found = found[:fewest]
+        which = f"the {len(found)} classes of {len(one.classes or ()):,} that are recognised worst"
+    columns = ["class", ">images", ">taken for it", ">recall", ">95 % interval", ">precision", ">95 % interval"]
+    rows: list[Row] = [
+        [
+            each.label,
+            f"{each.images:,}",
+            f"{each.predicted:,}",
+            Cell(percent(each.recall), strong=True),
+            interval(each.recall_ci95),
+            Cell(percent(each.precision), strong=True),
+            interval(each.precision_ci95),
+        ]
+        for each in found
+    ]
+    return table(f"classes-{number}", f"{evaluated_name(one)}: {which}", columns, rows)
+
+
+def confusions_table(number: int, one: Evaluated, most: int) -> Table:
+    listed = one.confusions.listed[:most] if one.confusions else ()
+    images = {each.number: each.images for each in one.classes or ()}
+    rows: list[Row] = [
+        [one.label(each.actual), one.label(each.predicted), f"{each.images:,}", _of(each.images, images.get(each.actual, 0))]
+        for each in listed
+    ]
+    pairs = one.confusions.pairs if one.confusions else 0
+    which = f", the {most} of {pairs:,} that are most frequent" if pairs > most else ""
+    caption = f"{evaluated_name(one)}: what is taken for what{which}"
+    return table(f"confusions-{number}", caption, ["class", "taken for", ">images", ">of the class"], rows, keys=2)
+
+
+def _of(part: int, whole: int) -> str:
+    return share(part / whole) if whole else ""
+
+
+def mistakes_table(number: int, one: Evaluated) -> Table:
+    rows: list[Row] = [
+        [
+            Cell(f"image {each.image}" if each.file is None else each.file, picture=each.thumbnail),
+            one.label(each.actual),
+            one.label(each.predicted),
+            share(each.confidence),
+        ]
+        for each in one.mistakes or ()
+    ]
+    caption = f"{evaluated_name(one)}: the most confident mistakes"
+    return table(f"mistakes-{number}", caption, ["image", "class", "taken for", ">confidence"], rows)
+
+
+def changes_table(number: int, one: Evaluated, most: int) -> Table:
+    rows = list[Row]()
+    for each in (one.changes.listed if one.changes else ())[:most]:
+        tone: Tone | None = None if not each.told else "bad" if each.candidate < each.reference else "good"
+        only = (f"{each.only_reference_right:,}", f"{each.only_candidate_right:,}")
+        p = (probability(each.p), Cell(probability(each.p_holm), tone))
+        rows.append([one.label(each.number), f"{each.images:,}", percent(each.reference), percent(each.candidate), *only, *p])
+    columns = ["class", ">images", ">recall before", ">now", ">only then right", ">only now", ">p", ">p, corrected"]
+    return table(f"changes-{number}", f"{evaluated_name(one)}: classes that change from the reference", columns, rows)
+
+
+def evaluated_name(one: Evaluated) -> str:
+    return f"{one.artifact} by {backend_name(one.backend)}"
 
 
 def predict_table(report: PredictReport) -> Table:

@@ -123,6 +123,11 @@ def share(value: float | None) -> str:
     return "" if value is None else percent(100 * value)
 
 
+def probability(p: float) -> str:
+    """A p value, as exact as anybody needs it."""
+    return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
 def megabytes(size: float | None) -> str:
     """Bytes as people read them."""
     return "" if size is None else f"{size / 1e6:.1f} MB"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +41,7 @@ __all__ = [
     "evaluation_set",
     "has_labels",
     "held_out_set",
+    "image_name",
     "spec_for",
     "training_pixels",
     "training_set",
@@ -56,14 +58,23 @@ T = TypeVar("T")
 class LabelledImages(Dataset[tuple[Tensor, int]]):
     """Images, each opened and transformed when it is asked for, with the numbers of their classes.
 
-    `left_out`: a sentence about files that lie among them and were passed over; None where there are none.
+    `left_out`: a sentence about files that lie among them and were passed over; None where there are none. `names`: of the
+    classes, where the data know them.
     """
 
-    def __init__(self, images: Sequence[Source], labels: Sequence[int], transform: Transform, left_out: str | None = None) -> None:
+    def __init__(
+        self,
+        images: Sequence[Source],
+        labels: Sequence[int],
+        transform: Transform,
+        left_out: str | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
         self.images = images
         self.labels = labels
         self.transform = transform
         self.left_out = left_out
+        self.names = names
 
     def __len__(self) -> int:
         return len(self.images)
@@ -81,7 +92,7 @@ class ShardImages(LabelledImages):
     """The same, out of shards: the order goes through a few of them at a time, so that a disk reads them nearly in sequence."""
 
     def __init__(self, shards: Shards, transform: Transform) -> None:
-        super().__init__(shards.images, shards.labels, transform)
+        super().__init__(shards.images, shards.labels, transform, names=shards.names)
         self._shards = shards
 
     def order(self, generator: torch.Generator) -> Sequence[int]:
@@ -135,7 +146,7 @@ def _part(data: str, spec: NetworkSpec, transform: Transform, *, held_out: bool)
 
 def _of_folder(folder: Path, names: tuple[str, ...], transform: Transform, *, held_out: bool) -> LabelledImages:
     images, labels, left_out = labelled_images(folder, names, held_out=held_out)
-    return LabelledImages(images, labels, transform, left_out)
+    return LabelledImages(images, labels, transform, left_out, names)
 
 
 def evaluation_pixels(data: str, spec: NetworkSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -218,6 +229,13 @@ def file_content(image: Source) -> tuple[str, bytes]:
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise InputError(f"The image {printable(image)} cannot be read ({reason}).{UNREADABLE}") from error
+
+
+def image_name(image: Source, data: str) -> str | None:
+    """What reports call an image: its path in the folder of the data, or its shard's and its own; None for no file."""
+    if isinstance(image, ShardMember):
+        return printable(os.path.join(os.path.basename(image.shard), image.name.lstrip("/")))
+    return printable(os.path.relpath(image, data)) if isinstance(image, str) else None
 
 
 def _opened(image: Source) -> Image.Image:

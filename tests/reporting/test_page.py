@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import report_samples
 from conftest import Outcome
 from hostile_reports import HOSTILE
+from PIL import Image
 
 from iresnet_export.reporting.report import ReportOptions, make_report
 
@@ -41,8 +44,8 @@ def headings(root: Element) -> list[str]:
 def test_every_section_has_its_data(rich: Shown) -> None:
     root = parsed(rich.text)
     assert headings(root) == [
-        "Verdicts", "Measurements", "Speed-ups", "Latency", "Batch sizes", "Accuracy against latency", "The machine's limit",
-        "Under load", "Cold start", "Parity", "Training", "Environment",
+        "Verdicts", "Measurements", "Speed-ups", "Latency", "Batch sizes", "Accuracy against latency", "Classes",
+        "Calibration", "Mistakes", "The machine's limit", "Under load", "Cold start", "Parity", "Training", "Environment",
     ]  # fmt: skip
 
 
@@ -51,7 +54,7 @@ def test_every_section_has_its_data(rich: Shown) -> None:
     [
         ("bench", ["Measurements", "Speed-ups", "Latency", "The machine's limit", "Not measured", "Environment"]),
         ("verify", ["Verdicts", "Parity", "Not measured", "Environment"]),
-        ("evaluation", ["Accuracy", "Not measured", "Environment"]),
+        ("evaluation", ["Verdicts", "Accuracy", "Classes", "Calibration", "Mistakes", "Not measured", "Environment"]),
         ("training", ["Verdicts", "Training", "Not measured", "Environment"]),
     ],
 )
@@ -183,6 +186,66 @@ def test_what_reports_say_is_text_and_nothing_else(hostile: Shown) -> None:
     for attack in HOSTILE:
         assert " ".join(attack.split()) in said
     assert len(list(root.iter("style"))) == 1
+
+
+def test_a_page_shows_pictures_only_of_a_report_that_brings_them(write: Write) -> None:
+    document = report_samples.evaluation()
+    assert "img-src" not in page_of(write(eval=document))
+    buffer = BytesIO()
+    Image.new("RGB", (96, 80), "red").save(buffer, "JPEG")
+    small = f"data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode()}"
+    document["results"][2]["mistakes"][0]["thumbnail"] = small
+    text = page_of(write(eval=document))
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'" in text
+    assert [element.attrib for element in parsed(text).iter("img")] == [{"src": small, "alt": ""}]
+
+
+def jpeg(side: int, kind: str = "JPEG") -> str:
+    buffer = BytesIO()
+    Image.new("RGB", (side, 8)).save(buffer, kind)
+    return b64encode(buffer.getvalue()).decode()
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        ("https://example.com/a.jpg", "it is no JPEG that begins with"),
+        ("data:image/svg+xml;base64,PHN2Zz4=", "it is no JPEG that begins with"),
+        ('data:image/jpeg;base64,"><script>', "it is no JPEG that can be read"),
+        (f"data:image/jpeg;base64,{jpeg(8, 'PNG')}", "it is no JPEG that can be read"),
+        (f"data:image/jpeg;base64,{jpeg(5000)}", "it has more than 96 pixels a side"),
+        (f"data:image/jpeg;base64,{'A' * 40_000}", "it is no JPEG that begins with"),
+    ],
+)
+def test_what_is_no_small_jpeg_is_no_picture(write: Write, run: Run, picture: str, said: str) -> None:
+    document = report_samples.evaluation()
+    document["results"][2]["mistakes"][0]["thumbnail"] = picture
+    outcome = run("report", *write(eval=document), "-o", "page.html")
+    assert outcome.status == 2
+    assert "results.2.mistakes.0.thumbnail is not as it should be" in outcome.err
+    assert said in outcome.err
+    assert not Path("page.html").exists()
+
+
+def test_many_classes_are_a_table_of_pairs_and_few_a_matrix(write: Write) -> None:
+    document = report_samples.evaluation()
+    text = page_of(write(eval=document))
+    captions = [" ".join("".join(caption.itertext()).split()) for caption in parsed(text).iter("caption")]
+    assert text.count("confusion matrix</figcaption>") == 2
+    assert "iresnet50-bf16.onnx by OpenVINO: what is taken for what, the 20 of 60 that are most frequent" in captions
+    assert "iresnet50-bf16.onnx by OpenVINO: the 20 classes of 60 that are recognised worst" in captions
+    assert "iresnet50.onnx by ONNX Runtime: every class" in captions
+    said = " ".join("".join(parsed(text).itertext()).split()).replace("\N{NO-BREAK SPACE}", " ")
+    assert "hurts class a long name of class 3: recall 90.0 → 72.0 % (p = 0.024 of 2 classes)" in said
+    assert "bf16.onnx by OpenVINO beside iresnet50.onnx by ONNX Runtime: no class changes more than chance would" in said
+
+
+def test_numbers_of_classes_take_no_memory(write: Write) -> None:
+    document = report_samples.evaluation()
+    for one in document["results"][2]["classes"]:
+        one["class"] += 2**52
+    document["results"][2]["confusions"]["listed"][0] |= {"actual": 2**53, "predicted": 2**53, "images": 2**53}
+    parsed(page_of(write(eval=document)))
 
 
 def test_a_title_stands_above(write: Write) -> None:

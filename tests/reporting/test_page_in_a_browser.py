@@ -101,7 +101,7 @@ def test_every_section_fits(rich: Shown, page: Page, width: int) -> None:
     assert set(shown) == {"narrow" if width < 820 else "wide"}
     smallest = page.evaluate(
         "Math.min(...[...document.querySelectorAll('figure > svg text')].filter(t => t.checkVisibility())"
-        ".map(t => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a))"
+        ".map(t => parseFloat(getComputedStyle(t).fontSize) * Math.hypot(t.getScreenCTM().a, t.getScreenCTM().b)))"
     )
     assert smallest >= 9, "text in a plot is not scaled down until nobody can read it"
 

@@ -10,16 +10,19 @@ from iresnet_export.reporting.collection import Collection, Measured
 from iresnet_export.reporting.plots.accuracy import Point, accuracy_plot
 from iresnet_export.reporting.plots.batches import Line, batch_plot
 from iresnet_export.reporting.plots.canvas import Plot
+from iresnet_export.reporting.plots.confusion import MOST_CLASSES, RIGHT, WRONG, confusion_plot
 from iresnet_export.reporting.plots.latency import distribution_plot
 from iresnet_export.reporting.plots.marks import LegendItem, Mark, distinct, legend_item
 from iresnet_export.reporting.plots.parity import Manifest, parity_plot
+from iresnet_export.reporting.plots.reliability import MARK, reliability_plot
 from iresnet_export.reporting.plots.roofline import Reached, Roof, roofline_plot
 from iresnet_export.reporting.plots.serving import cold_plot, server_plot
 from iresnet_export.reporting.plots.speedups import speedup_plot
 from iresnet_export.reporting.plots.training import Run, run_mark, training_plot
-from iresnet_export.reporting.schemas import BenchResult
+from iresnet_export.reporting.schemas import BenchResult, Evaluated
 from iresnet_export.reporting.summary import baseline_name
-from iresnet_export.reporting.words import backend_name, network_name
+from iresnet_export.reporting.tables import evaluated_name
+from iresnet_export.reporting.words import backend_name, network_name, share
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,23 @@ def accuracy_figure(identifier: str, title: str, collection: Collection) -> Figu
     return Figure(
         identifier, title, accuracy_plot(identifier, title, points), _legend([(point.name, point.mark) for point in points])
     )
+
+
+def confusion_figure(number: int, one: Evaluated) -> Figure | None:
+    """None for more classes than can be told apart, and for one alone."""
+    if one.confusions is None or not 2 <= len(one.classes or ()) <= MOST_CLASSES:
+        return None
+    identifier, title = f"confusion-{number}", f"{evaluated_name(one)}: confusion matrix"
+    legend = _legend([("right", Mark(RIGHT, "s")), ("taken for another class", Mark(WRONG, "s"))])
+    return Figure(identifier, title, confusion_plot(identifier, title, one), legend)
+
+
+def reliability_figure(number: int, one: Evaluated) -> Figure | None:
+    if one.calibration is None:
+        return None
+    identifier, title = f"reliability-{number}", f"{evaluated_name(one)}: calibration error {share(one.calibration.ece)}"
+    legend = _legend([("share that is right, with its 95 % interval", MARK)])
+    return Figure(identifier, title, reliability_plot(identifier, title, one.calibration), legend)
 
 
 def server_figure(identifier: str, title: str, collection: Collection, group: Sequence[Measured]) -> Figure | None:

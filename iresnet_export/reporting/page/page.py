@@ -32,6 +32,7 @@ def html_page(collection: Collection, comparison: Comparison | None, title: str 
     environment.filters["svg"] = Markup
     sentence = headline(collection, comparison)
     names = listed(collection.networks) if len(collection.networks) <= 3 else f"{len(collection.networks)} networks"
+    shown = list(sections(collection, comparison))
     page = environment.from_string(_asset("page.html.j2")).render(
         title=title or sentence,
         eyebrow=title or names or "iresnet-export",
@@ -41,7 +42,8 @@ def html_page(collection: Collection, comparison: Comparison | None, title: str 
         figures=key_figures(collection, comparison),
         verdicts=list(verdicts(collection)),
         warnings=list(collection.warnings()),
-        sections=list(sections(collection, comparison)),
+        sections=shown,
+        pictures=any(section.pictures for section in shown),
         absent=list(not_measured(collection)),
         environments=list(environment_rows(collection)),
         files=[comparison.old, *collection.files] if comparison is not None else collection.files,

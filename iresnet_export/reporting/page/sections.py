@@ -13,25 +13,35 @@ from iresnet_export.reporting.page.figures import (
     accuracy_figure,
     batch_figure,
     cold_figure,
+    confusion_figure,
     distribution_figure,
     parity_figure,
+    reliability_figure,
     roofline_figure,
     server_figure,
     speedup_figure,
     training_figure,
 )
-from iresnet_export.reporting.remarks import references_in_words
+from iresnet_export.reporting.plots.confusion import MOST_CLASSES
+from iresnet_export.reporting.remarks import evaluation_remarks, references_in_words
 from iresnet_export.reporting.tables import (
     Table,
     bench_table,
+    changes_table,
+    classes_table,
     cold_table,
     comparison_table,
+    confusions_table,
     eval_table,
     limits_table,
+    mistakes_table,
     server_table,
     verify_table,
 )
 from iresnet_export.reporting.words import count
+
+_MOST_ROWS = 20
+"""Of tables that show the worst of many."""
 
 _LEADS = {
     "comparison": "Medians of both runs and the ratio between them. Its 95 % interval comes from resampling whole turns of both; "
@@ -44,6 +54,12 @@ _LEADS = {
     "batches": "What a larger batch costs each image's wait, and what it gains in throughput.",
     "accuracy": "What speed costs in accuracy. No candidate on the dashed line is beaten by another in both; lines through points "
     "are 95 % intervals.",
+    "classes": "Recall is the share of the images of a class that are recognised, precision that of what was taken for a class and "
+    "is of it; both with 95 % intervals (Wilson). A cell of the matrix is stronger the more images of its class it holds. Classes "
+    "of two files are compared over the same images by McNemar's exact test, corrected for their number (Holm).",
+    "calibration": "A network that says 80 % should be right in 80 % of such cases: on the dashed line. The expected calibration "
+    "error is the distance from it, averaged over all images, in 15 bins of equal width. Few images make it larger than it is.",
+    "mistakes": "Images that are taken for another class, the most confident first: wrong labels are often among them.",
     "roofline": "The lines are this machine's own measured limits: memory on the slope, arithmetic on the level. A point's "
     "distance below its line is what is left.",
     "server": "Requests arrive at random (Poisson) and wait for one another. The mark is the median response, ticks are higher "
@@ -59,7 +75,7 @@ _LEADS = {
 
 @dataclass(frozen=True)
 class Section:
-    """`lead` says how to read what follows. `more`: figures that are folded away; `notes`: remarks at the end;
+    """`lead` says how to read what follows. `more`, `more_tables`: what is folded away; `notes`: remarks at the end;
     `warnings`: what stands before everything else.
     """
 
@@ -71,13 +87,27 @@ class Section:
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    more_tables: tuple[Table, ...] = ()
+
+    @property
+    def folded(self) -> list[str]:
+        """What is folded away, by name."""
+        return [figure.title for figure in self.more] + [table.caption for table in self.more_tables]
+
+    @property
+    def pictures(self) -> bool:
+        """Whether a table shows any."""
+        return any(cell.picture for table in (*self.tables, *self.more_tables) for row in table.rows for cell in row)
 
 
 def sections(collection: Collection, comparison: Comparison | None) -> Iterator[Section]:
     """In the order of a reader's questions: what changed, how fast, how good, how exact, how trained."""
     if comparison is not None:
         yield _comparison(comparison)
-    for make in (_measurements, _speedups, _latency, _batches, _accuracy, _roofline, _server, _cold, _parity, _training):
+    for make in (
+        _measurements, _speedups, _latency, _batches, _accuracy, _classes, _calibration, _mistakes, _roofline, _server, _cold,
+        _parity, _training,
+    ):  # fmt: skip
         made = make(collection)
         if made is not None:
             yield made
@@ -127,6 +157,39 @@ def _accuracy(collection: Collection) -> Section | None:
     if figure is None:
         return Section("accuracy", "Accuracy", "Over all held-out images.", tables=tables) if tables else None
     return Section("accuracy", "Accuracy against latency", _LEADS["accuracy"], (figure,), tables=tables)
+
+
+def _classes(collection: Collection) -> Section | None:
+    """Matrix, or the most confused pairs of many classes, and recall and precision; of the first file, and of the others folded."""
+    figures: list[Figure] = []
+    tables: list[list[Table]] = []
+    for number, one in enumerate(collection.evaluated_files):
+        drawn = confusion_figure(number, one)
+        figures += [drawn] if drawn else []
+        pairs = one.confusions is not None and one.confusions.pairs and drawn is None
+        own = [confusions_table(number, one, _MOST_ROWS)] if pairs else []
+        own.append(classes_table(number, one, MOST_CLASSES, _MOST_ROWS))
+        own += [changes_table(number, one, _MOST_ROWS)] if one.changes is not None and one.changes.listed else []
+        tables.append(own)
+    if not tables:
+        return None
+    notes = tuple(f"{line}." for line in evaluation_remarks(collection.evaluations))
+    first, rest = tuple(tables[0]), tuple(one for own in tables[1:] for one in own)
+    shown, folded = tuple(figures[:1]), tuple(figures[1:])
+    return Section("classes", "Classes", _LEADS["classes"], shown, folded, first, notes, more_tables=rest)
+
+
+def _calibration(collection: Collection) -> Section | None:
+    made = [reliability_figure(number, one) for number, one in enumerate(collection.evaluated_files)]
+    figures = tuple(figure for figure in made if figure is not None)
+    return Section("calibration", "Calibration", _LEADS["calibration"], figures[:1], figures[1:]) if figures else None
+
+
+def _mistakes(collection: Collection) -> Section | None:
+    tables = [mistakes_table(number, one) for number, one in enumerate(collection.evaluated_files) if one.mistakes]
+    if not tables:
+        return None
+    return Section("mistakes", "Mistakes", _LEADS["mistakes"], tables=tuple(tables[:1]), more_tables=tuple(tables[1:]))
 
 
 def _roofline(collection: Collection) -> Section | None:

@@ -8,6 +8,7 @@ sheet shows one of them.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -78,7 +79,8 @@ class Plot:
 def plot(identifier: str, title: str, description: str, draw: Callable[[int], Figure]) -> Plot:
     """Draws a plot twice. `description` says in words what is to be seen, for those who do not see it."""
     drawings = []
-    with rc_context(_STYLE | {"svg.hashsalt": identifier}):
+    with rc_context(_STYLE | {"svg.hashsalt": identifier}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # text stays text, and the reader's fonts have it
         for name, width in (("wide", WIDE), ("narrow", NARROW)):
             drawings.append(_inline(draw(width), f"{identifier}-{name}", title, description, name))
     return Plot(*drawings)
