@@ -23,12 +23,16 @@ from iresnet_export.verification.decisions import Proportion
 from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.preprocessing import to_pixels
+from iresnet_models.spec import Which
 from iresnet_train import Evaluation, Loader, evaluate
 
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """`data`: `digits` or a folder; None for the data set that the network was trained on. `batch_size` bounds memory."""
+    """`data`: `digits` or a folder; None for the data set that the network was trained on. `batch_size` bounds memory.
+
+    `which`: of the weights of checkpoints, None for their average where there is one.
+    """
 
     data: str | None = None
     batch_size: int = 32
@@ -37,11 +41,12 @@ class EvalOptions:
     checkpoint: Path | None = None
     trust: bool = False
     backends: tuple[str, ...] = ()
+    which: Which | None = None
 
 
 def accuracies(paths: Sequence[Path], options: EvalOptions, progress: Progress = no_progress) -> list[Evaluated]:
     """Evaluates every file over the whole held-out part of the data."""
-    artifacts = [open_artifact(path) for path in paths]
+    artifacts = [open_artifact(path, options.which) for path in paths]
     return [
         accuracy_of(artifact, runtime, options, progress)
         for artifact in artifacts
@@ -50,7 +55,7 @@ def accuracies(paths: Sequence[Path], options: EvalOptions, progress: Progress =
 
 
 def accuracy_of(artifact: Artifact, runtime: Runtime, options: EvalOptions, progress: Progress = no_progress) -> Evaluated:
-    subject = subject_of(artifact, options.checkpoint)
+    subject = subject_of(artifact, options.checkpoint, options.which)
     spec = subject.spec
     data = chosen_data(options.data, spec, subject.weights, held_out=True)
     if data is None:

@@ -16,6 +16,7 @@ from iresnet_export.cli.options import (
     JsonFile,
     NetworkFile,
     Trust,
+    WhichOfFile,
     device_from_option,
     digits_or_folder,
 )
@@ -37,6 +38,7 @@ def evaluate(
     batch_size: AtATime = 32,
     workers: Annotated[int, typer.Option("--workers", help="Processes that load images.", min=0, max=MOST_THREADS)] = 0,
     checkpoint: NetworkFile = None,
+    which: WhichOfFile = None,
     device: Device = "auto",
     backend: BackendNames = None,
     trust: Trust = False,
@@ -46,7 +48,7 @@ def evaluate(
     from iresnet_export.evaluation import EvalOptions, accuracies, eval_report
     from iresnet_export.reporting.tables import eval_table
 
-    options = EvalOptions(data, batch_size, workers, device_from_option(device), checkpoint, trust, tuple(backend or ()))
+    options = EvalOptions(data, batch_size, workers, device_from_option(device), checkpoint, trust, tuple(backend or ()), which)
     with progress_bar() as progress:
         found = accuracies(files, options, progress)
     report = eval_report(found, options)

@@ -473,6 +473,8 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "the size in bytes": ("onnx", field("size_bytes", value=lambda size: size + 1)),
     "another kind of weights": ("onnx", lambda m: m["weights"].update(kind="untrained", seed=3)),
     "a seed": ("onnx", field("weights", "seed", value=3)),
+    "that its weights are an average": ("onnx", field("weights", "which", value="average")),
+    "that its weights are one of two": ("onnx", field("weights", "which", value="raw")),
     "a parent": ("onnx", field("parent", value={"file": "small.pt", "sha256": "0" * 64})),
     "shares of precisions": ("onnx", field("details", "multiply_accumulates", value={"fp32": 0.5, "int8": 0.5})),
     "what the fold is exact for": ("onnx", field("details", "fold", "exactness", value="Exact for every input, and more.")),
