@@ -22,6 +22,7 @@ from iresnet_models.typed import shortly
 
 FORMAT = "iresnet-export/checkpoint/1"
 
+_OURS = "iresnet-export"
 _DEEPEST = 4
 """Mappings in mappings that are looked into: Lightning has callbacks, StochasticWeightAveraging, average_model_state."""
 _COMPILED = "_orig_mod"
@@ -65,7 +66,7 @@ class Layout:
         """Everything that is to be said, by what it is about."""
         removed = [self.prefix] if self.prefix else []
         removed += [f"{_COMPILED}."] if self.is_compiled else []
-        where = f"the weights are in {printable(self.place[:_LONGEST])}" if self.place else ""
+        where = f"the weights are in {printable(self.place[:_LONGEST])}" if self.place and self.tool != _OURS else ""
         without = f"without {printable(' and '.join(removed)[:_LONGEST])} in their names" if removed else ""
         count = f" of {self.updates:,} updates" if self.updates is not None else ""
         which = {None: "", "average": f"the average{count}", "raw": "the raw ones"}[self.which]
@@ -106,7 +107,7 @@ def weights_in(content: Mapping[Any, Any], path: Path, which: Which | None) -> t
     are several, or where what is beside it may be part of it.
     """
     found = _networks(content, path)
-    tool = "iresnet-export" if content.get("format") == FORMAT else next((n for n, keys in _TOOLS if keys <= content.keys()), "")
+    tool = _OURS if content.get("format") == FORMAT else next((n for n, keys in _TOOLS if keys <= content.keys()), "")
     if not found:
         return _usable(_likeliest(content), path), Layout(tool)
     taken, other = _chosen(found, content, which, path)
