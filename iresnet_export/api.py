@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from iresnet_export.backends.registry import FORMATS, format_named, runtime_name
 from iresnet_export.errors import InputError
 from iresnet_export.system.devices import device_named
 from iresnet_models.checkpoint import load_checkpoint
-from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing
+from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing, Which
 from iresnet_models.typed import shortly
 
 if TYPE_CHECKING:
@@ -39,13 +39,16 @@ def load(
     depth: int | None = None,
     num_classes: int | None = None,
     image_size: int | None = None,
+    which: Which | None = None,
 ) -> Source:
-    """A checkpoint's network: one of ours, the official ones or torchvision's ResNets.
+    """A checkpoint's network: one of ours, the official ones or torchvision's and timm's ResNets, as any training tool saves them.
 
-    What is given is what is expected of it; `image_size` overrides the size that it was trained at. Raises CheckpointError for a
-    file that is damaged, foreign or another network.
+    What is given is what is expected of it; `image_size` overrides the size that it was trained at. `which` of its weights:
+    "average" or "raw", by default the average where there is one; `.layout` of what is returned tells what was found. Raises
+    CheckpointError for a file that is damaged, foreign or another network.
     """
-    return source_from_checkpoint(_path(checkpoint), arch=arch, depth=depth, num_classes=num_classes, image_size=image_size)
+    path, which = _path(checkpoint), _which(which)
+    return source_from_checkpoint(path, arch=arch, depth=depth, num_classes=num_classes, image_size=image_size, which=which)
 
 
 def untrained(arch: str = "iresnet", depth: int = 50, *, num_classes: int = 1000, image_size: int = 224, seed: int = 0) -> Source:
@@ -175,11 +178,16 @@ def predict(artifact: Artifact | Pathlike, images: Files, *, device: str = "cpu"
     return iter(predict_images(_path(artifact), _paths(images), chosen).results)
 
 
-def inspect(file: Artifact | Pathlike) -> Inspection:
-    """What a file is, read without running it."""
+def inspect(
+    file: Artifact | Pathlike, *, arch: str | None = None, which: Which | None = None, save: Pathlike | None = None
+) -> Inspection:
+    """What a file is, read without running it.
+
+    Of a checkpoint: `arch` and `which` as for `load`; `save`: a new file for network and weights, .safetensors or .pt.
+    """
     from iresnet_export.inspection import inspect_file
 
-    return inspect_file(_path(file))
+    return inspect_file(_path(file), arch=arch, which=_which(which), save=None if save is None else _path(save))
 
 
 class CheckedSession(Session):
@@ -285,6 +293,12 @@ def _options(kind: type[T], **given: Any) -> T:
 
 
 _PATHS = ("checkpoint", "data", "calibration_data")
+
+
+def _which(which: object) -> Which | None:
+    if which not in (None, *get_args(Which)):
+        raise InputError(f"which is one of {', '.join(get_args(Which))}, not {shortly(which)}.")
+    return which  # type: ignore[return-value]
 
 
 def _path(file: object) -> Path:

@@ -42,7 +42,7 @@ from iresnet_export.verification.decisions import Proportion
 from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.preprocessing import to_pixels
-from iresnet_models.spec import NetworkSpec
+from iresnet_models.spec import NetworkSpec, Which
 from iresnet_train import Evaluation, Loader, evaluate
 
 LISTED_CONFUSIONS = 2000
@@ -54,6 +54,7 @@ class EvalOptions:
     """`data`: `digits` or a folder; None for the data set that the network was trained on. `batch_size` bounds memory.
 
     `mistakes`: how many of the most confident ones to name; `thumbnails`: with small pictures of them, as the network sees them.
+    `which`: of the weights of checkpoints, None for their average where there is one.
     """
 
     data: str | None = None
@@ -65,6 +66,7 @@ class EvalOptions:
     backends: tuple[str, ...] = ()
     mistakes: int = 5
     thumbnails: bool = False
+    which: Which | None = None
 
     def __post_init__(self) -> None:
         if self.mistakes < 0:
@@ -92,7 +94,7 @@ def accuracies(
     paths: Sequence[Path], options: EvalOptions, progress: Progress = no_progress, keep: Keep | None = None
 ) -> list[Evaluated]:
     """Evaluates every file over the whole held-out part of the data, and compares each class with the first float32 file's."""
-    artifacts = [open_artifact(path) for path in paths]
+    artifacts = [open_artifact(path, options.which) for path in paths]
     judged = [
         _judged(artifact, runtime, options, progress, keep)
         for artifact in artifacts
@@ -105,7 +107,7 @@ _Judged = tuple[Evaluated, Predictions | None]
 
 
 def _judged(artifact: Artifact, runtime: Runtime, options: EvalOptions, progress: Progress, keep: Keep | None) -> _Judged:
-    subject = subject_of(artifact, options.checkpoint)
+    subject = subject_of(artifact, options.checkpoint, options.which)
     spec = subject.spec
     data = chosen_data(options.data, spec, subject.weights, held_out=True)
     if data is None:

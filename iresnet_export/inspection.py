@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,9 +14,11 @@ from typing import Any
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.artifacts.metadata import identity_of
+from iresnet_export.errors import InputError
 from iresnet_export.graph.precision import in_words
 from iresnet_models.files import sha256_of
 from iresnet_models.image_files import printable
+from iresnet_models.spec import Which
 
 _SHOWN, _LONGEST = 40, 4000
 """How much of what a file says is shown; the report in JSON holds all of it."""
@@ -53,8 +57,9 @@ class Inspection:
                 rows.append(("says of itself", said))
         if manifest is not None:
             origin = manifest.weights.checkpoint or f"untrained, seed {manifest.weights.seed}"
+            which = "" if manifest.weights.which is None else f", its {manifest.weights.which} weights"
             rows += [
-                ("weights", f"{origin} ({manifest.weights.sha256[:16]}…)"),
+                ("weights", f"{origin}{which} ({manifest.weights.sha256[:16]}…)"),
                 ("precision", manifest.precision),
                 ("multiply-accumulates", in_words(manifest.details.multiply_accumulates)),
                 ("takes", "uint8 pixels" if manifest.with_preprocessing else "normalised float32 images"),
@@ -96,9 +101,17 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
 
 
-def inspect_file(path: Path) -> Inspection:
-    """Reads a file without running it. Raises ArtifactError or CheckpointError for one that cannot be read."""
+def inspect_file(path: Path, *, arch: str | None = None, which: Which | None = None, save: Path | None = None) -> Inspection:
+    """Reads a file without running it. ArtifactError or CheckpointError for one that cannot be read.
+
+    Of a checkpoint: `arch` and `which` as for `load_checkpoint`; `save`: where to save what was recognised, as a
+    checkpoint of its own, .pt or .safetensors. InputError where that is no checkpoint, or where a file is already.
+    """
     artifact = open_artifact(path)
+    if artifact.format == "checkpoint":
+        return Inspection(artifact, sha256_of(path), **_inspect_checkpoint(path, arch, which, save))
+    if (arch, which, save) != (None, None, None):
+        raise InputError(f"{path} is no checkpoint, and --arch, --which and --save are for these;", "leave them out.")
     found = {"identity": identity_of(artifact.path, artifact.format)} | _READERS[artifact.format](artifact)
     return Inspection(artifact, sha256_of(path), **found)
 
@@ -176,16 +189,31 @@ def _inspect_engine(artifact: Artifact) -> dict[str, Any]:
     return {"notes": notes}
 
 
-def _inspect_checkpoint(path: Path) -> dict[str, Any]:
-    from iresnet_models.checkpoint import load_checkpoint
+def _inspect_checkpoint(path: Path, arch: str | None, which: Which | None, save: Path | None) -> dict[str, Any]:
+    from iresnet_models.checkpoint import load_checkpoint, save_checkpoint
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, arch=arch, which=which)
     weights: Counter[str] = Counter()
     for value in checkpoint.model.state_dict().values():
         weights[str(value.dtype).removeprefix("torch.")] += value.numel()
-    plain = {key: value for key, value in checkpoint.details.items() if isinstance(value, int | float | str)}
-    notes = {"details": ", ".join(f"{key} {value}" for key, value in plain.items())}
+    plain = {key: value for key, value in checkpoint.details.items() if _is_plain(value)}
+    if save is not None:
+        _require_new(save)
+        said = {"which": checkpoint.layout.which} if checkpoint.layout.which is not None else {}
+        save_checkpoint(save, checkpoint.model, **plain | said | {"made_from_sha256": checkpoint.sha256})
+    notes = checkpoint.layout.in_words | {"details": ", ".join(f"{key} {value}" for key, value in plain.items())}
     return {"identity": {"spec": checkpoint.spec.to_json()}, "weights": dict(weights), "notes": notes}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _require_new(path: Path) -> None:
+    if path.suffix.lower() not in (".pt", ".safetensors"):
+        raise InputError(f"A checkpoint is saved as .pt or .safetensors, unlike {path};", "let the name end so.")
+    if os.path.lexists(path):
+        raise InputError(f"{path} is there already, and is not replaced;", "name another file, or remove it.")
 
 
 _READERS: dict[FormatName, Callable[[Artifact], dict[str, Any]]] = {
@@ -194,5 +222,4 @@ _READERS: dict[FormatName, Callable[[Artifact], dict[str, Any]]] = {
     "pt2": _inspect_pt2,
     "aotinductor": _inspect_package,
     "engine": _inspect_engine,
-    "checkpoint": lambda artifact: _inspect_checkpoint(artifact.path),
 }

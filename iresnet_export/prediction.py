@@ -25,10 +25,11 @@ from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.cores import usable_cores
+from iresnet_models.files import sha256_of
 from iresnet_models.image_files import image_files, image_suffixes, left_out, printable
 from iresnet_models.json_lines import LineFile, merge, require_absent
 from iresnet_models.preprocessing import load_image, to_pixels
-from iresnet_models.spec import NetworkSpec
+from iresnet_models.spec import NetworkSpec, Which
 from iresnet_train.distributed import joined_world
 
 _DECODERS = min(4, usable_cores())
@@ -44,6 +45,8 @@ class PredictOptions:
     checkpoint: Path | None = None
     trust: bool = False
     backend: str | None = None
+    which: Which | None = None
+    """Of a checkpoint's weights: None for their average where there is one."""
 
     def __post_init__(self) -> None:
         for option, value in (("--top-k", self.top_k), ("--batch-size", self.batch_size)):
@@ -67,7 +70,7 @@ def predict(path: Path, images: Sequence[Path], options: PredictOptions, progres
     """
     if "WORLD_SIZE" in os.environ and os.environ["WORLD_SIZE"] != "1":
         raise InputError("Several processes share out what is written line by line:", "name a file with --jsonl, or run one alone.")
-    artifact = open_artifact(path)
+    artifact = open_artifact(path, options.which)
     found = find_images(images)
     with _running(artifact, options) as running_one:
         predictions = tuple(running_one.predictions(found, progress))
@@ -100,8 +103,10 @@ def predict_to(
     every process takes its share, in a file of its own, and the first one brings them together at the end. Raises what `predict`
     raises, and InputError where `file` is there and not to be resumed, or holds other images or another artifact's answers.
     """
-    artifact = open_artifact(path)
+    artifact = open_artifact(path, options.which)
     found = find_images(images)
+    by = {"artifact": artifact.path.name, "sha256": sha256_of(artifact.path)}
+    by |= {} if options.which is None else {"which": options.which}
     with joined_world(options.device.type) as world:  # type: ignore[arg-type]
         if world.size > 1:
             options = dataclasses.replace(options, device=world.device)
@@ -109,7 +114,7 @@ def predict_to(
         if not resume or world.size > 1:
             require_absent(file)
         own = found[world.rank :: world.size]
-        with LineFile(part, artifact.path, (image.name for image in own), resume=resume) as lines:
+        with LineFile(part, by, (image.name for image in own), resume=resume) as lines:
             done = lines.count
             if done < len(own):
                 with _running(artifact, options) as running_one:
@@ -175,7 +180,7 @@ class _Running:
 
 @contextmanager
 def _running(artifact: Artifact, options: PredictOptions) -> Iterator[_Running]:
-    spec = spec_of(artifact, options.checkpoint)
+    spec = spec_of(artifact, options.checkpoint, options.which)
     if artifact.manifest is not None:
         artifact.require_intact()
     backend, session = _session(artifact, options)

@@ -238,7 +238,7 @@ def whole_manifest() -> tuple[dict[str, Any], dict[str, Any]]:
 
 def small_checkpoint(spec: dict[str, Any]) -> bytes:
     """A checkpoint of ours by its looks: its weights are views of one number, so that it is small. It is refused for that, at last."""
-    from iresnet_models.checkpoint import shapes_of
+    from iresnet_models.recognition import shapes_of
     from iresnet_models.spec import ModelSpec
 
     one = torch.ones(1)
@@ -250,7 +250,7 @@ def small_checkpoint(spec: dict[str, Any]) -> bytes:
 
 def whole_checkpoint(spec: dict[str, Any]) -> bytes:
     """One that is read to its end; in half precision, since it is large."""
-    from iresnet_models.checkpoint import shapes_of
+    from iresnet_models.recognition import shapes_of
     from iresnet_models.spec import ModelSpec
 
     shapes = shapes_of(ModelSpec.from_json(spec))

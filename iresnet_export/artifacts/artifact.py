@@ -9,8 +9,9 @@ from pathlib import Path
 
 from iresnet_export.artifacts.manifest import FormatName, Manifest, inside, manifest_path
 from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
-from iresnet_models.archives import is_archive, opened
+from iresnet_models.archives import is_archive, is_safetensors, opened
 from iresnet_models.files import require_file, require_place, require_writable_folder, sha256_of, write_json
+from iresnet_models.spec import Which
 from iresnet_models.typed import shortly
 
 SUFFIXES: dict[str, FormatName] = {".ts": "torchscript", ".pt2": "pt2", ".onnx": "onnx", ".engine": "engine", ".plan": "engine"}
@@ -36,6 +37,8 @@ class Artifact:
     path: Path
     format: FormatName
     manifest: Manifest | None
+    which: Which | None = None
+    """Of a checkpoint's weights: None for their average where there is one."""
 
     @property
     def precision(self) -> str:
@@ -81,7 +84,7 @@ class Artifact:
         return open_artifact(path)
 
 
-def open_artifact(path: Path) -> Artifact:
+def open_artifact(path: Path, which: Which | None = None) -> Artifact:
     """The artifact or checkpoint in a file, recognised by what is in it; ArtifactError if it is neither."""
     path = require_file(Path(path), "The artifact")
     beside = manifest_path(path)
@@ -91,7 +94,7 @@ def open_artifact(path: Path) -> Artifact:
         raise ArtifactError(
             f"The manifest {beside} tells of a file of the format {manifest.format}, and {path} is of {found}.", "Export it again."
         )
-    return Artifact(path, found, manifest)
+    return Artifact(path, found, manifest, which)
 
 
 def record(path: Path, manifest: Manifest) -> Artifact:
@@ -161,7 +164,7 @@ def _recognised(path: Path) -> bool:
 
 def _holds_checkpoint(path: Path) -> bool:
     try:
-        return path.is_file() and is_archive(path) and _format_of(path) == "checkpoint"
+        return path.is_file() and (is_archive(path) or is_safetensors(path)) and _format_of(path) == "checkpoint"
     except (ArtifactError, OSError):
         return False
 
@@ -186,6 +189,8 @@ def _format_of(path: Path) -> FormatName:
                     return format
         elif any(name.endswith("data.pkl") for name in names):
             return "checkpoint"
+    elif is_safetensors(path):
+        return "checkpoint"
     elif known in ("onnx", "engine"):
         return known
     elif known is None and path.suffix.lower() in (".pt", ".pth", ".tar", ".bin"):
@@ -193,5 +198,5 @@ def _format_of(path: Path) -> FormatName:
     raise ArtifactError(
         f"{path} is not an artifact that this project knows: neither TorchScript (.ts), a torch.export program or "
         "package (.pt2), ONNX (.onnx), a TensorRT engine (.engine, .plan) "
-        "nor a checkpoint (.pt, .pth); or it was cut off while it was written or copied."
+        "nor a checkpoint (.pt, .pth, .safetensors); or it was cut off while it was written or copied."
     )

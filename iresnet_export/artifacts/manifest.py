@@ -17,7 +17,7 @@ from iresnet_export.system.environment import command, commit, hardware, version
 from iresnet_models.files import read_json
 from iresnet_models.folding_plan import FoldPlan
 from iresnet_models.precisions import Precision
-from iresnet_models.spec import ModelSpec, NetworkSpec, kind_of_spec
+from iresnet_models.spec import ModelSpec, NetworkSpec, Which, kind_of_spec
 from iresnet_models.typed import choice, shortly, typed
 
 SCHEMA = "iresnet-export/manifest/1"
@@ -54,14 +54,20 @@ class Weights(Part):
     """Where an artifact's weights come from.
 
     A checkpoint's `sha256` is that of its file, and `checkpoint` its path relative to the manifest if it lies within the manifest's
-    folder, else its name; untrained weights are named by their `seed` and by the hash of the whole state, those
-    of a module in memory by that hash alone.
+    folder, else its name, and `which` says which of its weights they are, where it holds an average; untrained weights are named
+    by their `seed` and by the hash of the whole state, those of a module in memory by that hash alone.
     """
 
     kind: Literal["checkpoint", "untrained", "module"]
     sha256: Hash
     checkpoint: Place | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    which: Which | None = None
+
+    @property
+    def key(self) -> str:
+        """What no other weights have."""
+        return self.sha256 if self.which is None else f"{self.sha256}-{self.which}"
 
 
 @dataclass(frozen=True)
@@ -261,7 +267,7 @@ class Manifest(Part):
         """Whether both tell of the same export: spec, weights and settings, whenever and wherever it was done."""
 
         def key(manifest: Manifest) -> tuple[Any, ...]:
-            weights = (manifest.weights.kind, manifest.weights.sha256)
+            weights = (manifest.weights.kind, manifest.weights.key)
             settings = (manifest.format, manifest.precision, manifest.fold, manifest.batch)
             made = (manifest.with_preprocessing, manifest.details.settings)
             return manifest.spec, weights, settings, made, manifest.versions.get("iresnet-export")

@@ -13,19 +13,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from iresnet_data.named_data import remark
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.data_choice import trained_on
 from iresnet_export.artifacts.manifest import Manifest, Weights, inside, recorded_path
 from iresnet_export.artifacts.metadata import embedded_spec
-from iresnet_export.errors import ArtifactError, InputError, StaleManifestError
+from iresnet_export.errors import ArtifactError, CheckpointError, InputError, StaleManifestError
 from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.errors import named_line
 from iresnet_models.files import sha256_of
+from iresnet_models.image_files import printable
 from iresnet_models.initialization import state_sha256, untrained_network
+from iresnet_models.layouts import Layout
 from iresnet_models.network import Network
 from iresnet_models.preprocessing import noise_pixels, normalised
 from iresnet_models.remembered import recall, remember
-from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing
+from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing, Which
 from iresnet_models.typed import shortly
 
 _ALONE = 1e-9
@@ -46,6 +49,8 @@ class Source:
     """The checkpoint's own spec, where `spec` is an artifact's."""
     trained_on: str | None = None
     """What the checkpoint calls its data: to be shown, never opened."""
+    layout: Layout | None = None
+    """How the checkpoint held the weights, and which of them these are."""
 
     @property
     def own(self) -> Network:
@@ -77,13 +82,14 @@ def source_from_checkpoint(
     depth: int | None = None,
     num_classes: int | None = None,
     image_size: int | None = None,
+    which: Which | None = None,
 ) -> Source:
-    """A checkpoint's network; `image_size` overrides the size that it was trained at."""
-    checkpoint = load_checkpoint(path, arch=arch, depth=depth, num_classes=num_classes)
+    """A checkpoint's network; `image_size` overrides the size that it was trained at. `which`: as for `load_checkpoint`."""
+    checkpoint = load_checkpoint(path, arch=arch, depth=depth, num_classes=num_classes, which=which)
     spec = checkpoint.spec if image_size is None else checkpoint.spec.with_image_size(image_size)
     checkpoint.model.spec = spec
-    weights = Weights("checkpoint", checkpoint.sha256)
-    return Source(checkpoint.model, spec, weights, Path(path), trained_on=trained_on(checkpoint.details))
+    weights = Weights("checkpoint", checkpoint.sha256, which=checkpoint.layout.which)
+    return Source(checkpoint.model, spec, weights, Path(path), trained_on=trained_on(checkpoint.details), layout=checkpoint.layout)
 
 
 def source_from_module(
@@ -143,8 +149,10 @@ def untrained_source(spec: ModelSpec, seed: int) -> Source:
     return Source(network, spec, Weights("untrained", state_sha256(network), seed=seed))
 
 
-def source_of_artifact(artifact: Artifact, given: Source | Path | None = None) -> Source:
+def source_of_artifact(artifact: Artifact, given: Source | Path | None = None, which: Which | None = None) -> Source:
     """The network that an artifact should be: the `given` one, or that of the manifest beside it. A path is a checkpoint's.
+
+    `which` of a checkpoint's weights: None for those that the manifest tells of, or without one the average where there is one.
 
     Raises StaleManifestError where the given network is not the recorded one, and ArtifactError or InputError where
     nothing leads to one.
@@ -153,7 +161,7 @@ def source_of_artifact(artifact: Artifact, given: Source | Path | None = None) -
         if given is None:
             artifact.require_intact()  # says what is missing
             raise AssertionError
-        return given if isinstance(given, Source) else source_from_checkpoint(given)
+        return given if isinstance(given, Source) else source_from_checkpoint(given, which=which)
     manifest = artifact.manifest
     if given is None:
         if manifest.weights.kind == "module":
@@ -164,7 +172,7 @@ def source_of_artifact(artifact: Artifact, given: Source | Path | None = None) -
         if manifest.weights.kind == "untrained":
             return _rebuilt(artifact, manifest)
         given = _checkpoint_of(artifact, manifest)
-    source = given if isinstance(given, Source) else source_from_checkpoint(given)
+    source = given if isinstance(given, Source) else _as_recorded(artifact, manifest, given, which)
     if source.weights.sha256 != manifest.weights.sha256:
         what = (
             f"network than the given {source.spec.name}: its"
@@ -176,11 +184,35 @@ def source_of_artifact(artifact: Artifact, given: Source | Path | None = None) -
             f"{source.weights.sha256[:16]}…, the recorded one {manifest.weights.sha256[:16]}….",
             "Export it again from the one you mean.",
         )
+    if source.weights.which != manifest.weights.which:
+        raise StaleManifestError(
+            f"{artifact.path} is of {_called(manifest.weights.which)} of its checkpoint, as its manifest says, and was to be "
+            f"compared with {_called(source.weights.which)}.",
+            "Export it again from the weights that you mean, which --which names.",
+        )
     network = source.network
     if isinstance(network, Network) and isinstance(manifest.spec, ModelSpec):
         network = copy.copy(network)  # the given source stays as it is
         network.spec = manifest.spec
     return dataclasses.replace(source, network=network, spec=manifest.spec, trained_spec=source.spec)
+
+
+def _as_recorded(artifact: Artifact, manifest: Manifest, path: Path, which: Which | None) -> Source:
+    """The network in a checkpoint, read as the manifest says if it is the very file that it tells of."""
+    if not _has(path, manifest.weights.sha256):
+        return source_from_checkpoint(path, which=which)
+    try:
+        return source_from_checkpoint(path, arch=manifest.spec.arch, which=which or manifest.weights.which)
+    except CheckpointError as error:
+        raise StaleManifestError(
+            f"{artifact.path} was not made of its checkpoint as its manifest says ({_called(manifest.weights.which)}, "
+            f"{manifest.spec.name}). {error.reason}",
+            "Export it again.",
+        ) from error
+
+
+def _called(which: Which | None) -> str:
+    return {None: "the only weights", "average": "the averaged weights", "raw": "the unaveraged weights"}[which]
 
 
 def _checkpoint_of(artifact: Artifact, manifest: Manifest) -> Path:
@@ -224,23 +256,28 @@ class Subject:
     trained_on: str | None = None
 
 
-def subject_of(artifact: Artifact, given: Source | Path | None) -> Subject:
-    """Of an artifact (from its manifest, the `given` network, or what the file says of itself) or of a checkpoint (from itself)."""
+def subject_of(artifact: Artifact, given: Source | Path | None, which: Which | None = None) -> Subject:
+    """Of an artifact (from its manifest, the `given` network, or what the file says of itself) or of a checkpoint (from itself).
+
+    Of a checkpoint with averaged weights and others it says which are taken.
+    """
     if artifact.manifest is not None:
         return Subject(artifact.manifest.spec, artifact.manifest.weights)
     if artifact.format == "checkpoint":
-        own = load_checkpoint(artifact.path)
-        return Subject(own.spec, Weights("checkpoint", own.sha256), trained_on(own.details))
+        own = load_checkpoint(artifact.path, which=artifact.which)
+        if own.layout.other is not None:
+            remark(f"{printable(artifact.path)}: {own.layout.in_words['which weights']}.")
+        return Subject(own.spec, Weights("checkpoint", own.sha256, which=own.layout.which), trained_on(own.details))
     embedded = embedded_spec(artifact) if given is None else None
     if embedded is not None:
         return Subject(embedded, Weights("checkpoint", ""))  # whose weights they are only a manifest or a checkpoint says
-    source = source_of_artifact(artifact, given)
+    source = source_of_artifact(artifact, given, which)
     return Subject(source.spec, source.weights, source.trained_on)
 
 
-def spec_of(artifact: Artifact, checkpoint: Path | None) -> NetworkSpec:
+def spec_of(artifact: Artifact, checkpoint: Path | None, which: Which | None = None) -> NetworkSpec:
     """The same subject's spec."""
-    return subject_of(artifact, checkpoint).spec
+    return subject_of(artifact, checkpoint, which).spec
 
 
 def _rebuilt(artifact: Artifact, manifest: Manifest) -> Source:

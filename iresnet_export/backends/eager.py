@@ -30,7 +30,7 @@ class Checkpoint(Format):
         return {}
 
     def read(self, artifact: Artifact) -> Graph:
-        return graph_of_network(load_checkpoint(artifact.path).model)
+        return graph_of_network(load_checkpoint(artifact.path, which=artifact.which).model)
 
 
 class Eager(Runtime):
@@ -38,10 +38,10 @@ class Eager(Runtime):
     format: ClassVar[FormatName] = "checkpoint"
 
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> EagerSession:
-        return EagerSession(load_checkpoint(artifact.path).model, device, threads)
+        return EagerSession(load_checkpoint(artifact.path, which=artifact.which).model, device, threads)
 
     def probe(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> NetworkProbe:
-        return NetworkProbe(load_checkpoint(artifact.path).model.to(device))
+        return NetworkProbe(load_checkpoint(artifact.path, which=artifact.which).model.to(device))
 
 
 class EagerSession(Session):

@@ -172,6 +172,7 @@ def _precisions(artifacts: Sequence[Artifact]) -> list[str]:
 def _verify_options(options: BenchOptions) -> VerifyOptions:
     return VerifyOptions(
         checkpoint=options.checkpoint,
+        which=options.which,
         source=options.source,
         data=options.data,
         images=options.parity_images,

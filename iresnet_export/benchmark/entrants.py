@@ -86,8 +86,8 @@ class Origins:
         return list(self._known.values())
 
     def of(self, artifact: Artifact) -> Origin:
-        source = source_of_artifact(artifact, self._options.given)
-        key = (source.weights.sha256, source.spec)
+        source = source_of_artifact(artifact, self._options.given, self._options.which)
+        key = (source.weights.key, source.spec)
         if key not in self._known:
             name = f"{source.spec.name}-{source.weights.sha256[:8]}"
             namesakes = sum(origin.label.startswith(name) for origin in self.all)

@@ -14,6 +14,7 @@ from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import MOST_BATCH, MOST_THREADS
 from iresnet_export.errors import InputError
 from iresnet_models.cores import usable_cores
+from iresnet_models.spec import Which
 
 Mode = Literal["latency", "throughput", "server", "cold"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -38,6 +39,8 @@ class BenchOptions:
     repeats: int = 5
     """Fresh processes for each candidate of mode cold."""
     checkpoint: Path | None = None
+    which: Which | None = None
+    """Of the checkpoint's weights, as `verify` has it."""
     trust: bool = False
     backends: tuple[str, ...] = ()
     peers: bool = False

@@ -17,6 +17,7 @@ from iresnet_export.cli.options import (
     JsonFile,
     NetworkFile,
     Trust,
+    WhichOfFile,
     device_from_option,
     digits_or_folder,
 )
@@ -39,6 +40,7 @@ def evaluate(
     batch_size: AtATime = 32,
     workers: Annotated[int, typer.Option("--workers", help="Processes that load images.", min=0, max=MOST_THREADS)] = 0,
     checkpoint: NetworkFile = None,
+    which: WhichOfFile = None,
     device: Device = "auto",
     backend: BackendNames = None,
     trust: Trust = False,
@@ -67,7 +69,9 @@ def evaluate(
     if thumbnails and json is None:
         raise InputError("--thumbnails puts pictures into a report;", "name its file with --json.")
     named = tuple(backend or ())
-    options = EvalOptions(data, batch_size, workers, device_from_option(device), checkpoint, trust, named, mistakes, thumbnails)
+    options = EvalOptions(
+        data, batch_size, workers, device_from_option(device), checkpoint, trust, named, mistakes, thumbnails, which
+    )
     with progress_bar() as progress, predictions_file(predictions) as keep:
         found = accuracies(files, options, progress, keep)
     report = eval_report(found, options)

@@ -24,6 +24,7 @@ from iresnet_export.cli.options import (
     Seed,
     StaticBatch,
     WeightsName,
+    WhichWeights,
     WithPreprocessing,
     device_from_option,
     offering,
@@ -36,6 +37,7 @@ def pt2(
     arch: Arch = None,
     depth: Depth = None,
     checkpoint: CheckpointFile = None,
+    which: WhichWeights = None,
     weights: WeightsName = None,
     seed: Seed = 0,
     image_size: ImageSize = None,
@@ -84,7 +86,7 @@ def pt2(
     )
     if compile:
         Package().settings(options)  # says what is missing before any work is done
-    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
+    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes, which)
     artifact = run_export("aotinductor" if compile else "pt2", source, options, output, force)
     if compile:
         from iresnet_export.backends.aotinductor.target import package_details, target_in_words

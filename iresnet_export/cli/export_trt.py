@@ -30,6 +30,7 @@ from iresnet_export.cli.options import (
     QuantizedPrecisionName,
     Seed,
     WeightsName,
+    WhichWeights,
     WithPreprocessing,
     source_from_options,
 )
@@ -102,6 +103,7 @@ def trt(
     arch: Arch = None,
     depth: Depth = None,
     checkpoint: CheckpointFile = None,
+    which: WhichWeights = None,
     weights: WeightsName = None,
     seed: Seed = 0,
     image_size: ImageSize = None,
@@ -208,7 +210,7 @@ def trt(
     )
     tensorrt = flavour_for_building(flavour)  # says what is missing before any work is done
     require_options(tensorrt, options)
-    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
+    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes, which)
     with tensorrt.listening(_said if verbose else None):
         artifact = run_export("engine", source, options, output, force)
     details = engine_details(artifact)

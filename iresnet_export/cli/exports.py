@@ -31,6 +31,7 @@ from iresnet_export.cli.options import (
     Seed,
     StaticBatch,
     WeightsName,
+    WhichWeights,
     WithPreprocessing,
     offering,
     source_from_options,
@@ -81,6 +82,7 @@ def torchscript(
     arch: Arch = None,
     depth: Depth = None,
     checkpoint: CheckpointFile = None,
+    which: WhichWeights = None,
     weights: WeightsName = None,
     seed: Seed = 0,
     image_size: ImageSize = None,
@@ -101,7 +103,7 @@ def torchscript(
     options = ExportOptions(
         precision=precision, fold=fold, with_preprocessing=with_preprocessing, calibration_data=calibration_data
     )
-    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
+    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes, which)
     run_export("torchscript", source, options, output, force)
 
 
@@ -109,6 +111,7 @@ def onnx(
     arch: Arch = None,
     depth: Depth = None,
     checkpoint: CheckpointFile = None,
+    which: WhichWeights = None,
     weights: WeightsName = None,
     seed: Seed = 0,
     image_size: ImageSize = None,
@@ -157,7 +160,7 @@ def onnx(
         max_batch=max(batch, 32),
         opset=opset,
     )
-    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
+    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes, which)
     run_export("onnx", source, options, output, force)
 
 
@@ -174,6 +177,9 @@ def run_export(format: FormatName, source: Source, options: ExportOptions, outpu
 
     if source.checkpoint is None:
         warn(_UNTRAINED.format(seed=source.weights.seed))
+    for name, words in (source.layout.in_words if source.layout is not None else {}).items():
+        if name != "layout":
+            say(f"{name.capitalize()}: {words}.")
     with progress_bar() as progress:
         artifact = export_artifact(format, source, options, output=output, force=force, progress=progress)
     manifest = artifact.manifest

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from iresnet_export.cli.console import say, show, write_report
-from iresnet_export.cli.options import JsonFile
+from iresnet_export.cli.options import ArchName, JsonFile, WhichOfFile
 
 
 def models() -> None:
@@ -31,13 +31,26 @@ def models() -> None:
 
 def inspect(
     artifact: Annotated[Path, typer.Argument(help="An artifact or a checkpoint.", show_default=False)],
+    arch: Annotated[ArchName | None, typer.Option("--arch", help="Of a checkpoint that could be two.", show_default=False)] = None,
+    which: WhichOfFile = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save", help="Save a checkpoint's weights and network to this new file, .safetensors or .pt.", show_default=False
+        ),
+    ] = None,
     json: JsonFile = None,
 ) -> None:
-    """Say what a file is: its network and manifest, inputs and outputs, operators, and the precision of its weights."""
+    """Say what a file is: its network and manifest, inputs and outputs, operators, and the precision of its weights.
+
+    Of a checkpoint, also how it holds its weights, and which of them are taken.
+    """
     from iresnet_export.inspection import inspect_file
     from iresnet_export.reporting.tables import Cell, table
     from iresnet_export.reporting.words import one_line
 
-    found = inspect_file(artifact)
+    found = inspect_file(artifact, arch=arch, which=which, save=save)
     show(table("file", "", ("", ""), [[Cell(key, strong=True), one_line(value)] for key, value in found.rows()]))
+    if save is not None:
+        say(f"{save}: the network, and the weights that were taken.")
     write_report(json, found.to_json())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from iresnet_export.errors import InputError
-from iresnet_models.spec import BLOCKS, FAMILIES, ModelSpec
+from iresnet_models.spec import BLOCKS, FAMILIES, ModelSpec, Which
 
 if TYPE_CHECKING:
     import torch
@@ -90,11 +90,14 @@ CheckpointFile = Annotated[
     Path | None,
     typer.Option(
         "--checkpoint",
-        help="Weights: one of our, the official or torchvision's files.",
+        help="Weights: one of our, the official, torchvision's or timm's files, .safetensors too.",
         rich_help_panel=NETWORK,
         show_default=False,
     ),
 ]
+_WHICH = "Of a checkpoint's weights: their average over training, or the raw ones. Default: the average where there is one."
+WhichWeights = Annotated[Which | None, typer.Option("--which", help=_WHICH, rich_help_panel=NETWORK, show_default=False)]
+WhichOfFile = Annotated[Which | None, typer.Option("--which", help=_WHICH, show_default=False)]
 WeightsName = Annotated[
     str | None,
     typer.Option(
@@ -282,6 +285,7 @@ def source_from_options(
     seed: int,
     image_size: int | None,
     num_classes: int | None,
+    which: Which | None,
 ) -> Source:
     """The network that the options name: from a checkpoint, from the official weights, or untrained."""
     from iresnet_export.artifacts.source import source_from_checkpoint, untrained_source
@@ -297,7 +301,11 @@ def source_from_options(
         checkpoint = download_official(spec.arch, spec.depth)
         arch, depth = spec.arch, spec.depth
     if checkpoint is not None:
-        return source_from_checkpoint(checkpoint, arch=arch, depth=depth, num_classes=num_classes, image_size=image_size)
+        return source_from_checkpoint(
+            checkpoint, arch=arch, depth=depth, num_classes=num_classes, image_size=image_size, which=which
+        )
+    if which is not None:
+        raise InputError("--which says which of a checkpoint's weights to take;", "add --checkpoint, or leave it out.")
     spec = ModelSpec(arch or "iresnet", depth or 50, num_classes=num_classes or 1000)
     return untrained_source(spec if image_size is None else spec.with_image_size(image_size), seed)
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iresnet_export.cli.console import is_standard_output, notice, progress_bar, show, write_report
-from iresnet_export.cli.options import MOST_CLASSES, AtATime, Device, JsonFile, NetworkFile, Trust, backends, device_from_option
+from iresnet_export.cli.options import (
+    MOST_CLASSES,
+    AtATime,
+    Device,
+    JsonFile,
+    NetworkFile,
+    Trust,
+    WhichOfFile,
+    backends,
+    device_from_option,
+)
 from iresnet_export.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +34,7 @@ def predict(
     top_k: Annotated[int, typer.Option("--top-k", help="How many classes to show, at most all.", min=1, max=MOST_CLASSES)] = 5,
     batch_size: AtATime = 32,
     checkpoint: NetworkFile = None,
+    which: WhichOfFile = None,
     device: Device = "auto",
     backend: Annotated[
         str | None,
@@ -46,7 +57,7 @@ def predict(
     from iresnet_export.prediction import predict as predict_images
     from iresnet_export.reporting.tables import predict_table
 
-    options = PredictOptions(top_k, batch_size, device_from_option(device), checkpoint, trust, backend)
+    options = PredictOptions(top_k, batch_size, device_from_option(device), checkpoint, trust, backend, which)
     if jsonl is not None:
         _write_lines(jsonl, artifact, images, options, json, resume)
         return

@@ -30,6 +30,7 @@ def train(
     dropout: options.Dropout = None,
     zero_init_residual: options.ZeroInit = False,
     pretrained: options.Pretrained = None,
+    which: options.PretrainedWhich = None,
     result_path: options.ResultPath = None,
     force: options.Replace = False,
     resume: options.ResumeFlag = False,

@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 import typer
 
 from iresnet_export.cli.options import digits_or_folder, offering
-from iresnet_models.spec import BLOCKS, FAMILIES
+from iresnet_models.spec import BLOCKS, FAMILIES, Which
 from iresnet_train import config
 from iresnet_train.presets import PRESETS
 
@@ -87,6 +87,15 @@ Dropout = Annotated[
 ZeroInit = Annotated[bool, typer.Option("--zero-init-residual", help="Start every block as its shortcut.", rich_help_panel=NETWORK)]
 Pretrained = Annotated[
     Path | None, typer.Option("--pretrained", help="A checkpoint to start from.", rich_help_panel=NETWORK, show_default=False)
+]
+PretrainedWhich = Annotated[
+    Which | None,
+    typer.Option(
+        "--which",
+        help="Of its weights: their average over training, or the raw ones. Default: the average where there is one.",
+        rich_help_panel=NETWORK,
+        show_default=False,
+    ),
 ]
 ResultPath = Annotated[
     Path | None,

@@ -16,6 +16,7 @@ from iresnet_export.cli.options import (
     JsonFile,
     OrtCuda,
     Trust,
+    WhichOfFile,
     device_from_option,
     digits_or_folder,
     finite,
@@ -30,6 +31,7 @@ def verify(
         Path | None,
         typer.Option("--checkpoint", help="What they should be, where their manifest does not lead to it.", show_default=False),
     ] = None,
+    which: WhichOfFile = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +105,7 @@ def verify(
         quick=quick,
         from_scratch=from_scratch,
         cache=not no_cache,
+        which=which,
     )
     with progress_bar() as progress:
         verification = verify_artifacts(artifacts, options, progress)

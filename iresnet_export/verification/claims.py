@@ -47,7 +47,7 @@ def false_claim(artifact: Artifact, manifest: Manifest, options: ExportOptions, 
     """The first field of a rebuilt artifact's manifest that is not what follows from its file, its checkpoint and other fields."""
     told, weights = _document(manifest), deployment.source.weights
     made = copy.deepcopy(told) | {"size_bytes": artifact.path.stat().st_size, "parent": None}
-    made["weights"] |= {"kind": weights.kind, "sha256": weights.sha256, "seed": weights.seed}
+    made["weights"] |= {"kind": weights.kind, "sha256": weights.sha256, "seed": weights.seed, "which": weights.which}
     if weights.kind != "checkpoint":
         made["weights"]["checkpoint"] = None
     batch, details = format_named(manifest.format).batch_range(options), told["details"]

@@ -56,7 +56,7 @@ def _key(source: Source, pixels: Tensor, batch_sizes: Sequence[int]) -> str:
     """SHA-256 over all that logits and noise floor depend on."""
     modules = (network_module, preprocessing_module, reference_module)
     depends = {
-        "weights": source.weights.sha256,
+        "weights": source.weights.key,
         "spec": source.spec.to_json(),
         "pixels": list(pixels.shape),
         "batch_sizes": list(batch_sizes),

@@ -42,7 +42,7 @@ from iresnet_export.verification.reference import MINIMUM_IMAGES, Reference, ref
 from iresnet_export.verification.reference_cache import cached_reference
 from iresnet_models.errors import named_line
 from iresnet_models.preprocessing import noise_pixels
-from iresnet_models.spec import NetworkSpec
+from iresnet_models.spec import NetworkSpec, Which
 
 _NO_RUNTIME = "file"
 """What stands in a runtime's place where only files are compared."""
@@ -71,6 +71,8 @@ class VerifyOptions:
     """Whether to measure again, from its data, what an export measured: calibration and the fold's proof."""
     cache: bool = True
     """Whether references are kept from one run to the next."""
+    which: Which | None = None
+    """Of the checkpoint's weights: None for those that a manifest tells of, without one for their average where there is one."""
     source: Source | None = None
     """The network that artifacts should be, in place of `checkpoint`: the only way to one that is in memory alone."""
 
@@ -137,7 +139,7 @@ class References:
         return list(self._known.values())
 
     def of(self, source: Source) -> Reference:
-        key = (source.weights.sha256, source.spec)
+        key = (source.weights.key, source.spec)
         if key not in self._known:
             pixels, labels, where = pixels_for(source.spec, self._options, source.weights)
             if source.trained_on is not None and where.endswith("noise"):
@@ -212,7 +214,7 @@ def _verdicts(
     try:
         if artifact.manifest is not None:
             artifact.require_intact()
-        source = source_of_artifact(artifact, options.given)
+        source = source_of_artifact(artifact, options.given, options.which)
         if format_named(artifact.format).native:
             require_trusted(artifact, options.trust)
     except StaleManifestError as error:
@@ -325,7 +327,7 @@ def _require_measured(artifacts: Sequence[Artifact], options: VerifyOptions) -> 
             "leave it out.",
         )
     for artifact in measured:
-        data_of(artifact, subject_of(artifact, options.checkpoint), options.data)
+        data_of(artifact, subject_of(artifact, options.checkpoint, options.which), options.data)
 
 
 def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit: float) -> None:
@@ -337,7 +339,7 @@ def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit
     from iresnet_data.datasets import has_labels
 
     for artifact in artifacts:
-        subject = subject_of(artifact, options.given)
+        subject = subject_of(artifact, options.given, options.which)
         data = chosen_data(options.data, subject.spec, subject.weights, held_out=True)
         if data is None or not has_labels(data):
             found = "seeded noise" if data is None else f"the images of {Path(data).name}"

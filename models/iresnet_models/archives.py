@@ -116,6 +116,13 @@ def is_archive(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as those of safetensors do: with a length, and JSON of that length."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < 2**32
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Archive]:
     """An archive to read from. ArtifactError where it is damaged, takes more memory than is sensible, or is no proper archive.
@@ -202,9 +209,6 @@ def what_it_is(path: Path) -> str | None:
         return "a tar archive"
     if head[4:8] == b"TFL3":
         return "a TensorFlow Lite model"
-    length = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and 0 < length < path.stat().st_size:
-        return "a safetensors file"
     if re.match(rb"\s*(<!doctype|<html|<\?xml)", head, re.IGNORECASE):
         return WEB_PAGE
     if re.match(rb"\s*[{\[]", head):

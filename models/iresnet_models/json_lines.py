@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from iresnet_models.errors import InputError
-from iresnet_models.files import json_line, replacing, require_place, sha256_of, unwritable
+from iresnet_models.files import json_line, replacing, require_place, unwritable
 
 _LONGEST = 16 * 2**20
 """Bytes of a line: more than all of 100,000 classes take, and no more memory than that."""
@@ -23,16 +23,16 @@ def require_absent(file: Path) -> None:
 
 
 class LineFile:
-    """A file of findings by one artifact, of files in a known order; a context manager.
+    """A file of findings of files in a known order, `by` whom each line says; a context manager.
 
     `count`: lines that it holds; `unreadable`: how many of them are of files that could not be read. Where it is there already
-    and `resume` is given, its lines are held against `names` and the artifact, and a last one that is cut off is taken away.
+    and `resume` is given, its lines are held against `names` and `by`, and a last one that is cut off is taken away.
     Raises InputError for lines that are others.
     """
 
-    def __init__(self, path: Path, artifact: Path, names: Iterable[str], *, resume: bool) -> None:
+    def __init__(self, path: Path, by: dict[str, str], names: Iterable[str], *, resume: bool) -> None:
         self.count = self.unreadable = 0
-        self._by = {"artifact": artifact.name, "sha256": sha256_of(artifact)}
+        self._by = by
         if not resume:
             require_absent(path)
         self._path = require_place(path)
@@ -93,7 +93,8 @@ class LineFile:
             raise InputError(f"{self._path}, line {self.count + 1}, is no prediction.", "Name another file.")
         if any(found.get(key) != value for key, value in self._by.items()):
             raise InputError(
-                f"{self._path}, line {self.count + 1}, was not predicted by this {self._by['artifact']}.", "Name another file."
+                f"{self._path}, line {self.count + 1}, was not predicted by this {self._by['artifact']}, or of other weights.",
+                "Name another file.",
             )
         return found
 

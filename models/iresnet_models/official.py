@@ -20,9 +20,10 @@ from pathlib import Path
 
 import platformdirs
 
-from iresnet_models.checkpoint import load_checkpoint, shapes_of
+from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.errors import CheckpointError, InputError, IResNetError, UnavailableError, first_line, named_line
 from iresnet_models.files import read_json, require_file, sha256_of, write_json
+from iresnet_models.recognition import shapes_of
 from iresnet_models.spec import OFFICIAL_WEIGHTS, ModelSpec
 
 CACHE_VARIABLE = "IRESNET_EXPORT_CACHE"

@@ -16,6 +16,8 @@ from iresnet_models.typed import shortly, typed
 
 Shortcut = Literal["conv", "pool"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Which = Literal["average", "raw"]
+"""Of a checkpoint's weights: their average over training, or those of the last step."""
 
 MOST_CLASSES = 100_000
 LARGEST_IMAGE = 2048

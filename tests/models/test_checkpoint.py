@@ -16,9 +16,9 @@ from support import mostly_slow
 from torch import Tensor, nn
 
 from iresnet_models import ModelSpec, Network, build_model, list_models, load_checkpoint, save_checkpoint
-from iresnet_models.checkpoint import shapes_of
 from iresnet_models.errors import CheckpointError, InputError, IResNetError
 from iresnet_models.initialization import untrained_network
+from iresnet_models.recognition import shapes_of
 
 State = dict[str, Tensor]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from iresnet_data.named_data import is_embedded, short_name
 from iresnet_models.errors import InputError
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import ModelSpec, Which
 from iresnet_models.typed import first_fault
 
 Schedule = Literal["steps", "cosine"]
@@ -48,6 +48,7 @@ class TrainConfig:
     dropout: float = 0.0
     zero_init_residual: bool = False
     pretrained: Path | None = None  # a checkpoint whose weights to start from
+    which: Which | None = None  # of its weights: None for their average where there is one
 
     result_path: Path | None = None  # None: runs/<arch><depth>
     overwrite: bool = False  # replace a run that is there
@@ -133,6 +134,8 @@ class TrainConfig:
             raise InputError(f"A warm-up of {self.warmup_epochs} epochs leaves nothing of {self.epochs};", "make it shorter.")
         if self.pretrained is not None and self.zero_init_residual:
             raise InputError("zero_init_residual sets initial weights, but pretrained brings its own;", "leave one of them out.")
+        if self.which is not None and self.pretrained is None:
+            raise InputError("which says which weights of pretrained to start from, and none is given;", "leave it out.")
         if self.export_ema and self.ema_decay is None:
             raise InputError("export_ema exports the average of the weights, but none is kept;", "give ema_decay too.")
         if self.compile and self.activation_checkpointing:

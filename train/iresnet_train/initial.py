@@ -18,7 +18,7 @@ def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
     """A fresh network, or the one of `config.pretrained` with a fresh classifier where the classes are others."""
     if config.pretrained is None:
         return network_from_spec(spec, zero_init_residual=config.zero_init_residual)
-    source = load_checkpoint(config.pretrained, arch=config.arch, depth=config.depth)
+    source = load_checkpoint(config.pretrained, arch=config.arch, depth=config.depth, which=config.which)
     if config.groups not in (None, source.spec.groups):
         raise InputError(
             f"{config.pretrained} holds {source.spec.name} with {source.spec.groups} groups, but {config.groups} were asked for.",
@@ -32,6 +32,8 @@ def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
         named = "classes of other names" if source.spec.num_classes == spec.num_classes else f"{source.spec.num_classes} classes"
         head = f"with a new classifier for {spec.num_classes} classes in place of its own for {named}"
     _log.info("Weights of %s from %s, %s.", source.spec.name, config.pretrained.name, head)
+    if (which := source.layout.in_words.get("which weights")) is not None:
+        _log.info("They are %s.", which)
     return model
 
 

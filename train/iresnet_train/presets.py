@@ -84,5 +84,5 @@ def _network_of(said: dict[str, Any]) -> dict[str, Any]:
         return {}  # a run that goes on has its weights already
     from iresnet_models.checkpoint import load_checkpoint
 
-    spec = load_checkpoint(said["pretrained"], arch=said.get("arch"), depth=said.get("depth")).spec
+    spec = load_checkpoint(said["pretrained"], arch=said.get("arch"), depth=said.get("depth"), which=said.get("which")).spec
     return {"arch": spec.arch, "depth": spec.depth}

@@ -211,6 +211,8 @@ class RunFolder:
         if not self._writes:
             return
         details = {"epoch": record.epoch, "val_acc1": self.accuracy(record), "config": self._config.to_json()}
+        if self._config.ema_decay is not None:
+            details["which"] = "average" if self._config.export_ema else "raw"
         self.states.wait()
         if self.best is record:
             self._attempt(self.best_checkpoint, lambda: save_checkpoint(self.best_checkpoint, network, **details))

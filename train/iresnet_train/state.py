@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from iresnet_models.checkpoint import read_saved
 from iresnet_models.errors import CheckpointError, InputError, IResNetError
 from iresnet_models.files import sha256_of, write_bytes
+from iresnet_models.saved_files import read_saved
 
 FORMAT = "iresnet-export/state/2"
 _KEPT = 2
