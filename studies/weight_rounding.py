@@ -9,6 +9,7 @@ activations stay codes in both. Artifacts are exports of networks trained on the
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from iresnet_export.artifacts.artifact import open_artifact
 from iresnet_export.artifacts.source import source_of_artifact
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.quantization.cost import sqnr_db
+from iresnet_export.quantization.placement import quantized_onnx
 from iresnet_export.system.environment import environment
 from iresnet_export.verification.deployment import Deployment
 from iresnet_models.files import read_json, write_json
@@ -50,10 +52,19 @@ def main() -> None:
         graph = OnnxGraph(model)
         return sqnr_db(torch.cat([graph.run(batch) for batch in inputs.split(BATCH)]).numpy(), exact)
 
-    codes = measured(deployment.quantized_model)
-    floats = measured(with_float_weights(deployment.quantized_model, deployment.floating_model))
-    row = {"network": options.name or source.spec.name, "sqnr_db": codes, "with_float_weights_db": floats}
-    print(f"{row['network']}: {codes:.2f} dB, {floats:.2f} dB with weights in float32: {floats - codes:.2f} dB at most")
+    floating, codes = deployment.floating_model, deployment.quantization
+    assert codes is not None
+    plain = quantized_onnx(floating, dataclasses.replace(codes, bias_corrections={}))
+    found = {
+        "sqnr_db": measured(deployment.quantized_model),
+        "uncorrected_db": measured(plain),
+        "with_float_weights_db": measured(with_float_weights(plain, floating)),
+    }
+    row = {"network": options.name or source.spec.name} | found
+    exported, rounded, floats = found.values()
+    print(
+        f"{row['network']}: {exported:.2f} dB; {rounded:.2f} dB without corrected biases, {floats:.2f} dB with float32 weights too"
+    )
     if options.json is not None:
         known = read_json(options.json, "The study")["results"] if options.json.exists() else []
         rows: list[Any] = [other for other in known if other["network"] != row["network"]] + [row]
