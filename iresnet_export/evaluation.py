@@ -23,6 +23,7 @@ from iresnet_export.verification.decisions import Proportion
 from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.preprocessing import to_pixels
+from iresnet_models.spec import NOTHING_SAID, SpecOptions
 from iresnet_train import Evaluation, Loader, evaluate
 
 
@@ -37,6 +38,8 @@ class EvalOptions:
     checkpoint: Path | None = None
     trust: bool = False
     backends: tuple[str, ...] = ()
+    said: SpecOptions = NOTHING_SAID
+    """Of checkpoints' images and classes, in place of what they say."""
 
 
 def accuracies(paths: Sequence[Path], options: EvalOptions, progress: Progress = no_progress) -> list[Evaluated]:
@@ -50,7 +53,7 @@ def accuracies(paths: Sequence[Path], options: EvalOptions, progress: Progress =
 
 
 def accuracy_of(artifact: Artifact, runtime: Runtime, options: EvalOptions, progress: Progress = no_progress) -> Evaluated:
-    subject = subject_of(artifact, options.checkpoint)
+    subject = subject_of(artifact, options.checkpoint, options.said)
     spec = subject.spec
     data = chosen_data(options.data, spec, subject.weights, held_out=True)
     if data is None:

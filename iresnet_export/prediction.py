@@ -26,7 +26,7 @@ from iresnet_export.verification.reference import in_batches
 from iresnet_models.cores import usable_cores
 from iresnet_models.image_files import image_files, image_suffixes, left_out, printable
 from iresnet_models.preprocessing import load_image, to_pixels
-from iresnet_models.spec import NetworkSpec
+from iresnet_models.spec import NOTHING_SAID, NetworkSpec, SpecOptions
 
 _DECODERS = min(4, usable_cores())
 
@@ -41,6 +41,8 @@ class PredictOptions:
     checkpoint: Path | None = None
     trust: bool = False
     backend: str | None = None
+    said: SpecOptions = NOTHING_SAID
+    """Of a checkpoint's images and classes, in place of what it says."""
 
     def __post_init__(self) -> None:
         for option, value in (("--top-k", self.top_k), ("--batch-size", self.batch_size)):
@@ -63,7 +65,7 @@ def predict(path: Path, images: Sequence[Path], options: PredictOptions, progres
     the artifact cannot run here, and CheckFailedError where its outputs are not numbers.
     """
     artifact = open_artifact(path)
-    spec = spec_of(artifact, options.checkpoint)
+    spec = spec_of(artifact, options.checkpoint, options.said)
     found = find_images(images)
     if artifact.manifest is not None:
         artifact.require_intact()

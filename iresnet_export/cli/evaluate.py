@@ -13,11 +13,18 @@ from iresnet_export.cli.options import (
     AtATime,
     BackendNames,
     Device,
+    ImageSize,
+    InterpolationName,
     JsonFile,
+    LabelsFile,
+    Mean,
     NetworkFile,
+    Resize,
+    Std,
     Trust,
     device_from_option,
     digits_or_folder,
+    spec_options,
 )
 
 
@@ -40,13 +47,21 @@ def evaluate(
     device: Device = "auto",
     backend: BackendNames = None,
     trust: Trust = False,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: LabelsFile = None,
     json: JsonFile = None,
 ) -> None:
     """Count top-1 and top-5 accuracy on held-out images, of checkpoints and artifacts alike."""
     from iresnet_export.evaluation import EvalOptions, accuracies, eval_report
     from iresnet_export.reporting.tables import eval_table
 
-    options = EvalOptions(data, batch_size, workers, device_from_option(device), checkpoint, trust, tuple(backend or ()))
+    said = spec_options(image_size, resize, interpolation, mean, std, labels)
+    chosen = tuple(backend or ())
+    options = EvalOptions(data, batch_size, workers, device_from_option(device), checkpoint, trust, chosen, said)
     with progress_bar() as progress:
         found = accuracies(files, options, progress)
     report = eval_report(found, options)

@@ -22,15 +22,21 @@ from iresnet_export.cli.options import (
     Fold,
     Force,
     ImageSize,
+    InterpolationName,
     KeepFloat,
+    LabelsFile,
+    Mean,
     MinSqnr,
     NumClasses,
     Output,
     QuantizedPrecisionName,
+    Resize,
     Seed,
+    Std,
     WeightsName,
     WithPreprocessing,
     source_from_options,
+    spec_options,
 )
 from iresnet_export.errors import InputError
 
@@ -103,8 +109,13 @@ def trt(
     checkpoint: CheckpointFile = None,
     weights: WeightsName = None,
     seed: Seed = 0,
-    image_size: ImageSize = None,
     num_classes: NumClasses = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: LabelsFile = None,
     flavour: Annotated[
         Literal["tensorrt", "tensorrt_rtx"] | None,
         typer.Option(
@@ -205,7 +216,8 @@ def trt(
     )
     tensorrt = flavour_for_building(flavour)  # says what is missing before any work is done
     require_options(tensorrt, options)
-    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
+    said = spec_options(image_size, resize, interpolation, mean, std, labels)
+    source = source_from_options(arch, depth, checkpoint, weights, seed, num_classes, said)
     with tensorrt.listening(_said if verbose else None):
         artifact = run_export("engine", source, options, output, force)
     details = engine_details(artifact)

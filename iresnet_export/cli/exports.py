@@ -21,18 +21,24 @@ from iresnet_export.cli.options import (
     Fold,
     Force,
     ImageSize,
+    InterpolationName,
     KeepFloat,
+    LabelsFile,
+    Mean,
     MinSqnr,
     NumClasses,
     Output,
     PrecisionName,
     QuantizedPrecisionName,
+    Resize,
     Seed,
     StaticBatch,
+    Std,
     WeightsName,
     WithPreprocessing,
     offering,
     source_from_options,
+    spec_options,
 )
 from iresnet_export.errors import InputError
 
@@ -82,8 +88,13 @@ def torchscript(
     checkpoint: CheckpointFile = None,
     weights: WeightsName = None,
     seed: Seed = 0,
-    image_size: ImageSize = None,
     num_classes: NumClasses = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: LabelsFile = None,
     precision: PrecisionName = "fp32",
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
@@ -100,7 +111,8 @@ def torchscript(
     options = ExportOptions(
         precision=precision, fold=fold, with_preprocessing=with_preprocessing, calibration_data=calibration_data
     )
-    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
+    said = spec_options(image_size, resize, interpolation, mean, std, labels)
+    source = source_from_options(arch, depth, checkpoint, weights, seed, num_classes, said)
     run_export("torchscript", source, options, output, force)
 
 
@@ -110,8 +122,13 @@ def onnx(
     checkpoint: CheckpointFile = None,
     weights: WeightsName = None,
     seed: Seed = 0,
-    image_size: ImageSize = None,
     num_classes: NumClasses = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: LabelsFile = None,
     opset: Opset = None,
     dynamic_batch: DynamicBatch = True,
     batch: StaticBatch = 1,
@@ -154,7 +171,8 @@ def onnx(
         max_batch=max(batch, 32),
         opset=opset,
     )
-    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes)
+    said = spec_options(image_size, resize, interpolation, mean, std, labels)
+    source = source_from_options(arch, depth, checkpoint, weights, seed, num_classes, said)
     run_export("onnx", source, options, output, force)
 
 

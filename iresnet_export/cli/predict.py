@@ -8,7 +8,23 @@ from typing import Annotated
 import typer
 
 from iresnet_export.cli.console import notice, progress_bar, show, write_report
-from iresnet_export.cli.options import MOST_CLASSES, AtATime, Device, JsonFile, NetworkFile, Trust, backends, device_from_option
+from iresnet_export.cli.options import (
+    MOST_CLASSES,
+    AtATime,
+    Device,
+    ImageSize,
+    InterpolationName,
+    JsonFile,
+    LabelsFile,
+    Mean,
+    NetworkFile,
+    Resize,
+    Std,
+    Trust,
+    backends,
+    device_from_option,
+    spec_options,
+)
 
 
 def predict(
@@ -26,6 +42,12 @@ def predict(
         typer.Option("--backend", help="Run by this one, not by the first that can.", show_default=False, autocompletion=backends),
     ] = None,
     trust: Trust = False,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: LabelsFile = None,
     json: JsonFile = None,
 ) -> None:
     """Say what images show: the likeliest classes, with their probabilities.
@@ -37,7 +59,8 @@ def predict(
     from iresnet_export.prediction import predict as predict_images
     from iresnet_export.reporting.tables import predict_table
 
-    options = PredictOptions(top_k, batch_size, device_from_option(device), checkpoint, trust, backend)
+    said = spec_options(image_size, resize, interpolation, mean, std, labels)
+    options = PredictOptions(top_k, batch_size, device_from_option(device), checkpoint, trust, backend, said)
     with progress_bar() as progress:
         report = predict_images(artifact, images, options, progress)
     show(predict_table(report))

@@ -13,14 +13,21 @@ from iresnet_export.cli.options import (
     MOST_IMAGES,
     BackendNames,
     Device,
+    ImageSize,
+    InterpolationName,
     JsonFile,
+    LabelsFile,
+    Mean,
     OrtCuda,
+    Resize,
+    Std,
     Trust,
     device_from_option,
     digits_or_folder,
     finite,
     integers,
     runtimes_from_options,
+    spec_options,
 )
 
 
@@ -71,6 +78,12 @@ def verify(
     backend: BackendNames = None,
     ort_cuda: OrtCuda = None,
     trust: Trust = False,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: LabelsFile = None,
     json: JsonFile = None,
     markdown: Annotated[
         Path | None,
@@ -103,6 +116,7 @@ def verify(
         quick=quick,
         from_scratch=from_scratch,
         cache=not no_cache,
+        said=spec_options(image_size, resize, interpolation, mean, std, labels),
     )
     with progress_bar() as progress:
         verification = verify_artifacts(artifacts, options, progress)

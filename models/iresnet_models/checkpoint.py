@@ -32,7 +32,8 @@ Shapes = dict[str, tuple[int, ...]]
 class Checkpoint:
     """A checkpoint that was read: its network (float32, evaluation mode, CPU) and where it came from.
 
-    `details` holds what else the file says, such as the epoch and the accuracy.
+    `details` holds what else the file says, such as the epoch and the accuracy. `says_preprocessing`: whether it says how images
+    are prepared, as ours do; else the spec has the usual way for ImageNet.
     """
 
     model: Network
@@ -40,6 +41,7 @@ class Checkpoint:
     path: Path
     sha256: str
     details: dict[str, Any] = field(default_factory=dict)
+    says_preprocessing: bool = True
 
 
 def save_checkpoint(path: Path, model: Network, **details: Any) -> None:
@@ -83,7 +85,7 @@ def load_checkpoint(
     details = (
         {key: value for key, value in content.items() if key not in known and _is_detail(value)} if "state_dict" in content else {}
     )
-    return Checkpoint(model=model, spec=spec, path=path, sha256=sha256_of(path), details=details)
+    return Checkpoint(model, spec, path, sha256_of(path), details, says_preprocessing=own)
 
 
 def shapes_of(spec: ModelSpec) -> Shapes:
