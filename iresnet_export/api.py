@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -19,7 +19,8 @@ from iresnet_export.backends.registry import FORMATS, format_named, runtime_name
 from iresnet_export.errors import InputError
 from iresnet_export.system.devices import device_named
 from iresnet_models.checkpoint import load_checkpoint
-from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing, Which
+from iresnet_models.preprocessing import ImagePreset, preprocessing_of
+from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing, SpecOptions, Which
 from iresnet_models.typed import shortly
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 Pathlike = str | Path
 Files = Artifact | Pathlike | Iterable[Artifact | Pathlike]
 T = TypeVar("T")
-_OFFICIAL = "official:"
 
 
 def load(
@@ -38,17 +38,18 @@ def load(
     arch: str | None = None,
     depth: int | None = None,
     num_classes: int | None = None,
-    image_size: int | None = None,
     which: Which | None = None,
+    **said: Any,
 ) -> Source:
     """A checkpoint's network: one of ours, the official ones or torchvision's and timm's ResNets, as any training tool saves them.
 
-    What is given is what is expected of it; `image_size` overrides the size that it was trained at. `which` of its weights:
-    "average" or "raw", by default the average where there is one; `.layout` of what is returned tells what was found. Raises
-    CheckpointError for a file that is damaged, foreign or another network.
+    What is given is what is expected of it. `which` of its weights: "average" or "raw", by default the average where there is one;
+    `.layout` of what is returned tells what was found. `said` stands in place of what the file says of images and classes:
+    `image_size`, `resize`, `interpolation`, `mean`, `std`, `labels`. Raises CheckpointError for a file that is damaged, foreign or
+    another network.
     """
-    path, which = _path(checkpoint), _which(which)
-    return source_from_checkpoint(path, arch=arch, depth=depth, num_classes=num_classes, image_size=image_size, which=which)
+    path, which, options = _path(checkpoint), _which(which), _options(SpecOptions, **said)
+    return source_from_checkpoint(path, arch=arch, depth=depth, num_classes=num_classes, which=which, said=options)
 
 
 def untrained(arch: str = "iresnet", depth: int = 50, *, num_classes: int = 1000, image_size: int = 224, seed: int = 0) -> Source:
@@ -56,16 +57,16 @@ def untrained(arch: str = "iresnet", depth: int = 50, *, num_classes: int = 1000
     return untrained_source(ModelSpec(arch, depth, num_classes=num_classes).with_image_size(image_size), seed)
 
 
-def pretrained(name: str) -> Source:
-    """The authors' ImageNet weights, such as `official:iresnet50`, downloaded once. UnavailableError without a network."""
-    from iresnet_models.official import download_official
+def pretrained(name: str, **said: Any) -> Source:
+    """Published weights, downloaded once: `official:iresnet50`, `torchvision:resnet50.IMAGENET1K_V2`, `timm:resnet50.a1_in1k`.
 
-    arch = name.removeprefix(_OFFICIAL).rstrip("0123456789")
-    depth = name.removeprefix(_OFFICIAL)[len(arch) :]
-    if not name.startswith(_OFFICIAL) or not depth:
-        raise InputError(f"There are no weights called {name!r}.", "Name the authors', such as official:iresnet50.")
-    spec = ModelSpec(arch, int(depth))
-    return source_from_checkpoint(download_official(spec.arch, spec.depth), arch=spec.arch, depth=spec.depth)
+    They bring their preprocessing and their classes' names; `said`: as for `load`. UnavailableError without a connection, or timm.
+    """
+    from iresnet_models.pretrained import pretrained_checkpoint
+
+    if not isinstance(name, str):
+        raise InputError(f"Weights go by their name, such as torchvision:resnet50.IMAGENET1K_V2, and not by {shortly(name)}.")
+    return source_from_checkpoint(pretrained_checkpoint(name), said=_options(SpecOptions, **said))
 
 
 def from_module(
@@ -78,30 +79,8 @@ def from_module(
     their `source`. InputError for what is no classifier from (batch, 3, size, size) to (batch, classes).
     """
     if not isinstance(preprocessing, Preprocessing):
-        try:
-            preprocessing = Preprocessing(
-                image_size=preprocessing.crop_size[0],
-                resize=preprocessing.resize_size[0],
-                mean=tuple(preprocessing.mean),  # type: ignore[arg-type]
-                std=tuple(preprocessing.std),  # type: ignore[arg-type]
-                interpolation=preprocessing.interpolation.value,
-            )
-        except (AttributeError, TypeError, LookupError) as error:
-            found = type(preprocessing).__name__
-            raise InputError(
-                f"preprocessing is an iresnet_export.Preprocessing, or torchvision's for classifiers, not a {found}."
-            ) from error
+        preprocessing = preprocessing_of(preprocessing)
     return source_from_module(module, preprocessing, labels=labels, name=name)
-
-
-class ImagePreset(Protocol):
-    """torchvision's `ImageClassification`, as the weights of its classifiers have it."""
-
-    crop_size: list[int]
-    resize_size: list[int]
-    mean: list[float]
-    std: list[float]
-    interpolation: Any
 
 
 def export(
@@ -135,7 +114,7 @@ def verify(artifacts: Files, *, source: Source | None = None, device: str = "cpu
     from iresnet_export.verification.verify import VerifyOptions
     from iresnet_export.verification.verify import verify as verify_artifacts
 
-    chosen = _options(VerifyOptions, device=device_named(device), source=source, **options)
+    chosen = _options(VerifyOptions, device=device_named(device), source=source, **_with_said(options))
     return verify_report(verify_artifacts(_paths(artifacts), chosen), chosen)
 
 
@@ -165,7 +144,7 @@ def evaluate(files: Files, data: Pathlike | None = None, *, device: str = "cpu",
     """
     from iresnet_export.evaluation import EvalOptions, accuracies, eval_report
 
-    chosen = _options(EvalOptions, data=None if data is None else str(data), device=device_named(device), **options)
+    chosen = _options(EvalOptions, data=None if data is None else str(data), device=device_named(device), **_with_said(options))
     return eval_report(accuracies(_paths(files), chosen), chosen)
 
 
@@ -174,7 +153,7 @@ def predict(artifact: Artifact | Pathlike, images: Files, *, device: str = "cpu"
     from iresnet_export.prediction import PredictOptions
     from iresnet_export.prediction import predict as predict_images
 
-    chosen = _options(PredictOptions, device=device_named(device), **options)
+    chosen = _options(PredictOptions, device=device_named(device), **_with_said(options))
     return iter(predict_images(_path(artifact), _paths(images), chosen).results)
 
 
@@ -262,6 +241,12 @@ def open(artifact: Artifact | Pathlike) -> Opened:
     return Opened(artifact if isinstance(artifact, Artifact) else open_artifact(_path(artifact)))
 
 
+def _with_said(options: dict[str, Any]) -> dict[str, Any]:
+    """Options in which those of images and classes are one."""
+    said = {entry.name: options[entry.name] for entry in fields(SpecOptions) if entry.name in options}
+    return {name: value for name, value in options.items() if name not in said} | {"said": _options(SpecOptions, **said)}
+
+
 def _options(kind: type[T], **given: Any) -> T:
     """Options of a kind; InputError for names that it has not, and for values of another type.
 
@@ -282,7 +267,7 @@ def _options(kind: type[T], **given: Any) -> T:
             plain = Path(value) if name == "checkpoint" else str(value)
         if name == "source" and not isinstance(plain, Source | None):
             raise InputError(f"source is what load, untrained, pretrained or from_module gave, and not {shortly(plain)}.")
-        if name == "source" or isinstance(plain, torch.device):
+        if name == "source" or isinstance(plain, torch.device | SpecOptions):
             chosen[name] = plain
             continue
         try:

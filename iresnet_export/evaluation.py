@@ -42,7 +42,7 @@ from iresnet_export.verification.decisions import Proportion
 from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.preprocessing import to_pixels
-from iresnet_models.spec import NetworkSpec, Which
+from iresnet_models.spec import NOTHING_SAID, NetworkSpec, SpecOptions, Which
 from iresnet_train import Evaluation, Loader, evaluate
 
 LISTED_CONFUSIONS = 2000
@@ -67,6 +67,8 @@ class EvalOptions:
     mistakes: int = 5
     thumbnails: bool = False
     which: Which | None = None
+    said: SpecOptions = NOTHING_SAID
+    """Of checkpoints' images and classes, in place of what they say."""
 
     def __post_init__(self) -> None:
         if self.mistakes < 0:
@@ -107,7 +109,7 @@ _Judged = tuple[Evaluated, Predictions | None]
 
 
 def _judged(artifact: Artifact, runtime: Runtime, options: EvalOptions, progress: Progress, keep: Keep | None) -> _Judged:
-    subject = subject_of(artifact, options.checkpoint, options.which)
+    subject = subject_of(artifact, options.checkpoint, options.which, options.said)
     spec = subject.spec
     data = chosen_data(options.data, spec, subject.weights, held_out=True)
     if data is None:

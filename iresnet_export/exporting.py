@@ -15,7 +15,7 @@ from torch import nn
 from iresnet_data.named_data import is_embedded
 from iresnet_export.artifacts.artifact import ENDINGS, Artifact, open_artifact, record, require_replaceable
 from iresnet_export.artifacts.data_choice import chosen_data, is_named
-from iresnet_export.artifacts.manifest import DETAILS, UNWRITTEN, Details, Fold, FormatName, Manifest, Parent
+from iresnet_export.artifacts.manifest import DETAILS, UNWRITTEN, Details, Fold, FormatName, Manifest, Parent, SaidOfSpec
 from iresnet_export.artifacts.metadata import embedded_identity
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportJob, ExportOptions, Format
@@ -149,6 +149,7 @@ def _planned(format: Format, source: Source, options: ExportOptions, output: Pat
     settings = format.settings(options)
     if options.fold:
         settings = dataclasses.replace(settings, calibration_data=options.calibration_name)  # the fold's bounds come from it
+    settings = dataclasses.replace(settings, spec=SaidOfSpec.of(source.said))
     return Manifest(
         file=output.name,
         format=format.name,

@@ -18,7 +18,7 @@ from iresnet_export.errors import InputError
 from iresnet_export.graph.precision import in_words
 from iresnet_models.files import sha256_of
 from iresnet_models.image_files import printable
-from iresnet_models.spec import Which
+from iresnet_models.spec import Which, spec_from_json
 
 _SHOWN, _LONGEST = 40, 4000
 """How much of what a file says is shown; the report in JSON holds all of it."""
@@ -52,6 +52,7 @@ class Inspection:
         if self.identity is not None and "spec" in self.identity:
             spec = self.identity["spec"]
             rows.append(("network", f"{spec['arch']}{spec['depth']}, {spec['num_classes']} classes, {spec['image_size']} pixels"))
+            rows.append(("images", self.notes.get("images") or spec_from_json(spec).in_words))
             if "producer" in self.identity:
                 said = f"{self.identity['producer']}, weights {str(self.identity.get('weights_sha256', ''))[:16]}…"
                 rows.append(("says of itself", said))
@@ -73,7 +74,8 @@ class Inspection:
         rows += [("inputs", _listed(self.inputs)), ("outputs", _listed(self.outputs))]
         rows += [("operators", _listed([f"{count} {name}" for name, count in self.operators.items()]))]
         rows += [("stored weights", _listed([f"{count:,} {name}" for name, count in self.weights.items()]))]
-        return [(key, _shown(value)) for key, value in [*rows, *self.notes.items()] if value]
+        notes = [(key, value) for key, value in self.notes.items() if key != "images"]
+        return [(key, _shown(value)) for key, value in [*rows, *notes] if value]
 
     def to_json(self) -> dict[str, Any]:
         manifest = self.artifact.manifest
@@ -202,6 +204,8 @@ def _inspect_checkpoint(path: Path, arch: str | None, which: Which | None, save:
         said = {"which": checkpoint.layout.which} if checkpoint.layout.which is not None else {}
         save_checkpoint(save, checkpoint.model, **plain | said | {"made_from_sha256": checkpoint.sha256})
     notes = checkpoint.layout.in_words | {"details": ", ".join(f"{key} {value}" for key, value in plain.items())}
+    if not checkpoint.says_preprocessing:
+        notes["images"] = f"not said; taken are {checkpoint.spec.in_words}"
     return {"identity": {"spec": checkpoint.spec.to_json()}, "weights": dict(weights), "notes": notes}
 
 

@@ -29,7 +29,7 @@ from iresnet_models.files import sha256_of
 from iresnet_models.image_files import image_files, image_suffixes, left_out, printable
 from iresnet_models.json_lines import LineFile, merge, require_absent
 from iresnet_models.preprocessing import load_image, to_pixels
-from iresnet_models.spec import NetworkSpec, Which
+from iresnet_models.spec import NOTHING_SAID, NetworkSpec, SpecOptions, Which
 from iresnet_train.distributed import joined_world
 
 _DECODERS = min(4, usable_cores())
@@ -47,6 +47,8 @@ class PredictOptions:
     backend: str | None = None
     which: Which | None = None
     """Of a checkpoint's weights: None for their average where there is one."""
+    said: SpecOptions = NOTHING_SAID
+    """Of a checkpoint's images and classes, in place of what it says."""
 
     def __post_init__(self) -> None:
         for option, value in (("--top-k", self.top_k), ("--batch-size", self.batch_size)):
@@ -180,7 +182,7 @@ class _Running:
 
 @contextmanager
 def _running(artifact: Artifact, options: PredictOptions) -> Iterator[_Running]:
-    spec = spec_of(artifact, options.checkpoint, options.which)
+    spec = spec_of(artifact, options.checkpoint, options.which, options.said)
     if artifact.manifest is not None:
         artifact.require_intact()
     backend, session = _session(artifact, options)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +19,7 @@ from iresnet_export.system.environment import command, commit, hardware, version
 from iresnet_models.files import read_json
 from iresnet_models.folding_plan import FoldPlan
 from iresnet_models.precisions import Precision
-from iresnet_models.spec import ModelSpec, NetworkSpec, Which, kind_of_spec
+from iresnet_models.spec import Interpolation, ModelSpec, NetworkSpec, SpecOptions, Which, kind_of_spec
 from iresnet_models.typed import choice, shortly, typed
 
 SCHEMA = "iresnet-export/manifest/1"
@@ -104,10 +106,45 @@ class Fold(Part):
 
 
 @dataclass(frozen=True)
+class SaidOfSpec(Part):
+    """What of the spec was said by options of the export, and is not the checkpoint's: of the labels their hash."""
+
+    image_size: Count | None = None
+    resize: Count | None = None
+    interpolation: Interpolation | None = None
+    mean: tuple[Number, Number, Number] | None = None
+    std: tuple[Number, Number, Number] | None = None
+    labels_sha256: Hash | None = None
+
+    @classmethod
+    def of(cls, said: SpecOptions) -> SaidOfSpec | None:
+        told = dict(said.said)
+        labels = told.pop("labels", None)
+        return cls(**told, labels_sha256=None if labels is None else _labels_sha256(labels)) if said.said else None
+
+    def applied(self, own: NetworkSpec, labels: tuple[str, ...] | None) -> NetworkSpec:
+        """A checkpoint's spec with this in its place; `labels` are taken if they have the hash."""
+        told = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        wanted = told.pop("labels_sha256")
+        is_said = wanted is not None and labels is not None and _labels_sha256(labels) == wanted
+        return SpecOptions(**told, labels=labels if is_said else None).applied(own)
+
+    @property
+    def in_words(self) -> str:
+        """Such as `image size, resize`."""
+        return ", ".join(name.removesuffix("_sha256").replace("_", " ") for name in plain(self))
+
+
+def _labels_sha256(labels: tuple[str, ...]) -> str:
+    return hashlib.sha256(json.dumps(labels).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class Settings(Part):
     """Those of an export's options that change what is written, and are not fields of the manifest."""
 
     calibration_data: Annotated[Text, Field(min_length=1)] | None = None
+    spec: SaidOfSpec | None = None
 
 
 @dataclass(frozen=True)

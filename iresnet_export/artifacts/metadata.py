@@ -13,7 +13,7 @@ from iresnet_export.errors import ArtifactError, InputError
 from iresnet_models.archives import opened
 from iresnet_models.precisions import PRECISIONS
 from iresnet_models.spec import NetworkSpec, spec_from_json
-from iresnet_models.typed import json_from, typed
+from iresnet_models.typed import json_from, shortly, typed
 
 METADATA_KEY, METADATA_FILE = "iresnet-export", "iresnet-export.json"
 """Where ONNX files and archives of torch say what they are."""
@@ -74,7 +74,26 @@ def embedded_identity(spec: NetworkSpec, weights: Weights, precision: str, fold:
         "fold": fold,
         "with_preprocessing": with_preprocessing,
         "input": "uint8 (batch, height, width, RGB)" if with_preprocessing else "float32 (batch, RGB, height, width), normalised",
+        "preprocessing": preprocessing_steps(spec, with_preprocessing),
     }
+
+
+def preprocessing_steps(spec: NetworkSpec, with_preprocessing: bool) -> list[str]:
+    """From an image file to the input, exactly: who follows them has the same pixels, bit for bit."""
+    size, resampling = spec.image_size, f"Image.Resampling.{spec.interpolation.upper()}"
+    steps = [
+        "decode with Pillow; turn upright by EXIF; transparent pixels on white; greys of 16 bits by their upper 8; 8-bit RGB",
+        f"resize with Pillow: image.resize((width, height), {resampling}), of 8-bit pixels, which antialiases; the shorter side "
+        f"becomes {spec.resize}, the longer int({spec.resize} * longer / shorter), rounded down",
+        f"crop {size} x {size}: left = round((width - {size}) / 2), top = round((height - {size}) / 2), halves to the even number",
+    ]
+    if with_preprocessing:
+        return [*steps, "stack: uint8 (batch, height, width, RGB)"]
+    return [
+        *steps,
+        "scale, in float32 and in this order: pixels * float32(1 / 255), minus mean, divided by std",
+        "transpose and stack: float32 (batch, RGB, height, width)",
+    ]
 
 
 def _embedded(path: Path, format: FormatName) -> str | bytes | None:
@@ -108,10 +127,16 @@ def contradiction(artifact: Artifact, checkpoint: NetworkSpec) -> str | None:
     manifest = artifact.manifest
     if manifest is None:
         return None
-    # An export may be made for other images than those of the training, whose size decides to what they are resized before.
-    told, known = manifest.spec.to_json(), checkpoint.with_image_size(manifest.spec.image_size).to_json()
+    said, source = manifest.details.settings.spec, "the checkpoint"
+    if said is not None:
+        source = f"the checkpoint with what options of the export are recorded to have set ({said.in_words})"
+    try:
+        known = (checkpoint if said is None else said.applied(checkpoint, manifest.spec.labels)).to_json()
+    except InputError as error:
+        raise ArtifactError(f"The manifest of {artifact.path} tells of options that cannot be: {error.reason}.") from error
+    told = manifest.spec.to_json()
     for key in (key for key in known if told[key] != known[key]):
-        return f"the manifest says that {key} is {told[key]}, and the checkpoint that it is {known[key]}"
+        return f"the manifest says that {key} is {shortly(told[key])}, and {source} that it is {shortly(known[key])}"
     if manifest.format == "onnx" and (wrong := _other_images(artifact.path, manifest)) is not None:
         return wrong
     inside = identity_of(artifact.path, manifest.format)

@@ -19,7 +19,7 @@ from iresnet_export.artifacts.data_choice import trained_on
 from iresnet_export.artifacts.manifest import Manifest, Weights, inside, recorded_path
 from iresnet_export.artifacts.metadata import embedded_spec
 from iresnet_export.errors import ArtifactError, CheckpointError, InputError, StaleManifestError
-from iresnet_models.checkpoint import load_checkpoint
+from iresnet_models.checkpoint import Checkpoint, load_checkpoint
 from iresnet_models.errors import named_line
 from iresnet_models.files import sha256_of
 from iresnet_models.image_files import printable
@@ -28,7 +28,7 @@ from iresnet_models.layouts import Layout
 from iresnet_models.network import Network
 from iresnet_models.preprocessing import noise_pixels, normalised
 from iresnet_models.remembered import recall, remember
-from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing, Which
+from iresnet_models.spec import NOTHING_SAID, ModelSpec, NetworkSpec, Preprocessing, SpecOptions, Which
 from iresnet_models.typed import shortly
 
 _ALONE = 1e-9
@@ -46,11 +46,13 @@ class Source:
     weights: Weights
     checkpoint: Path | None = None
     trained_spec: NetworkSpec | None = None
-    """The checkpoint's own spec, where `spec` is an artifact's."""
+    """The checkpoint's own spec, where `spec` is an artifact's, or what a user said."""
     trained_on: str | None = None
     """What the checkpoint calls its data: to be shown, never opened."""
     layout: Layout | None = None
     """How the checkpoint held the weights, and which of them these are."""
+    said: SpecOptions = NOTHING_SAID
+    """What of the spec the user said, in place of the checkpoint."""
 
     @property
     def own(self) -> Network:
@@ -81,15 +83,36 @@ def source_from_checkpoint(
     arch: str | None = None,
     depth: int | None = None,
     num_classes: int | None = None,
-    image_size: int | None = None,
     which: Which | None = None,
+    said: SpecOptions = NOTHING_SAID,
 ) -> Source:
-    """A checkpoint's network; `image_size` overrides the size that it was trained at. `which`: as for `load_checkpoint`."""
+    """A checkpoint's network; `said` stands in place of what the file says of images and classes. `which`: of its weights."""
     checkpoint = load_checkpoint(path, arch=arch, depth=depth, num_classes=num_classes, which=which)
-    spec = checkpoint.spec if image_size is None else checkpoint.spec.with_image_size(image_size)
+    return dataclasses.replace(_source_of(checkpoint, spec_of_checkpoint(checkpoint, said)), said=said)
+
+
+def _source_of(checkpoint: Checkpoint, spec: ModelSpec) -> Source:
     checkpoint.model.spec = spec
-    weights = Weights("checkpoint", checkpoint.sha256, which=checkpoint.layout.which)
-    return Source(checkpoint.model, spec, weights, Path(path), trained_on=trained_on(checkpoint.details), layout=checkpoint.layout)
+    return Source(
+        checkpoint.model,
+        spec,
+        Weights("checkpoint", checkpoint.sha256, which=checkpoint.layout.which),
+        checkpoint.path,
+        trained_spec=checkpoint.spec,
+        trained_on=trained_on(checkpoint.details),
+        layout=checkpoint.layout,
+    )
+
+
+def spec_of_checkpoint(checkpoint: Checkpoint, said: SpecOptions) -> ModelSpec:
+    """A checkpoint's spec with what was said in its place; where neither says how images are prepared, what is taken is told."""
+    spec = said.applied(checkpoint.spec)
+    if not checkpoint.says_preprocessing and not said.say_all_of_preprocessing:
+        remark(
+            f"{printable(checkpoint.path)} does not say how its images were prepared: {spec.in_words} are taken. --resize, "
+            "--image-size, --interpolation, --mean and --std change that."
+        )
+    return spec
 
 
 def source_from_module(
@@ -141,28 +164,34 @@ def source_from_module(
     return Source(network, spec, Weights("module", state_sha256(network)))
 
 
-def untrained_source(spec: ModelSpec, seed: int) -> Source:
+def untrained_source(spec: ModelSpec, seed: int, said: SpecOptions = NOTHING_SAID) -> Source:
     """An untrained network, filled from `seed`."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
         raise InputError(f"A seed is a whole number from 0 to 2^64 - 1, not {shortly(seed)}.")
+    spec = said.applied(spec)
     network = untrained_network(spec, seed=seed)
-    return Source(network, spec, Weights("untrained", state_sha256(network), seed=seed))
+    return Source(network, spec, Weights("untrained", state_sha256(network), seed=seed), said=said)
 
 
-def source_of_artifact(artifact: Artifact, given: Source | Path | None = None, which: Which | None = None) -> Source:
+def source_of_artifact(
+    artifact: Artifact, given: Source | Path | None = None, which: Which | None = None, said: SpecOptions = NOTHING_SAID
+) -> Source:
     """The network that an artifact should be: the `given` one, or that of the manifest beside it. A path is a checkpoint's.
 
     `which` of a checkpoint's weights: None for those that the manifest tells of, or without one the average where there is one.
 
-    Raises StaleManifestError where the given network is not the recorded one, and ArtifactError or InputError where
-    nothing leads to one.
+    Raises StaleManifestError where the given network is not the recorded one, ArtifactError or InputError where nothing leads to
+    one, and InputError where the user `said` something else of its images or classes than the manifest records.
     """
     if artifact.manifest is None:
         if given is None:
             artifact.require_intact()  # says what is missing
             raise AssertionError
-        return given if isinstance(given, Source) else source_from_checkpoint(given, which=which)
+        if not isinstance(given, Source):
+            return source_from_checkpoint(given, which=which, said=said)
+        return given if not said.said else dataclasses.replace(given, spec=said.applied(given.spec))
     manifest = artifact.manifest
+    _require_recorded(artifact, manifest.spec, said)
     if given is None:
         if manifest.weights.kind == "module":
             raise InputError(
@@ -194,21 +223,38 @@ def source_of_artifact(artifact: Artifact, given: Source | Path | None = None, w
     if isinstance(network, Network) and isinstance(manifest.spec, ModelSpec):
         network = copy.copy(network)  # the given source stays as it is
         network.spec = manifest.spec
-    return dataclasses.replace(source, network=network, spec=manifest.spec, trained_spec=source.spec)
+    return dataclasses.replace(source, network=network, spec=manifest.spec, trained_spec=source.trained_spec or source.spec)
+
+
+def _require_recorded(artifact: Artifact, spec: NetworkSpec, said: SpecOptions) -> None:
+    """InputError where a user says something else than an artifact's own spec."""
+    own = spec.to_json()
+    for name, value in said.said.items():
+        found, plain = own[name], list(value) if isinstance(value, tuple) else value
+        if found != plain:
+            other = "other labels" if name == "labels" else f"{name} {shortly(found)}, and not {shortly(plain)}"
+            raise InputError(
+                f"{artifact.path} records {other}: an artifact says itself how its images are prepared, and what its classes are "
+                "called.",
+                f"Leave out --{name.replace('_', '-')}, or export it again with that.",
+            )
 
 
 def _as_recorded(artifact: Artifact, manifest: Manifest, path: Path, which: Which | None) -> Source:
     """The network in a checkpoint, read as the manifest says if it is the very file that it tells of."""
-    if not _has(path, manifest.weights.sha256):
-        return source_from_checkpoint(path, which=which)
+    is_same = _has(path, manifest.weights.sha256)
+    arch, chosen = (manifest.spec.arch, which or manifest.weights.which) if is_same else (None, which)
     try:
-        return source_from_checkpoint(path, arch=manifest.spec.arch, which=which or manifest.weights.which)
+        checkpoint = load_checkpoint(path, arch=arch, which=chosen)
     except CheckpointError as error:
+        if not is_same:
+            raise
         raise StaleManifestError(
             f"{artifact.path} was not made of its checkpoint as its manifest says ({_called(manifest.weights.which)}, "
             f"{manifest.spec.name}). {error.reason}",
             "Export it again.",
         ) from error
+    return _source_of(checkpoint, checkpoint.spec)
 
 
 def _called(which: Which | None) -> str:
@@ -256,28 +302,36 @@ class Subject:
     trained_on: str | None = None
 
 
-def subject_of(artifact: Artifact, given: Source | Path | None, which: Which | None = None) -> Subject:
+def subject_of(
+    artifact: Artifact, given: Source | Path | None, which: Which | None = None, said: SpecOptions = NOTHING_SAID
+) -> Subject:
     """Of an artifact (from its manifest, the `given` network, or what the file says of itself) or of a checkpoint (from itself).
 
-    Of a checkpoint with averaged weights and others it says which are taken.
+    Of a checkpoint with averaged weights and others it says which are taken. What the user `said` stands in place of what a
+    checkpoint says; InputError where an artifact records something else.
     """
     if artifact.manifest is not None:
+        _require_recorded(artifact, artifact.manifest.spec, said)
         return Subject(artifact.manifest.spec, artifact.manifest.weights)
     if artifact.format == "checkpoint":
         own = load_checkpoint(artifact.path, which=artifact.which)
         if own.layout.other is not None:
             remark(f"{printable(artifact.path)}: {own.layout.in_words['which weights']}.")
-        return Subject(own.spec, Weights("checkpoint", own.sha256, which=own.layout.which), trained_on(own.details))
+        weights = Weights("checkpoint", own.sha256, which=own.layout.which)
+        return Subject(spec_of_checkpoint(own, said), weights, trained_on(own.details))
     embedded = embedded_spec(artifact) if given is None else None
     if embedded is not None:
+        _require_recorded(artifact, embedded, said)
         return Subject(embedded, Weights("checkpoint", ""))  # whose weights they are only a manifest or a checkpoint says
-    source = source_of_artifact(artifact, given, which)
+    source = source_of_artifact(artifact, given, which, said)
     return Subject(source.spec, source.weights, source.trained_on)
 
 
-def spec_of(artifact: Artifact, checkpoint: Path | None, which: Which | None = None) -> NetworkSpec:
+def spec_of(
+    artifact: Artifact, checkpoint: Path | None, which: Which | None = None, said: SpecOptions = NOTHING_SAID
+) -> NetworkSpec:
     """The same subject's spec."""
-    return subject_of(artifact, checkpoint, which).spec
+    return subject_of(artifact, checkpoint, which, said).spec
 
 
 def _rebuilt(artifact: Artifact, manifest: Manifest) -> Source:

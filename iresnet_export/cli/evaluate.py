@@ -14,12 +14,19 @@ from iresnet_export.cli.options import (
     AtATime,
     BackendNames,
     Device,
+    ImageSize,
+    InterpolationName,
     JsonFile,
+    LabelsFile,
+    Mean,
     NetworkFile,
+    Resize,
+    Std,
     Trust,
     WhichOfFile,
     device_from_option,
     digits_or_folder,
+    spec_options,
 )
 from iresnet_export.errors import InputError
 
@@ -54,6 +61,12 @@ def evaluate(
         Path | None,
         typer.Option("--predictions", help="Write every image's class to this .csv or .jsonl file.", show_default=False),
     ] = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: LabelsFile = None,
     json: JsonFile = None,
 ) -> None:
     """Count what checkpoints and artifacts get right on held-out images, class by class, and name what they get wrong.
@@ -69,8 +82,9 @@ def evaluate(
     if thumbnails and json is None:
         raise InputError("--thumbnails puts pictures into a report;", "name its file with --json.")
     named = tuple(backend or ())
+    said = spec_options(image_size, resize, interpolation, mean, std, labels)
     options = EvalOptions(
-        data, batch_size, workers, device_from_option(device), checkpoint, trust, named, mistakes, thumbnails, which
+        data, batch_size, workers, device_from_option(device), checkpoint, trust, named, mistakes, thumbnails, which, said
     )
     with progress_bar() as progress, predictions_file(predictions) as keep:
         found = accuracies(files, options, progress, keep)

@@ -18,17 +18,23 @@ from iresnet_export.cli.options import (
     Fold,
     Force,
     ImageSize,
+    InterpolationName,
+    LabelsFile,
+    Mean,
     NumClasses,
     Output,
     PrecisionName,
+    Resize,
     Seed,
     StaticBatch,
+    Std,
     WeightsName,
     WhichWeights,
     WithPreprocessing,
     device_from_option,
     offering,
     source_from_options,
+    spec_options,
 )
 from iresnet_export.errors import InputError
 
@@ -40,8 +46,13 @@ def pt2(
     which: WhichWeights = None,
     weights: WeightsName = None,
     seed: Seed = 0,
-    image_size: ImageSize = None,
     num_classes: NumClasses = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: LabelsFile = None,
     compile: Annotated[
         bool,
         typer.Option("--compile", help="Compile it to a shared library by AOTInductor (.aoti.pt2).", rich_help_panel=OUTPUT),
@@ -86,7 +97,8 @@ def pt2(
     )
     if compile:
         Package().settings(options)  # says what is missing before any work is done
-    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes, which)
+    said = spec_options(image_size, resize, interpolation, mean, std, labels)
+    source = source_from_options(arch, depth, checkpoint, weights, seed, num_classes, which, said)
     artifact = run_export("aotinductor" if compile else "pt2", source, options, output, force)
     if compile:
         from iresnet_export.backends.aotinductor.target import package_details, target_in_words

@@ -22,17 +22,23 @@ from iresnet_export.cli.options import (
     Fold,
     Force,
     ImageSize,
+    InterpolationName,
     KeepFloat,
+    LabelsFile,
     MaxAccuracyDrop,
+    Mean,
     MinSqnr,
     NumClasses,
     Output,
     QuantizedPrecisionName,
+    Resize,
     Seed,
+    Std,
     WeightsName,
     WhichWeights,
     WithPreprocessing,
     source_from_options,
+    spec_options,
 )
 from iresnet_export.errors import InputError
 
@@ -106,8 +112,13 @@ def trt(
     which: WhichWeights = None,
     weights: WeightsName = None,
     seed: Seed = 0,
-    image_size: ImageSize = None,
     num_classes: NumClasses = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: LabelsFile = None,
     flavour: Annotated[
         Literal["tensorrt", "tensorrt_rtx"] | None,
         typer.Option(
@@ -210,7 +221,8 @@ def trt(
     )
     tensorrt = flavour_for_building(flavour)  # says what is missing before any work is done
     require_options(tensorrt, options)
-    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes, which)
+    said = spec_options(image_size, resize, interpolation, mean, std, labels)
+    source = source_from_options(arch, depth, checkpoint, weights, seed, num_classes, which, said)
     with tensorrt.listening(_said if verbose else None):
         artifact = run_export("engine", source, options, output, force)
     details = engine_details(artifact)

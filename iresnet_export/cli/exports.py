@@ -21,20 +21,26 @@ from iresnet_export.cli.options import (
     Fold,
     Force,
     ImageSize,
+    InterpolationName,
     KeepFloat,
+    LabelsFile,
     MaxAccuracyDrop,
+    Mean,
     MinSqnr,
     NumClasses,
     Output,
     PrecisionName,
     QuantizedPrecisionName,
+    Resize,
     Seed,
     StaticBatch,
+    Std,
     WeightsName,
     WhichWeights,
     WithPreprocessing,
     offering,
     source_from_options,
+    spec_options,
 )
 from iresnet_export.errors import InputError
 
@@ -85,8 +91,13 @@ def torchscript(
     which: WhichWeights = None,
     weights: WeightsName = None,
     seed: Seed = 0,
-    image_size: ImageSize = None,
     num_classes: NumClasses = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: LabelsFile = None,
     precision: PrecisionName = "fp32",
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
@@ -103,7 +114,8 @@ def torchscript(
     options = ExportOptions(
         precision=precision, fold=fold, with_preprocessing=with_preprocessing, calibration_data=calibration_data
     )
-    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes, which)
+    said = spec_options(image_size, resize, interpolation, mean, std, labels)
+    source = source_from_options(arch, depth, checkpoint, weights, seed, num_classes, which, said)
     run_export("torchscript", source, options, output, force)
 
 
@@ -114,8 +126,13 @@ def onnx(
     which: WhichWeights = None,
     weights: WeightsName = None,
     seed: Seed = 0,
-    image_size: ImageSize = None,
     num_classes: NumClasses = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: LabelsFile = None,
     opset: Opset = None,
     dynamic_batch: DynamicBatch = True,
     batch: StaticBatch = 1,
@@ -160,7 +177,8 @@ def onnx(
         max_batch=max(batch, 32),
         opset=opset,
     )
-    source = source_from_options(arch, depth, checkpoint, weights, seed, image_size, num_classes, which)
+    said = spec_options(image_size, resize, interpolation, mean, std, labels)
+    source = source_from_options(arch, depth, checkpoint, weights, seed, num_classes, which, said)
     run_export("onnx", source, options, output, force)
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from iresnet_export.errors import InputError
-from iresnet_models.spec import BLOCKS, FAMILIES, ModelSpec, Which
+from iresnet_models.spec import BLOCKS, FAMILIES, Interpolation, ModelSpec, SpecOptions, Which
 
 if TYPE_CHECKING:
     import torch
 
     from iresnet_export.artifacts.source import Source
 
-NETWORK, OUTPUT = "Network and weights", "Output"
+NETWORK, IMAGES, OUTPUT = "Network and weights", "Images and classes", "Output"
 
 MOST_SEED = 2**63 - 1
 """What every generator of random numbers here takes."""
@@ -102,10 +102,11 @@ WeightsName = Annotated[
     str | None,
     typer.Option(
         "--weights",
-        help="`official`: download the authors' ImageNet weights.",
+        metavar="NAME",
+        help="Published weights: torchvision:resnet50.IMAGENET1K_V2, timm:resnet50.a1_in1k, or `official`, the authors' own.",
         rich_help_panel=NETWORK,
         show_default=False,
-        autocompletion=offering("official"),
+        autocompletion=offering("official", "official:iresnet50", "torchvision:resnet50", "timm:resnet50"),
     ),
 ]
 Seed = Annotated[
@@ -123,11 +124,60 @@ ImageSize = Annotated[
     int | None,
     typer.Option(
         "--image-size",
-        help="Height and width of the input. Default: the checkpoint's, or 224.",
-        rich_help_panel=NETWORK,
+        help="Height and width of the input, cropped from the middle. Default: the checkpoint's, or 224.",
+        rich_help_panel=IMAGES,
         show_default=False,
         min=1,
         max=MOST_PIXELS,
+    ),
+]
+Resize = Annotated[
+    int | None,
+    typer.Option(
+        "--resize",
+        help="What the shorter side is resized to before the crop. Default: the checkpoint's, or 256.",
+        rich_help_panel=IMAGES,
+        show_default=False,
+        min=1,
+        max=MOST_PIXELS,
+    ),
+]
+InterpolationName = Annotated[
+    Interpolation | None,
+    typer.Option(
+        "--interpolation",
+        help="How it is resized. Default: the checkpoint's, or bilinear.",
+        rich_help_panel=IMAGES,
+        show_default=False,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="R,G,B",
+        help="Of pixels from 0 to 1, subtracted. Default: the checkpoint's, or ImageNet's.",
+        rich_help_panel=IMAGES,
+        show_default=False,
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        "--std",
+        metavar="R,G,B",
+        help="What they are divided by then. Default: the checkpoint's, or ImageNet's.",
+        rich_help_panel=IMAGES,
+        show_default=False,
+    ),
+]
+LabelsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="Names of the classes: a line each, or a JSON list. Default: the checkpoint's.",
+        rich_help_panel=IMAGES,
+        show_default=False,
     ),
 ]
 NumClasses = Annotated[
@@ -277,37 +327,87 @@ Trust = Annotated[
 ]
 
 
+def spec_options(
+    image_size: int | None,
+    resize: int | None,
+    interpolation: Interpolation | None,
+    mean: str | None,
+    std: str | None,
+    labels: Path | None,
+) -> SpecOptions:
+    """What the options say of images and classes; InputError for what they cannot be."""
+    return SpecOptions(
+        image_size=image_size,
+        resize=resize,
+        interpolation=interpolation,
+        mean=_channels(mean, "--mean"),
+        std=_channels(std, "--std"),
+        labels=None if labels is None else labels_from(labels),
+    )
+
+
+def _channels(text: str | None, option: str) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError:
+        raise InputError(f"{option} takes three numbers, such as 0.485,0.456,0.406; not {text[:80]!r}.") from None
+    return red, green, blue
+
+
+def labels_from(path: Path) -> tuple[str, ...]:
+    """The names of classes that a file lists: a line each, or a JSON list of texts."""
+    from iresnet_models.files import require_file
+    from iresnet_models.typed import json_from
+
+    try:
+        if require_file(path, "The file of labels").stat().st_size > _MOST_LABELS:
+            raise ValueError(f"it is larger than {_MOST_LABELS:,} bytes")
+        text = path.read_text(encoding="utf-8-sig")
+        found = json_from(text) if text.lstrip().startswith("[") else [line.strip() for line in text.rstrip().splitlines()]
+        if not found or not all(isinstance(label, str) and label for label in found):
+            raise ValueError("a name is empty, or no text")
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} lists no labels, a line each in UTF-8 or as a JSON list of texts: {error}.") from error
+    return tuple(found)
+
+
+_MOST_LABELS = 4 << 20
+"""Bytes of a file: as many as an artifact may say of itself."""
+
+
 def source_from_options(
     arch: str | None,
     depth: int | None,
     checkpoint: Path | None,
     weights: str | None,
     seed: int,
-    image_size: int | None,
     num_classes: int | None,
     which: Which | None,
+    said: SpecOptions,
 ) -> Source:
-    """The network that the options name: from a checkpoint, from the official weights, or untrained."""
+    """The network that the options name: from a checkpoint, from published weights, or untrained."""
     from iresnet_export.artifacts.source import source_from_checkpoint, untrained_source
 
-    if weights not in (None, "official"):
-        raise InputError(f"--weights takes `official`, not {weights!r};", "a file of weights is given with --checkpoint.")
     if weights is not None and checkpoint is not None:
-        raise InputError("--checkpoint and --weights official both name the weights;", "give one of them.")
-    if weights is not None:
-        from iresnet_models.official import download_official
-
-        spec = ModelSpec(arch or "iresnet", depth or 50)
-        checkpoint = download_official(spec.arch, spec.depth)
-        arch, depth = spec.arch, spec.depth
-    if checkpoint is not None:
-        return source_from_checkpoint(
-            checkpoint, arch=arch, depth=depth, num_classes=num_classes, image_size=image_size, which=which
+        raise InputError("--checkpoint and --weights both name the weights;", "give one of them.")
+    if weights is not None and weights != "official" and ":" not in weights:
+        raise InputError(
+            f"--weights takes `official`, or a name such as torchvision:resnet50.IMAGENET1K_V2, not {weights[:80]!r};",
+            "a file of weights is given with --checkpoint.",
         )
+    if weights is not None:
+        from iresnet_models.pretrained import pretrained_checkpoint
+
+        checkpoint = pretrained_checkpoint(f"official:{arch or 'iresnet'}{depth or 50}" if weights == "official" else weights)
+    if checkpoint is not None:
+        return source_from_checkpoint(checkpoint, arch=arch, depth=depth, num_classes=num_classes, which=which, said=said)
     if which is not None:
         raise InputError("--which says which of a checkpoint's weights to take;", "add --checkpoint, or leave it out.")
-    spec = ModelSpec(arch or "iresnet", depth or 50, num_classes=num_classes or 1000)
-    return untrained_source(spec if image_size is None else spec.with_image_size(image_size), seed)
+    return untrained_source(ModelSpec(arch or "iresnet", depth or 50, num_classes=num_classes or 1000), seed, said)
 
 
 def device_from_option(name: str) -> torch.device:

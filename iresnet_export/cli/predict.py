@@ -12,12 +12,19 @@ from iresnet_export.cli.options import (
     MOST_CLASSES,
     AtATime,
     Device,
+    ImageSize,
+    InterpolationName,
     JsonFile,
+    LabelsFile,
+    Mean,
     NetworkFile,
+    Resize,
+    Std,
     Trust,
     WhichOfFile,
     backends,
     device_from_option,
+    spec_options,
 )
 from iresnet_export.errors import InputError
 
@@ -41,6 +48,12 @@ def predict(
         typer.Option("--backend", help="Run by this one, not by the first that can.", show_default=False, autocompletion=backends),
     ] = None,
     trust: Trust = False,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: LabelsFile = None,
     json: JsonFile = None,
     jsonl: Annotated[
         Path | None,
@@ -57,7 +70,8 @@ def predict(
     from iresnet_export.prediction import predict as predict_images
     from iresnet_export.reporting.tables import predict_table
 
-    options = PredictOptions(top_k, batch_size, device_from_option(device), checkpoint, trust, backend, which)
+    said = spec_options(image_size, resize, interpolation, mean, std, labels)
+    options = PredictOptions(top_k, batch_size, device_from_option(device), checkpoint, trust, backend, which, said)
     if jsonl is not None:
         _write_lines(jsonl, artifact, images, options, json, resume)
         return

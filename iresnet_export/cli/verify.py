@@ -13,8 +13,14 @@ from iresnet_export.cli.options import (
     MOST_IMAGES,
     BackendNames,
     Device,
+    ImageSize,
+    InterpolationName,
     JsonFile,
+    LabelsFile,
+    Mean,
     OrtCuda,
+    Resize,
+    Std,
     Trust,
     WhichOfFile,
     device_from_option,
@@ -22,6 +28,7 @@ from iresnet_export.cli.options import (
     finite,
     integers,
     runtimes_from_options,
+    spec_options,
 )
 
 
@@ -73,6 +80,12 @@ def verify(
     backend: BackendNames = None,
     ort_cuda: OrtCuda = None,
     trust: Trust = False,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: LabelsFile = None,
     json: JsonFile = None,
     markdown: Annotated[
         Path | None,
@@ -106,6 +119,7 @@ def verify(
         from_scratch=from_scratch,
         cache=not no_cache,
         which=which,
+        said=spec_options(image_size, resize, interpolation, mean, std, labels),
     )
     with progress_bar() as progress:
         verification = verify_artifacts(artifacts, options, progress)

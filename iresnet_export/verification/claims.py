@@ -103,6 +103,7 @@ def _settings(manifest: Manifest, codes: Quantization | None, details: dict[str,
     made = {"opset": told["opset"]} if "opset" in told and manifest.format == "onnx" else {}
     if manifest.fold and told.get("calibration_data") is not None:
         made["calibration_data"] = told["calibration_data"]
+    made["spec"] = told.get("spec")  # which `contradiction` holds against the checkpoint
     if codes is not None:
         calibrated, asked = details["quantization"], told.get("calibration_images")
         is_enough = type(asked) is int and (asked >= calibrated["images"] or calibrated["image_source"].endswith("noise"))

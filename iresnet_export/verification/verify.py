@@ -42,7 +42,7 @@ from iresnet_export.verification.reference import MINIMUM_IMAGES, Reference, ref
 from iresnet_export.verification.reference_cache import cached_reference
 from iresnet_models.errors import named_line
 from iresnet_models.preprocessing import noise_pixels
-from iresnet_models.spec import NetworkSpec, Which
+from iresnet_models.spec import NOTHING_SAID, NetworkSpec, SpecOptions, Which
 
 _NO_RUNTIME = "file"
 """What stands in a runtime's place where only files are compared."""
@@ -75,6 +75,9 @@ class VerifyOptions:
     """Of the checkpoint's weights: None for those that a manifest tells of, without one for their average where there is one."""
     source: Source | None = None
     """The network that artifacts should be, in place of `checkpoint`: the only way to one that is in memory alone."""
+
+    said: SpecOptions = NOTHING_SAID
+    """Of the images and classes of a file without a manifest, in place of what its checkpoint says."""
 
     @property
     def given(self) -> Source | Path | None:
@@ -214,7 +217,7 @@ def _verdicts(
     try:
         if artifact.manifest is not None:
             artifact.require_intact()
-        source = source_of_artifact(artifact, options.given, options.which)
+        source = source_of_artifact(artifact, options.given, options.which, options.said)
         if format_named(artifact.format).native:
             require_trusted(artifact, options.trust)
     except StaleManifestError as error:
@@ -232,7 +235,7 @@ def _verdicts(
         unseen = None if limit is None else f"not comparable: {limit}" if found.unlike else f"without --quick it is {limit}"
         status: Verdict = "fail" if found.reason else "skipped" if limit else "pass"
         read: dict[str, Any] = {"weights": found.weights, "graph": found.graph, "coverage": found.coverage}
-        read["notices"] = (REPEATED,) if found.is_repeated and not found.reason else ()
+        read["notices"] = (*said_by_options(artifact), *((REPEATED,) if found.is_repeated and not found.reason else ()))
         return [Candidate(artifact.path, _NO_RUNTIME, found.stored or precision, status, found.reason or unseen, **read)]
 
     @functools.cache
@@ -288,6 +291,7 @@ def _verdict(
             notices = (
                 *session.notices,
                 *([limit] if limit else []),
+                *said_by_options(artifact),
                 *([REPEATED] if held.is_repeated and not held.reason else []),
             )
     except UnavailableError as error:
@@ -317,6 +321,12 @@ def _verdict(
     return verdict(status, reason, localisation=found, **measured)
 
 
+def said_by_options(artifact: Artifact) -> list[str]:
+    """What of the spec is not the checkpoint's word, in one notice."""
+    said = None if artifact.manifest is None else artifact.manifest.details.settings.spec
+    return [] if said is None else [f"set by options of its export, and not by its checkpoint: {said.in_words}"]
+
+
 def _require_measured(artifacts: Sequence[Artifact], options: VerifyOptions) -> None:
     """InputError where there is nothing to measure again, or its data are not here."""
     measured = [artifact for artifact in artifacts if was_measured(artifact)]
@@ -327,7 +337,7 @@ def _require_measured(artifacts: Sequence[Artifact], options: VerifyOptions) -> 
             "leave it out.",
         )
     for artifact in measured:
-        data_of(artifact, subject_of(artifact, options.checkpoint, options.which), options.data)
+        data_of(artifact, subject_of(artifact, options.checkpoint, options.which, options.said), options.data)
 
 
 def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit: float) -> None:
@@ -339,7 +349,7 @@ def _require_labels(artifacts: Sequence[Artifact], options: VerifyOptions, limit
     from iresnet_data.datasets import has_labels
 
     for artifact in artifacts:
-        subject = subject_of(artifact, options.given, options.which)
+        subject = subject_of(artifact, options.given, options.which, options.said)
         data = chosen_data(options.data, subject.spec, subject.weights, held_out=True)
         if data is None or not has_labels(data):
             found = "seeded noise" if data is None else f"the images of {Path(data).name}"

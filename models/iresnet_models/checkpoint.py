@@ -28,7 +28,8 @@ class Checkpoint:
     """A checkpoint that was read: its network (float32, evaluation mode, CPU) and where it came from.
 
     `details` holds what else the file says, such as the epoch and the accuracy; `layout` how it held the weights, and which of
-    them these are.
+    them these are. `says_preprocessing`: whether it says how images are prepared, as ours do; else the spec has the usual way for
+    ImageNet.
     """
 
     model: Network
@@ -37,6 +38,7 @@ class Checkpoint:
     sha256: str
     details: dict[str, Any] = field(default_factory=dict)
     layout: Layout = field(default_factory=Layout)
+    says_preprocessing: bool = True
 
 
 def save_checkpoint(path: Path, model: Network, **details: Any) -> None:
@@ -75,7 +77,8 @@ def load_checkpoint(
     is_plain = is_safetensors(path)
     content = read_safetensors(path) if is_plain else read_saved(path)
     state, layout = weights_in(content, path, which)
-    if content.get("format") == FORMAT:
+    own = content.get("format") == FORMAT
+    if own:
         try:
             spec = ModelSpec.from_json(content.get("spec"))
         except InputError as error:
@@ -91,7 +94,7 @@ def load_checkpoint(
             raise CheckpointError(f"{path} is no official network. {error}") from error
     model = _network_with(spec, state, path)
     details = _details(content, layout) | (metadata_of(path) if is_plain else {})
-    return Checkpoint(model, spec, path, sha256_of(path), details, layout)
+    return Checkpoint(model, spec, path, sha256_of(path), details, layout, says_preprocessing=own)
 
 
 def _details(content: Mapping[Any, Any], layout: Layout) -> dict[str, Any]:

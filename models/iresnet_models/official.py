@@ -47,7 +47,7 @@ def download_official(arch: str, depth: int, *, cache: Path | None = None, quiet
     left alone).
     """
     spec = ModelSpec(arch, depth)
-    place = _Place(spec, _drive_id(spec), Path(cache or cache_folder()).expanduser().absolute() / f"{spec.name}.pth")
+    place = _Place(spec, published_id(spec), Path(cache or cache_folder()).expanduser().absolute() / f"{spec.name}.pth")
     if not _in_cache(place):
         with _alone(place):
             if not _in_cache(place):  # another process may have been downloading it
@@ -95,7 +95,8 @@ class _Place:
         return max((partial.stat().st_size for partial in self.partials()), default=0)
 
 
-def _drive_id(spec: ModelSpec) -> str:
+def published_id(spec: ModelSpec) -> str:
+    """The Google Drive id of a network's checkpoint; InputError, which lists depths, for one that was not published."""
     if (spec.arch, spec.depth) not in OFFICIAL_WEIGHTS:
         depths = ", ".join(str(depth) for arch, depth in OFFICIAL_WEIGHTS if arch == spec.arch)
         raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,32 @@ from torchvision.transforms import InterpolationMode, v2
 from iresnet_models.errors import InputError
 from iresnet_models.image_files import image_suffixes, printable, require_regular
 from iresnet_models.spec import Preprocessing
+
+
+class ImagePreset(Protocol):
+    """torchvision's `ImageClassification`, as the weights of its classifiers have it."""
+
+    crop_size: list[int]
+    resize_size: list[int]
+    mean: list[float]
+    std: list[float]
+    interpolation: Any
+
+
+def preprocessing_of(preset: ImagePreset) -> Preprocessing:
+    """What torchvision's `weights.transforms()` does: the same pixels, bit for bit. InputError for anything else."""
+    try:
+        return Preprocessing(
+            image_size=preset.crop_size[0],
+            resize=preset.resize_size[0],
+            mean=tuple(preset.mean),  # type: ignore[arg-type]
+            std=tuple(preset.std),  # type: ignore[arg-type]
+            interpolation=preset.interpolation.value,
+        )
+    except (AttributeError, TypeError, LookupError) as error:
+        raise InputError(
+            f"preprocessing is an iresnet_export.Preprocessing, or torchvision's for classifiers, not a {type(preset).__name__}."
+        ) from error
 
 
 def preprocessing(spec: Preprocessing) -> v2.Transform:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from iresnet_models.errors import InputError
 from iresnet_models.typed import shortly, typed
@@ -159,6 +159,11 @@ class Preprocessing:
         if self.interpolation not in get_args(Interpolation):
             raise InputError(f"interpolation is one of {', '.join(get_args(Interpolation))}, not {shortly(self.interpolation)}.")
 
+    @property
+    def in_words(self) -> str:
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"resize {self.resize}, crop {self.image_size}, {self.interpolation}, mean {mean}, std {std}"
+
     def with_image_size(self, image_size: int) -> Self:
         """The same for other images; the resize keeps its proportion to the crop, as 256 to 224."""
         return dataclasses.replace(
@@ -216,6 +221,37 @@ class NetworkSpec(Preprocessing):
         """A dict of plain JSON values; `spec_from_json` reads it back equal."""
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
         return {"arch": self.arch, "depth": self.depth, **plain}
+
+
+Spec = TypeVar("Spec", bound=NetworkSpec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecOptions:
+    """How images are prepared and classes called, as a user says it; None leaves it to the network's file."""
+
+    image_size: int | None = None
+    resize: int | None = None
+    interpolation: Interpolation | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @property
+    def say_all_of_preprocessing(self) -> bool:
+        return {"resize", "interpolation", "mean", "std"} <= self.said.keys()
+
+    def applied(self, spec: Spec) -> Spec:
+        """The spec with what was said in place of its own; another image size keeps the proportion of the resize."""
+        sized = spec if self.image_size is None else spec.with_image_size(self.image_size)
+        return dataclasses.replace(sized, **self.said)
+
+
+NOTHING_SAID = SpecOptions()
 
 
 def kind_of_spec(data: Any) -> type[NetworkSpec]:

@@ -21,6 +21,7 @@ from iresnet_export.errors import ExportError, InputError
 from iresnet_models import ModelSpec, save_checkpoint
 from iresnet_models.errors import PreemptedError
 from iresnet_models.initialization import untrained_network
+from iresnet_models.spec import SpecOptions
 
 Run = Callable[..., Outcome]
 COMMANDS = tuple("quickstart train eval torchscript pt2 onnx trt verify bench report predict models inspect doctor".split())  # noqa: SIM905
@@ -238,10 +239,10 @@ def test_existing_files_need_force(run: Run, small_checkpoint: Path) -> None:
 
 
 def test_defaults_and_overrides_of_the_network(small_checkpoint: Path) -> None:
-    found = source_from_options(None, None, small_checkpoint, None, 0, None, None)
+    found = source_from_options(None, None, small_checkpoint, None, 0, None, SpecOptions())
     assert found.spec.name == "iresnet18"
-    assert source_from_options(None, None, small_checkpoint, None, 0, 64, None).spec.image_size == 64
-    plain = source_from_options(None, 18, None, None, 0, 32, 3)
+    assert source_from_options(None, None, small_checkpoint, None, 0, None, SpecOptions(image_size=64)).spec.image_size == 64
+    plain = source_from_options(None, 18, None, None, 0, 3, SpecOptions(image_size=32))
     assert (plain.spec.name, plain.spec.num_classes, plain.spec.image_size) == ("iresnet18", 3, 32)
 
 

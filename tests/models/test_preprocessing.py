@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -15,7 +17,8 @@ from PIL import Image
 
 from iresnet_models import ModelSpec
 from iresnet_models.errors import InputError
-from iresnet_models.preprocessing import load_image, noise_pixels, normalised, preprocessing, to_pixels
+from iresnet_models.preprocessing import load_image, noise_pixels, normalised, preprocessing, preprocessing_of, to_pixels
+from iresnet_models.spec import Preprocessing
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -345,3 +348,33 @@ def test_a_lack_of_memory_is_no_fault_of_the_image(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Image.Image, "convert", fail)
     with pytest.raises(MemoryError):
         load_image(tmp_path / "image.png")
+
+
+@pytest.mark.parametrize("size", [(500, 375), (333, 501), (224, 224), (1001, 223), (97, 131), (232, 233)], ids=str)
+@pytest.mark.parametrize("weights", ["IMAGENET1K_V1", "IMAGENET1K_V2"])
+def test_pixels_are_those_of_torchvisions_own_transforms(weights: str, size: tuple[int, int]) -> None:
+    """Bit for bit; they divide by 255 then, where v2 multiplies by 1/255."""
+    from torchvision.models import ResNet50_Weights
+
+    preset = ResNet50_Weights[weights].transforms()
+    spec = preprocessing_of(preset)
+    assert spec.resize == {"IMAGENET1K_V1": 256, "IMAGENET1K_V2": 232}[weights]
+    image = Image.fromarray(np.random.default_rng(size).integers(0, 256, (*size, 3), dtype=np.uint8))
+    theirs, ours = preset(image), preprocessing(spec)(image)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
+    assert torch.equal((theirs * std + mean).mul(255).round().to(torch.uint8), to_pixels(spec)(image).permute(2, 0, 1))
+    assert float((theirs - ours).abs().max()) < 1e-6
+    other = dataclasses.replace(spec, resize=488 - spec.resize)
+    assert not torch.equal(to_pixels(other)(image), to_pixels(spec)(image))
+
+
+@pytest.mark.parametrize("name", ["resnet50.a1_in1k", "resnet50.tv2_in1k"])
+def test_pixels_are_those_of_timms_own_transform(name: str) -> None:
+    timm = pytest.importorskip("timm", reason="timm is an extra")
+    told = timm.data.resolve_model_data_config(timm.create_model(name))
+    transform, size = timm.data.create_transform(**told, is_training=False), told["input_size"][-1]
+    resize = math.floor(size / told["crop_pct"])
+    spec = Preprocessing(image_size=size, resize=resize, interpolation=told["interpolation"], mean=told["mean"], std=told["std"])
+    for extent in ((500, 375), (333, 501), (97, 131)):
+        image = Image.fromarray(np.random.default_rng(extent).integers(0, 256, (*extent, 3), dtype=np.uint8))
+        assert float((transform(image) - preprocessing(spec)(image)).abs().max()) < 1e-6

@@ -46,6 +46,7 @@ from iresnet_export.verification.verify import Candidate, Verification, VerifyOp
 from iresnet_models import ModelSpec, save_checkpoint
 from iresnet_models.initialization import untrained_network
 from iresnet_models.preprocessing import noise_pixels, normalised
+from iresnet_models.spec import SpecOptions
 
 Run = Callable[..., Any]
 LABELLED = VerifyOptions(images=64, batch_sizes=(7,), data="digits", backends=("onnxruntime",))
@@ -360,7 +361,7 @@ def test_without_labels_the_gate_is_refused_before_any_work(onnx: Path, tmp_path
 def test_several_checkpoints_have_a_reference_each(small_spec: ModelSpec, small_source: Source, tmp_path: Path) -> None:
     other = tmp_path / "other.pt"
     save_checkpoint(other, untrained_network(small_spec, seed=5))
-    sources = (small_source, source_from_checkpoint(other), source_from_checkpoint(other, image_size=40))
+    sources = (small_source, source_from_checkpoint(other), source_from_checkpoint(other, said=SpecOptions(image_size=40)))
     paths = [
         export_artifact("torchscript", source, ExportOptions(fold=False), output=tmp_path / f"{number}.ts").path
         for number, source in enumerate(sources)

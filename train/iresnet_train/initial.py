@@ -31,10 +31,20 @@ def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
     if fresh:
         named = "classes of other names" if source.spec.num_classes == spec.num_classes else f"{source.spec.num_classes} classes"
         head = f"with a new classifier for {spec.num_classes} classes in place of its own for {named}"
+    here = f"in this run they are: {spec.in_words}"
+    if not source.says_preprocessing:
+        _log.warning("%s does not say how its images were prepared; %s.", config.pretrained.name, here)
+    elif _prepared(source.spec) != _prepared(spec):
+        _log.warning("%s was trained on images of %s; %s.", config.pretrained.name, source.spec.in_words, here)
     _log.info("Weights of %s from %s, %s.", source.spec.name, config.pretrained.name, head)
     if (which := source.layout.in_words.get("which weights")) is not None:
         _log.info("They are %s.", which)
     return model
+
+
+def _prepared(spec: ModelSpec) -> tuple[object, ...]:
+    """What of the preprocessing the weights have learned to expect, at any size."""
+    return spec.interpolation, spec.mean, spec.std
 
 
 def _same_classes(source: ModelSpec, spec: ModelSpec) -> bool:
