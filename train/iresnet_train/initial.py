@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
-from iresnet_models.checkpoint import load_checkpoint
+from iresnet_models.checkpoint import Checkpoint, load_checkpoint
 from iresnet_models.errors import InputError
 from iresnet_models.network import Network, network_from_spec
 from iresnet_models.spec import ModelSpec
@@ -14,17 +15,29 @@ from iresnet_train.config import TrainConfig
 _log = logging.getLogger("iresnet_train")
 
 
+_INHERITED = ("groups", "mean", "std", "interpolation")
+"""What weights ask of a network and of its images, and no option says."""
+
+
+def load_pretrained(named: Path, arch: str | None, depth: int | None) -> Checkpoint:
+    """What `--pretrained` names; `arch` and `depth` are as expected, None as it says."""
+    return load_checkpoint(named, arch=arch, depth=depth)
+
+
 def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
-    """A fresh network, or the one of `config.pretrained` with a fresh classifier where the classes are others."""
+    """A fresh network, or the one of `config.pretrained`, with a fresh classifier where the classes are others.
+
+    From there come mean, standard deviation and interpolation of its images as well.
+    """
     if config.pretrained is None:
         return network_from_spec(spec, zero_init_residual=config.zero_init_residual)
-    source = load_checkpoint(config.pretrained, arch=config.arch, depth=config.depth)
+    source = load_pretrained(config.pretrained, config.arch, config.depth)
     if config.groups not in (None, source.spec.groups):
         raise InputError(
             f"{config.pretrained} holds {source.spec.name} with {source.spec.groups} groups, but {config.groups} were asked for.",
             "Leave out --groups, or name another checkpoint.",
         )
-    model = network_from_spec(replace(spec, groups=source.spec.groups))
+    model = network_from_spec(replace(spec, **{name: getattr(source.spec, name) for name in _INHERITED}))
     fresh = {} if _same_classes(source.spec, spec) else {"fc.weight": model.fc.weight, "fc.bias": model.fc.bias}
     model.load_state_dict(source.model.state_dict() | fresh)
     head = f"its classifier too ({spec.num_classes} classes)"
