@@ -34,7 +34,7 @@ from iresnet_data import spec_for, training_set
 from iresnet_export.benchmark.limits import measured_limits
 from iresnet_export.system.environment import environment
 from iresnet_export.system.progress import no_progress
-from iresnet_models import ModelSpec, build_model
+from iresnet_models import ModelSpec, build_model, network_from_spec
 from iresnet_models.errors import UnavailableError
 from iresnet_models.files import write_json
 from iresnet_models.operations import multiply_accumulates
@@ -172,7 +172,7 @@ def own_learner(settings: Settings, precision: str, *, compiled: bool) -> Learne
     )
     torch.manual_seed(0)
     spec = spec_for("synthetic", settings.arch, settings.depth, **config.model_fields())
-    return Learner(config, spec, World(0, 1, settings.device))
+    return Learner(config, network_from_spec(spec), World(0, 1, settings.device))
 
 
 def reference_step(settings: Settings, precision: str) -> Step:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def train(
     data: options.TrainData = None,
     val_data: options.ValData = None,
+    val_split: options.ValSplit = None,
     workers: options.Workers = None,
     loader: options.LoaderOption = None,
     max_corrupt: options.MaxCorrupt = None,
@@ -31,6 +32,8 @@ def train(
     zero_init_residual: options.ZeroInit = False,
     pretrained: options.Pretrained = None,
     which: options.PretrainedWhich = None,
+    freeze_until: options.FreezeUntil = None,
+    freeze_bn: options.FreezeBn = False,
     result_path: options.ResultPath = None,
     force: options.Replace = False,
     resume: options.ResumeFlag = False,
@@ -39,9 +42,12 @@ def train(
     tensorboard: options.TensorBoard = False,
     preset: options.Preset = None,
     epochs: options.Epochs = None,
+    patience: options.Patience = None,
     batch_size: options.BatchSize = None,
     accumulate: options.Accumulate = None,
+    optimizer: options.OptimizerName = None,
     lr: options.LearningRate = None,
+    layer_decay: options.LayerDecay = None,
     lr_schedule: options.LrSchedule = None,
     lr_steps: options.LrSteps = None,
     lr_reduce_factor: options.LrReduceFactor = None,
@@ -51,6 +57,8 @@ def train(
     weight_decay: options.WeightDecay = None,
     norm_weight_decay: options.NormWeightDecay = None,
     clip_norm: options.ClipNorm = None,
+    class_weights: options.ClassWeights = None,
+    balanced_sampling: options.BalancedSampling = False,
     augmentation: options.AugmentationName = None,
     random_erasing: options.RandomErasing = None,
     mixup: options.Mixup = None,
@@ -76,7 +84,8 @@ def train(
     """Train a network, alone or under torchrun; leaves log.csv, train.json, last.pt and best.pt in the run's folder.
 
     Image folders are trained by the official recipe (90 epochs, SGD, learning rate 0.1 for batches of 256), the embedded digits
-    by a short one. A run that was killed goes on exactly with --resume, which knows its settings.
+    by a short one. --preset finetune takes --pretrained weights to few photos of classes of your own. A run that was killed goes on
+    exactly with --resume, which knows its settings.
     """
     overrides = {name: value for name, value in locals().items() if name not in ("json", "force", "resume", "auto_resume")}
     if resume and auto_resume:
@@ -125,19 +134,18 @@ _THREE_WAYS = ("nesterov", "export_ema", "channels_last")
 
 def _config(**said: Any) -> TrainConfig:
     """What the options ask for: a preset with what was said in place of its values, or the settings of the run that goes on."""
-    from iresnet_train import PRESETS, config_for
+    from iresnet_train import config_for
+    from iresnet_train.presets import recipe_of, require_preset
 
     if said["resume"] == "yes" and not said["overwrite"]:
         from iresnet_train.resumption import config_of_run
 
         preset = said["preset"]
-        if preset is not None and preset not in PRESETS:
-            raise InputError(f"There is no preset {preset!r}; there are: {', '.join(PRESETS)}.")
-        usual = PRESETS["digits" if said["data"] == "digits" else preset or "official"]
+        usual = require_preset("digits" if said["data"] == "digits" else preset or "official")
         place = said["result_path"] or Path("runs") / f"{said['arch'] or usual.arch}{said['depth'] or usual.depth}"
         unsaid = {name for name, value in said.items() if value is None or (value is False and name not in _THREE_WAYS)}
         unsaid |= {"preset"} | ({"device"} if said["device"] == "auto" else set())
-        recipe = {} if preset is None else PRESETS[preset].recipe()
+        recipe = {} if preset is None else recipe_of(preset, said)
         config = config_of_run(place, **(recipe | {name: value for name, value in said.items() if name not in unsaid}))
         if config is not None:
             return config
@@ -146,5 +154,8 @@ def _config(**said: Any) -> TrainConfig:
                 f"{place} holds no saved state to go on from.", "Name the run's --result-path, or begin one, with --data."
             )
     if said["data"] is None:
-        raise InputError("Nothing says what to train on.", "Name --data: `digits`, or a folder with train/ and val/.")
+        raise InputError(
+            "Nothing says what to train on.",
+            "Name --data: `digits`, or a folder with train/ and val/, or one of classes, with --val-split 0.2.",
+        )
     return config_for(**said)

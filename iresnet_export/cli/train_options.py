@@ -19,7 +19,8 @@ TrainData = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="`digits`, `synthetic`, a folder with train/ and val/ and in each a folder for every class, or shards (.tar).",
+        help="`digits`, `synthetic`, a folder with train/ and val/ and in each a folder for every class, or shards (.tar); with "
+        "--val-split a folder of classes.",
         autocompletion=digits_or_folder,
         show_default=False,
     ),
@@ -27,6 +28,15 @@ TrainData = Annotated[
 ValData = Annotated[
     str | None,
     typer.Option("--val-data", help="The held-out part, where it is elsewhere.", rich_help_panel=DATA, show_default=False),
+]
+ValSplit = Annotated[
+    float | None,
+    typer.Option(
+        "--val-split",
+        help="Of a folder of classes without train/ and val/: the share of each class that is held out, by what its files hold.",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
 ]
 Workers = Annotated[
     int | None,
@@ -97,6 +107,23 @@ PretrainedWhich = Annotated[
         show_default=False,
     ),
 ]
+FreezeUntil = Annotated[
+    str | None,
+    typer.Option(
+        "--freeze-until",
+        help="Keep the --pretrained weights of all parts up to this one: `stem`, `layer1` to `layer4` (all but the classifier). "
+        "Default: none.",
+        rich_help_panel=NETWORK,
+        show_default=False,
+        autocompletion=offering(*get_args(config.FrozenPart)),
+    ),
+]
+FreezeBn = Annotated[
+    bool,
+    typer.Option(
+        "--freeze-bn", help="Keep the --pretrained statistics of all BatchNorms; frozen parts do.", rich_help_panel=NETWORK
+    ),
+]
 ResultPath = Annotated[
     Path | None,
     typer.Option(
@@ -122,13 +149,22 @@ Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="`official`, `modern` or `digits`. Default: what suits the data.",
+        help="`official`, `modern`, `digits`, or `finetune` (needs --pretrained). Default: what suits the data.",
         rich_help_panel=RECIPE,
         show_default=False,
         autocompletion=offering(*PRESETS),
     ),
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", rich_help_panel=RECIPE, show_default=False)]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        "--patience",
+        help="End after so many epochs without a better held-out accuracy. Default: none; 10 for finetune.",
+        rich_help_panel=RECIPE,
+        show_default=False,
+    ),
+]
 BatchSize = Annotated[
     int | None,
     typer.Option("--batch-size", help="Images of a step, over all processes.", rich_help_panel=RECIPE, show_default=False),
@@ -141,6 +177,38 @@ Accumulate = Annotated[
         rich_help_panel=RECIPE,
         show_default=False,
     ),
+]
+OptimizerName = Annotated[
+    str | None,
+    typer.Option(
+        "--optimizer",
+        help="`sgd` or `adamw`. Default: sgd; adamw for finetune.",
+        rich_help_panel=RECIPE,
+        show_default=False,
+        autocompletion=offering(*get_args(config.Optimizer)),
+    ),
+]
+LayerDecay = Annotated[
+    float | None,
+    typer.Option(
+        "--layer-decay",
+        help="From the classifier down, the learning rate of each part is this share of the next one's. Default: 1; finetune: 0.7.",
+        rich_help_panel=RECIPE,
+        show_default=False,
+    ),
+]
+ClassWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--class-weights",
+        help="`balanced`: images of rare classes count more. Default: none.",
+        rich_help_panel=RECIPE,
+        show_default=False,
+        autocompletion=offering(*get_args(config.ClassWeights)),
+    ),
+]
+BalancedSampling = Annotated[
+    bool, typer.Option("--balanced-sampling", help="An epoch takes each class equally often.", rich_help_panel=RECIPE)
 ]
 LearningRate = Annotated[
     float | None, typer.Option("--lr", help="Learning rate for the whole batch.", rich_help_panel=RECIPE, show_default=False)

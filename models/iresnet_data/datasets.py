@@ -20,16 +20,18 @@ from iresnet_data.folders import (
     data_folder,
     held_out_folder,
     images_in,
+    is_flat,
     labelled_images,
     training_folder,
 )
 from iresnet_data.named_data import DIGITS_DATA, is_embedded, is_synthetic
 from iresnet_data.shards import ShardMember, Shards, has_shards
+from iresnet_data.splits import split_of
 from iresnet_data.synthetic import CLASSES, Prepared, synthetic_images
 from iresnet_models.errors import InputError
 from iresnet_models.image_files import printable, require_regular, subfolders
 from iresnet_models.preprocessing import UNREADABLE, load_image, preprocessing, to_pixels, unreadable
-from iresnet_models.spec import ModelSpec, NetworkSpec
+from iresnet_models.spec import ModelSpec, NetworkSpec, Split
 
 __all__ = [
     "DIGITS_DATA",
@@ -99,8 +101,17 @@ class ShardImages(LabelledImages):
         return self._shards.order(generator)
 
 
-def spec_for(data: str, arch: str, depth: int, **fields: Any) -> ModelSpec:
-    """The spec of a network that is to learn `data`: its classes follow from the data, `fields` are as given."""
+def spec_for(data: str, arch: str, depth: int, *, val_split: float | None = None, **fields: Any) -> ModelSpec:
+    """The spec of a network that is to learn `data`: its classes follow from the data, `fields` are as given.
+
+    `val_split`: what is held out of each class of a folder without train/ and val/.
+    """
+    if val_split is not None:
+        folder = _undivided(data)
+        labels = class_folders(folder)
+        images, numbers, _ = labelled_images(folder, labels, held_out=False)
+        split, _ = split_of(images, numbers, labels, val_split)
+        return ModelSpec(arch, depth, num_classes=len(labels), labels=labels, split=split, **fields)
     if data == DIGITS_DATA:
         return dataclasses.replace(digits_spec(arch, depth), **fields)
     if is_synthetic(data):
@@ -112,6 +123,15 @@ def spec_for(data: str, arch: str, depth: int, **fields: Any) -> ModelSpec:
     return ModelSpec(arch, depth, num_classes=len(labels), labels=labels, **fields)
 
 
+def _undivided(data: str) -> Path:
+    if is_embedded(data) or has_shards(data) or not is_flat(data):
+        raise InputError(
+            f"val_split divides a folder whose folders are the classes, and {printable(data)} is none: it is divided already.",
+            "Leave out --val-split, or name a folder of classes.",
+        )
+    return data_folder(data)
+
+
 def training_set(data: str, spec: NetworkSpec, augment: Transform | None = None) -> LabelledImages:
     """The training part; `augment` makes a tensor of each image, None prepares it as for evaluation."""
     return _part(data, spec, augment or preprocessing(spec), held_out=False)
@@ -120,8 +140,9 @@ def training_set(data: str, spec: NetworkSpec, augment: Transform | None = None)
 def evaluation_set(data: str, spec: NetworkSpec, prepare: Transform | None = None) -> LabelledImages:
     """The held-out part, prepared in the one way of `spec`, or by `prepare`.
 
-    That is the held-out digits; of a folder its val/, or the folder itself where it has neither train/ nor val/; of a pattern of
-    shards all of them. Raises InputError where the data's classes are not those of `spec`.
+    That is the held-out digits; of a folder its val/, or, where it has neither train/ nor val/, what the network's split held out
+    of it, without one all of it; of a pattern of shards all of them. Raises InputError where the data's classes are not those of
+    `spec`, or its images not those of its split.
     """
     return _part(data, spec, prepare or preprocessing(spec), held_out=True)
 
@@ -136,6 +157,8 @@ def _part(data: str, spec: NetworkSpec, transform: Transform, *, held_out: bool)
         shards.require_classes_of(spec)
         return ShardImages(shards, transform)
     training = data_folder(data) / "train"
+    if spec.split is not None and is_flat(data):
+        return _of_split(data_folder(data), spec, spec.split, transform, held_out=held_out)
     if not held_out:
         folder = training_folder(data)
         return _of_folder(folder, class_names(spec, folder), transform, held_out=False)
@@ -147,6 +170,21 @@ def _part(data: str, spec: NetworkSpec, transform: Transform, *, held_out: bool)
 def _of_folder(folder: Path, names: tuple[str, ...], transform: Transform, *, held_out: bool) -> LabelledImages:
     images, labels, left_out = labelled_images(folder, names, held_out=held_out)
     return LabelledImages(images, labels, transform, left_out, names)
+
+
+def _of_split(folder: Path, spec: NetworkSpec, split: Split, transform: Transform, *, held_out: bool) -> LabelledImages:
+    """One side of a flat folder, of which it has to be known what the network has seen."""
+    names = class_names(spec, folder)
+    images, labels, left_out = labelled_images(folder, names, held_out=False)
+    found, sides = split_of(images, labels, names, split.fraction)
+    if found.sha256 != split.sha256:
+        raise InputError(
+            f"{printable(folder)} holds other photos than this {spec.name} was trained with ({found.images}; "
+            f"{split.images} were divided by --val-split {split.fraction:g}), so that nothing says which it has seen.",
+            "Name the folder as it was; or put photos that it has not seen into NEW/val/, a folder for every class, and name NEW.",
+        )
+    chosen = [index for index, side in enumerate(sides) if side == held_out]
+    return LabelledImages([images[index] for index in chosen], [labels[index] for index in chosen], transform, left_out)
 
 
 def evaluation_pixels(data: str, spec: NetworkSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:

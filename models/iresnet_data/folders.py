@@ -35,6 +35,12 @@ def _why_none(data: str) -> str:
     return "is a file"
 
 
+def is_flat(data: str) -> bool:
+    """Whether a folder has neither train/ nor val/, so that the folders in it are the classes."""
+    root = data_folder(data)
+    return not (root / "train").is_dir() and not (root / "val").is_dir()
+
+
 def training_folder(data: str) -> Path:
     folder = data_folder(data) / "train"
     if not folder.is_dir():

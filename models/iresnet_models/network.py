@@ -125,6 +125,18 @@ class Network(nn.Module):
         """The blocks of each of the four stages."""
         return [list(stage) for stage in (self.layer1, self.layer2, self.layer3, self.layer4)]  # type: ignore[arg-type]
 
+    @property
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The modules of the stem, of each stage and of the head, from the image on."""
+        return {
+            "stem": [self.conv1, self.bn1],
+            "layer1": [self.layer1],
+            "layer2": [self.layer2],
+            "layer3": [self.layer3],
+            "layer4": [self.layer4],
+            "head": [self.fc],
+        }
+
     def forward(self, x: Tensor) -> Tensor:
         x = relu(self.bn1(self.conv1(x)))
         if self.maxpool is not None:

@@ -171,12 +171,35 @@ class Preprocessing:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """What was held out of a flat folder of classes: `fraction` of each, by the contents of its files (`iresnet_data.splits`).
+
+    Of `images` photos `held_out` were, copies not counted. `sha256` is that of all contents and their classes.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
+
+    fraction: float
+    images: int
+    held_out: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise InputError(f"The fraction of a split is above 0 and below 1, not {shortly(self.fraction)}.")
+        if not 0 < self.held_out < self.images:
+            raise InputError(f"A split holds out some images of all, not {shortly(self.held_out)} of {shortly(self.images)}.")
+        if re.fullmatch("[0-9a-f]{64}", self.sha256) is None:
+            raise InputError(f"A SHA-256 is 64 hexadecimal digits, unlike {shortly(self.sha256)}.")
+
+
 @dataclass(frozen=True)
 class NetworkSpec(Preprocessing):
     """What is known of every network: what it is called, and all that feeds it and reads its answers. Travels in every artifact.
 
     `depth`: None for networks of no family of ours. `data`: the embedded data set that it was trained on, if it was one: what a
-    file says is never opened, fetched or run.
+    file says is never opened, fetched or run. `split`: which images of a folder without train/ and val/ it has not seen.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
@@ -186,6 +209,7 @@ class NetworkSpec(Preprocessing):
     num_classes: int = 1000
     labels: tuple[str, ...] | None = None
     data: str | None = None
+    split: Split | None = None
 
     def __post_init__(self) -> None:
         if re.fullmatch(r"[A-Za-z0-9_]{1,80}", self.arch) is None:

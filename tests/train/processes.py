@@ -57,9 +57,9 @@ def gradients_job(job: dict[str, Any]) -> None:
     config = TrainConfig(**(job["config"] | {"lr_steps": tuple(job["config"]["lr_steps"])}))
     with joined_world("cpu") as world:
         torch.manual_seed(0)
-        from iresnet_models import ModelSpec
+        from iresnet_models import ModelSpec, network_from_spec
 
-        learner = Learner(config, ModelSpec("iresnet", 18, num_classes=3, image_size=32, resize=32), world)
+        learner = Learner(config, network_from_spec(ModelSpec("iresnet", 18, num_classes=3, image_size=32, resize=32)), world)
         for module in learner.model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,misc]
@@ -82,9 +82,9 @@ def averages_job(job: dict[str, Any]) -> None:
     config = TrainConfig(**(job["config"] | {"lr_steps": tuple(job["config"]["lr_steps"])}))
     with joined_world("cpu") as world:
         torch.manual_seed(0)
-        from iresnet_models import ModelSpec
+        from iresnet_models import ModelSpec, network_from_spec
 
-        learner = Learner(config, ModelSpec("iresnet", 18, num_classes=3, image_size=32, resize=32), world)
+        learner = Learner(config, network_from_spec(ModelSpec("iresnet", 18, num_classes=3, image_size=32, resize=32)), world)
         generator = torch.Generator().manual_seed(world.rank)
         for step in range(2):
             learner.backward(torch.randn(4, 3, 32, 32, generator=generator), torch.arange(4) % 3, step=step, planned=8)

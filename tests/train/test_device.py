@@ -49,15 +49,11 @@ def test_every_tensor_of_a_step_lies_on_the_gpu(pretended: list[int], monkeypatc
     config = TrainConfig("d", depth=18, batch_size=8, accumulate=2, label_smoothing=0.1, ema_decay=0.9)
     spec = ModelSpec("iresnet", 18, num_classes=4, image_size=32, resize=32)
 
-    def made_there(config: TrainConfig, spec: ModelSpec) -> Network:
+    with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("cuda", 0):
             network = Network(spec)
         monkeypatch.setattr(network, "to", lambda *arguments, **options: network)  # fake weights cannot be moved
-        return network
-
-    monkeypatch.setattr("iresnet_train.learner.initial_network", made_there)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        learner = Learner(config, spec, World(0, 1, torch.device("cuda", 0)))
+        learner = Learner(config, network, World(0, 1, torch.device("cuda", 0)))
         totals = torch.zeros(5, dtype=torch.float64, device=learner.device)
         loss = learner._loss(torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64), totals)
         assert loss.device.type == "cuda"
@@ -68,7 +64,7 @@ def test_every_tensor_of_a_step_lies_on_the_gpu(pretended: list[int], monkeypatc
         assert learner.predict(torch.zeros(4, 3, 32, 32)).device.type == "cuda"
         assert learner.predict_by_average(torch.zeros(4, 3, 32, 32)).device.type == "cuda"
         learner.restore(learner.state())
-        assert {value.device.type for value in learner.state()["momenta"].values()} == {"cuda"}
+        assert {value.device.type for value in learner.state()["moments"]["momentum_buffer"].values()} == {"cuda"}
 
 
 @pytest.mark.parametrize(("name", "value"), [("WORLD_SIZE", "two"), ("RANK", "-1"), ("WORLD_SIZE", "0"), ("LOCAL_RANK", "9" * 30)])

@@ -12,6 +12,7 @@ from iresnet_models import ModelSpec, build_model, network_from_spec, save_check
 from iresnet_models.errors import CheckpointError, InputError
 from iresnet_train import TrainConfig
 from iresnet_train.distributed import World
+from iresnet_train.initial import initial_network
 from iresnet_train.learner import Learner
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -22,7 +23,7 @@ def learner(num_classes: int = 3, labels: tuple[str, ...] | None = None, **value
     config = TrainConfig("folder", **(settings | values))
     torch.manual_seed(0)
     spec = ModelSpec(config.arch, config.depth, num_classes=num_classes, labels=labels, **config.model_fields())
-    return Learner(config, spec, ALONE)
+    return Learner(config, initial_network(config, spec), ALONE)
 
 
 def batch(images: int = 6) -> tuple[Tensor, Tensor]:

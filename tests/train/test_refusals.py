@@ -143,7 +143,7 @@ def test_where_the_images_are_is_remembered_outside_the_run(
     ("folders", "says"),
     [
         ([], r"holds 1 file; training needs train/ and val/.* Sort the images"),
-        (["cat", "dog"], r"holds the folders cat/, dog/ and 1 file; .* If these are the classes, move them into"),
+        (["cat", "dog"], r"holds the folders cat/, dog/ and 1 file; .* If these are the classes, say --val-split 0.2"),
         (["Train", "val"], r"Rename Train/ to train/"),
         (["training", "val"], r"Rename training/ to train/"),
         (["train", "valid"], r"Rename valid/ to val/, or name it: --val-data .*/valid"),

@@ -15,6 +15,7 @@ from iresnet_models.errors import InputError
 from iresnet_train import TrainConfig
 from iresnet_train.augmentation import mixing
 from iresnet_train.distributed import World
+from iresnet_train.initial import initial_network
 from iresnet_train.learner import Learner
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -24,7 +25,8 @@ def learner(depth: int = 18, **values: Any) -> Learner:
     settings: dict[str, Any] = {"depth": depth, "train_crop_size": 32, "val_resize": 32, "val_crop_size": 32}
     config = TrainConfig("folder", **(settings | values))
     torch.manual_seed(0)
-    return Learner(config, ModelSpec(config.arch, depth, num_classes=3, **config.model_fields()), ALONE)
+    spec = ModelSpec(config.arch, depth, num_classes=3, **config.model_fields())
+    return Learner(config, initial_network(config, spec), ALONE)
 
 
 def batch(images: int = 6) -> tuple[Tensor, Tensor]:

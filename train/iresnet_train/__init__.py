@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from iresnet_models.lazy import importer
 from iresnet_train.config import TrainConfig
-from iresnet_train.presets import DIGITS, MODERN, OFFICIAL, PRESETS, config_for
+from iresnet_train.presets import DIGITS, FINETUNE, MODERN, OFFICIAL, PRESETS, config_for
 
 if TYPE_CHECKING:
     from iresnet_train.loader import Loader
@@ -28,6 +28,7 @@ _LAZY = {
 
 __all__ = [
     "DIGITS",
+    "FINETUNE",
     "MODERN",
     "OFFICIAL",
     "PRESETS",

@@ -21,6 +21,9 @@ TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Resume = Literal["no", "yes", "auto"]
 OnNan = Literal["stop", "skip"]
 LoaderName = Literal["torch", "dali"]
+Optimizer = Literal["sgd", "adamw"]
+FrozenPart = Literal["none", "stem", "layer1", "layer2", "layer3", "layer4"]
+ClassWeights = Literal["none", "balanced"]
 
 _MAY_DIFFER = {
     "epochs",  # asked apart: more of them go on with the same run
@@ -41,6 +44,7 @@ class TrainConfig:
 
     data: str
     val_data: str | None = None  # None: the held-out part of `data`
+    val_split: float | None = None  # what is held out of each class, where `data` is a folder without train/ and val/
 
     arch: str = "iresnet"
     depth: int = 50
@@ -49,6 +53,8 @@ class TrainConfig:
     zero_init_residual: bool = False
     pretrained: Path | None = None  # a checkpoint whose weights to start from
     which: Which | None = None  # of its weights: None for their average where there is one
+    freeze_until: FrozenPart = "none"  # the parts that keep their weights and statistics: from the stem to this one
+    freeze_bn: bool = False  # all BatchNorms keep the statistics of `pretrained`
 
     result_path: Path | None = None  # None: runs/<arch><depth>
     overwrite: bool = False  # replace a run that is there
@@ -57,19 +63,24 @@ class TrainConfig:
     tensorboard: bool = False
 
     epochs: int = 90
+    patience: int | None = None  # epochs without a better accuracy on the held-out images after which a run ends
     batch_size: int = 256
     accumulate: int = 1  # parts in which each process takes its images of a step, one after another
+    optimizer: Optimizer = "sgd"
     lr: float = 0.1  # for the whole batch, however large
+    layer_decay: float = 1.0  # by this factor the rate falls from the head to layer4, from there to layer3, and so on to the stem
     lr_schedule: Schedule = "steps"
     lr_steps: tuple[int, ...] = (30, 60, 80)  # after these epochs the rate falls
     lr_reduce_factor: float = 0.1  # to this share
     warmup_epochs: int = 0  # over which the rate rises linearly, step by step
-    momentum: float = 0.9
+    momentum: float = 0.9  # of AdamW: its first beta; the second is 0.999
     nesterov: bool = False
     weight_decay: float = 1e-4
     norm_weight_decay: float | None = None  # of BatchNorms; None: as of all weights
     clip_norm: float | None = None  # largest norm of the gradient of all weights
 
+    class_weights: ClassWeights = "none"  # of each image's loss; balanced: the rarer its class, the more
+    balanced_sampling: bool = False  # an epoch takes each class equally often
     augmentation: Augmentation = "crop-flip"
     random_erasing: float = 0.0  # probability
     mixup: float = 0.0  # alpha of its Beta distribution; 0: off. With both on, each batch takes one of them
@@ -109,7 +120,9 @@ class TrainConfig:
         for name in ("lr", "clip_norm"):
             value = getattr(self, name)
             _require(value is None or 0 < value <= _LARGEST, name, f"a positive number up to {_LARGEST:g}", value)
-        _require(0 < self.lr_reduce_factor <= 1, "lr_reduce_factor", "above 0 and at most 1", self.lr_reduce_factor)
+        for name in ("lr_reduce_factor", "layer_decay"):
+            _require(0 < getattr(self, name) <= 1, name, "above 0 and at most 1", getattr(self, name))
+        _require(self.val_split is None or 0 < self.val_split < 1, "val_split", "above 0 and below 1", self.val_split)
         for name in ("weight_decay", "norm_weight_decay"):
             value = getattr(self, name)
             _require(value is None or 0 <= value <= 1000, name, "a number that is not negative, up to 1000", value)
@@ -136,6 +149,7 @@ class TrainConfig:
             raise InputError("zero_init_residual sets initial weights, but pretrained brings its own;", "leave one of them out.")
         if self.which is not None and self.pretrained is None:
             raise InputError("which says which weights of pretrained to start from, and none is given;", "leave it out.")
+        self._refuse_contradictions_of_tuning()
         if self.export_ema and self.ema_decay is None:
             raise InputError("export_ema exports the average of the weights, but none is kept;", "give ema_decay too.")
         if self.compile and self.activation_checkpointing:
@@ -157,6 +171,25 @@ class TrainConfig:
                 f"{self.accumulate} parts of {self.batch_size} images have fewer than the two that BatchNorm needs;",
                 "use a larger batch_size, or a smaller accumulate.",
             )
+
+    def _refuse_contradictions_of_tuning(self) -> None:
+        if self.pretrained is None and (self.freeze_until != "none" or self.freeze_bn):
+            name = "freeze_bn" if self.freeze_until == "none" else "freeze_until"
+            raise InputError(
+                f"{name} keeps what pretrained brings, and nothing says which weights these are:",
+                f"name a checkpoint with --pretrained, or leave out --{name.replace('_', '-')}.",
+            )
+        if self.optimizer == "adamw" and self.nesterov:
+            raise InputError("nesterov is a kind of SGD;", "leave it out, or say --optimizer sgd.")
+        if self.class_weights == "balanced" and self.balanced_sampling:
+            raise InputError(
+                "class_weights and balanced_sampling both make up for rare classes, and together they do so twice;",
+                "leave one of them out.",
+            )
+        if self.val_split is not None and self.val_data is not None:
+            raise InputError("val_data names the held-out images, and val_split would hold out others;", "leave one of them out.")
+        if self.val_split is not None and self.needs_no_files:
+            raise InputError(f"The held-out images of {self.data} are known;", "leave out --val-split.")
 
     @property
     def folder(self) -> Path:
@@ -239,6 +272,7 @@ class TrainConfig:
 
 _BOUNDS = {
     "epochs": (1, 100_000),
+    "patience": (1, 100_000),
     "batch_size": (2, 1 << 20),
     "accumulate": (1, 1 << 19),
     "train_crop_size": (1, 8192),

@@ -183,15 +183,15 @@ class DaliBatches:
     def _steps(self, todo: Iterator[_Task], readers: ThreadPoolExecutor) -> Iterator[_Step]:
         """Files are read ahead; what is random is drawn in order, by this thread, whose generator it is."""
         for task in todo:
-            self._ahead.append(_Reading(task, [readers.submit(self._read, index, task.care) for _, index in task.keys]))
+            self._ahead.append(_Reading(task, [readers.submit(self._read, number, task.care) for _, number in task.keys]))
             if len(self._ahead) > _READ_AHEAD:
                 yield self._drawn(self._ahead.popleft())
         while self._ahead:
             yield self._drawn(self._ahead.popleft())
 
-    def _read(self, index: int, care: Care) -> _File | InputError:
+    def _read(self, number: int, care: Care) -> _File | InputError:
         try:
-            name, content = file_content(self._images.images[index])
+            name, content = file_content(self._images.images[number % len(self._images)])
             plain = _plain_jpeg(content)
             if plain is not None and care is Care.NONE:
                 return plain
@@ -202,16 +202,16 @@ class DaliBatches:
 
     def _drawn(self, reading: _Reading) -> _Step:
         step = _Step(reading.task, {name: [] for name in _INPUTS}, [], [])
-        for (epoch, index), future in zip(reading.task.keys, reading.files, strict=True):
+        for (epoch, number), future in zip(reading.task.keys, reading.files, strict=True):
             file = future.result()
             if isinstance(file, InputError):
                 step.unreadable.append(str(file))
                 continue
-            seed_image(self._seed, epoch, index)
+            seed_image(self._seed, epoch, number)
             # As torchvision's transforms draw: the crop's place and size, then whether it is flipped.
             crop = self._crop.make_params([torch.empty(()).expand(3, file.height, file.width)])
             self._give(step, file.content, crop, bool(torch.rand(1) < _FLIPPED))
-            step.labels.append(self._images.labels[index])
+            step.labels.append(self._images.labels[number % len(self._images)])
         if not step.labels:  # DALI takes no empty batch
             self._give(step, _as_ppm(Image.new("RGB", (1, 1))).content, {"top": 0, "left": 0, "height": 1, "width": 1}, False)
         return step

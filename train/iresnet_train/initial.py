@@ -4,47 +4,53 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
-from iresnet_models.checkpoint import load_checkpoint
+from iresnet_models.checkpoint import Checkpoint, load_checkpoint
 from iresnet_models.errors import InputError
 from iresnet_models.network import Network, network_from_spec
-from iresnet_models.spec import ModelSpec
+from iresnet_models.spec import ModelSpec, Which
 from iresnet_train.config import TrainConfig
 
 _log = logging.getLogger("iresnet_train")
 
 
+_INHERITED = ("groups", "mean", "std", "interpolation")
+"""What weights ask of a network and of its images, and no option says."""
+
+
+def load_pretrained(named: Path, arch: str | None, depth: int | None, which: Which | None = None) -> Checkpoint:
+    """What `--pretrained` names; `arch` and `depth` are as expected, None as it says. `which`: of its weights."""
+    return load_checkpoint(named, arch=arch, depth=depth, which=which)
+
+
 def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
-    """A fresh network, or the one of `config.pretrained` with a fresh classifier where the classes are others."""
+    """A fresh network, or the one of `config.pretrained`, with a fresh classifier where the classes are others.
+
+    From there come mean, standard deviation and interpolation of its images as well.
+    """
     if config.pretrained is None:
         return network_from_spec(spec, zero_init_residual=config.zero_init_residual)
-    source = load_checkpoint(config.pretrained, arch=config.arch, depth=config.depth, which=config.which)
+    source = load_pretrained(config.pretrained, config.arch, config.depth, config.which)
     if config.groups not in (None, source.spec.groups):
         raise InputError(
             f"{config.pretrained} holds {source.spec.name} with {source.spec.groups} groups, but {config.groups} were asked for.",
             "Leave out --groups, or name another checkpoint.",
         )
-    model = network_from_spec(replace(spec, groups=source.spec.groups))
+    model = network_from_spec(replace(spec, **{name: getattr(source.spec, name) for name in _INHERITED}))
     fresh = {} if _same_classes(source.spec, spec) else {"fc.weight": model.fc.weight, "fc.bias": model.fc.bias}
     model.load_state_dict(source.model.state_dict() | fresh)
     head = f"its classifier too ({spec.num_classes} classes)"
     if fresh:
         named = "classes of other names" if source.spec.num_classes == spec.num_classes else f"{source.spec.num_classes} classes"
         head = f"with a new classifier for {spec.num_classes} classes in place of its own for {named}"
-    here = f"in this run they are: {spec.in_words}"
     if not source.says_preprocessing:
-        _log.warning("%s does not say how its images were prepared; %s.", config.pretrained.name, here)
-    elif _prepared(source.spec) != _prepared(spec):
-        _log.warning("%s was trained on images of %s; %s.", config.pretrained.name, source.spec.in_words, here)
+        name, here = config.pretrained.name, model.spec.in_words
+        _log.warning("%s does not say how its images were prepared; in this run they are: %s.", name, here)
     _log.info("Weights of %s from %s, %s.", source.spec.name, config.pretrained.name, head)
     if (which := source.layout.in_words.get("which weights")) is not None:
         _log.info("They are %s.", which)
     return model
-
-
-def _prepared(spec: ModelSpec) -> tuple[object, ...]:
-    """What of the preprocessing the weights have learned to expect, at any size."""
-    return spec.interpolation, spec.mean, spec.std
 
 
 def _same_classes(source: ModelSpec, spec: ModelSpec) -> bool:

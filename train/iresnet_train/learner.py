@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD
+from torch.optim import SGD, AdamW, Optimizer
 
 from iresnet_models.errors import InputError, UnavailableError
 from iresnet_models.network import Network
@@ -23,14 +22,18 @@ from iresnet_train.augmentation import mixing
 from iresnet_train.averaging import WeightAverage
 from iresnet_train.config import TrainConfig
 from iresnet_train.distributed import World
-from iresnet_train.initial import initial_network
 from iresnet_train.metrics import Evaluation, correct
 from iresnet_train.randomness import seed_step
+from iresnet_train.tuning import freeze, parameter_groups, still_modules
 
 _CHANNELS_LAST_FROM = 112
 """Pixels from which channels-last order trains faster on a CPU (an EPYC): 11 % at 112, 16 % at 224, not at 32 and 64."""
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+MOMENTS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq", "step")}
+"""What an optimizer keeps of each weight: of its shape, but for the number of steps."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,12 @@ class StepOutcome:
 
 
 class Learner:
-    """Takes a training step in two halves, so that a bad loss can be stopped before it reaches the weights."""
+    """Takes a training step in two halves, so that a bad loss can be stopped before it reaches the weights.
 
-    def __init__(self, config: TrainConfig, spec: ModelSpec, world: World) -> None:
+    `class_weights`: what an image of each class counts (classes); None where all count 1.
+    """
+
+    def __init__(self, config: TrainConfig, network: Network, world: World, class_weights: Tensor | None = None) -> None:
         self._config = config
         self._world = world
         self.device = world.device
@@ -54,15 +60,16 @@ class Learner:
         if last is None:
             last = self.device.type == "cuda" or config.train_crop_size >= _CHANNELS_LAST_FROM
         self._layout = torch.channels_last if last else torch.contiguous_format
-        self.model = initial_network(config, spec).to(self.device).to(memory_format=self._layout)
+        self.model = network.to(self.device).to(memory_format=self._layout)
+        freeze(self.model, config)
         if config.activation_checkpointing:
             checkpoint_activations(self.model)
         self._module = self._wrapped()
+        self._still = still_modules(self.model, config)
+        self._class_weights = None if class_weights is None else class_weights.to(self.device)
         self._forward: Callable[[Tensor], Tensor] = torch.compile(self._module) if config.compile else self._module
-        self._mix = mixing(config.mixup, config.cutmix, spec.num_classes)
-        self._optimizer = SGD(
-            _parameter_groups(self.model, config), config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True
-        )
+        self._mix = mixing(config.mixup, config.cutmix, self.spec.num_classes)
+        self._optimizer = _optimizer(parameter_groups(self.model, config), config)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.average = None if config.ema_decay is None else WeightAverage(self.model, config.ema_decay)
 
@@ -77,6 +84,8 @@ class Learner:
         could not be read count as ones without a gradient. `stop`: this process was asked to stop.
         """
         self.model.train()
+        for module in self._still:
+            module.eval()
         self._optimizer.zero_grad()
         parts = self._config.accumulate
         if len(images) < 2 * parts:
@@ -106,7 +115,13 @@ class Learner:
         inputs, targets = (images, labels) if self._mix is None else self._mix(images, labels)
         with torch.autocast(self.device.type, _DTYPES.get(self.precision), enabled=self.precision in _DTYPES):
             logits = self._forward(inputs)
-            loss = cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=self._config.label_smoothing)
+            loss = cross_entropy(
+                logits.float(),
+                targets,
+                self._class_weights,
+                reduction="sum",
+                label_smoothing=self._config.label_smoothing,
+            )
         totals[:4] += torch.stack([*correct(logits.detach(), labels), loss.detach().double()])
         return loss
 
@@ -116,7 +131,7 @@ class Learner:
         That shows only where `clip_norm` has the gradients looked at. In fp16 the scaler leaves out such a step by itself.
         """
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_share"]
         if self._config.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip_norm)
@@ -176,10 +191,14 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, apart from data; tensors are the live ones."""
-        momenta = {name: self._optimizer.state[value].get("momentum_buffer") for name, value in self.model.named_parameters()}
+        known = {name: self._optimizer.state.get(value) for name, value in self.model.named_parameters() if value.requires_grad}
+        kinds = MOMENTS[self._config.optimizer]
+        moments = {kind: {name: (found or {}).get(kind) for name, found in known.items()} for kind in kinds}
         return {
             "model": self.model.state_dict(),
-            "momenta": {} if any(value is None for value in momenta.values()) else momenta,  # before the first step
+            "moments": {  # none before the first step
+                kind: {} if any(value is None for value in values.values()) else values for kind, values in moments.items()
+            },
             "scaler": self._scaler.state_dict(),
             "average": None if self.average is None else self.average.values,
         }
@@ -187,11 +206,13 @@ class Learner:
     def restore(self, state: dict[str, Any]) -> None:
         """What `state` was; `iresnet_train.saved` has seen that it fits this network."""
         self.model.load_state_dict(state["model"])
-        for name, weight in self.model.named_parameters():
-            if name in state["momenta"]:
-                # In the weight's own layout, whatever that of the file is.
-                momentum = torch.empty_like(weight, requires_grad=False).copy_(state["momenta"][name])
-                self._optimizer.state[weight]["momentum_buffer"] = momentum
+        for kind, moments in state["moments"].items():
+            for name, weight in self.model.named_parameters():
+                if name in moments:
+                    # In the weight's own layout, whatever that of the file is.
+                    like = moments[name] if kind == "step" else weight
+                    made = torch.empty_like(like, requires_grad=False, device=self.device)
+                    self._optimizer.state[weight][kind] = made.copy_(moments[name])
         if state["scaler"]:
             self._scaler.load_state_dict(self._scaler.state_dict() | state["scaler"])
         if self.average is not None:
@@ -233,10 +254,7 @@ def _precision(config: TrainConfig, device: torch.device) -> str:
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
-def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """All weights, with BatchNorms apart where their decay is another."""
-    if config.norm_weight_decay is None:
-        return [{"params": list(model.parameters()), "weight_decay": config.weight_decay}]
-    norms = [value for module in model.modules() if isinstance(module, _BatchNorm) for value in module.parameters()]
-    others = [value for value in model.parameters() if all(value is not norm for norm in norms)]
-    return [{"params": others, "weight_decay": config.weight_decay}, {"params": norms, "weight_decay": config.norm_weight_decay}]
+def _optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> Optimizer:
+    if config.optimizer == "adamw":
+        return AdamW(groups, config.lr, betas=(config.momentum, 0.999), fused=True)
+    return SGD(groups, config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)

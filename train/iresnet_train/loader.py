@@ -15,9 +15,13 @@ from iresnet_models.preprocessing import unreadable
 from iresnet_train.distributed import World
 from iresnet_train.preemption import leave_stopping_to_the_trainer, loading_processes
 from iresnet_train.randomness import order_generator, seed_image
+from iresnet_train.sampling import balanced_order
 
 Keys = list[tuple[int, int]]
-"""The images of a step that are this process's, as (epoch, index)."""
+"""The images of a step that are this process's, as (epoch, number).
+
+A number is an image's index; of an image that comes more than once in an epoch, its index plus some times the number of images.
+"""
 
 
 class Batch(NamedTuple):
@@ -68,8 +72,8 @@ class TrainingLoader:
     """This process's part of every step's batch, shuffled and augmented by what `seed`, epoch and image say.
 
     A step's images are the same for any number of processes and workers. A last batch with fewer than `least` images for each
-    process is left out: BatchNorm cannot normalise a single one. `batches` makes them of the data set and the plan of an epoch;
-    without it torch's DataLoader does.
+    process is left out: BatchNorm cannot normalise a single one. `balanced`: an epoch takes each class equally often. `batches`
+    makes them of the data set and the plan of an epoch; without it torch's DataLoader does.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class TrainingLoader:
         *,
         seed: int = 0,
         least: int = 2,
+        balanced: bool = False,
         workers: int = 0,
         pin_memory: bool = False,
         batches: Callable[[LabelledImages, Plan], Iterable[Batch]] | None = None,
@@ -87,7 +92,7 @@ class TrainingLoader:
         rest = len(dataset) % batch_size
         self.steps = len(dataset) // batch_size + (rest >= least * world.size)
         self._images, self._batch_size = len(dataset), batch_size
-        self._plan = Plan(dataset, batch_size, self.steps, world, seed)
+        self._plan = Plan(dataset, batch_size, self.steps, world, seed, balanced=balanced)
         if batches is not None:
             self._batches = batches(dataset, self._plan)
             return
@@ -109,8 +114,11 @@ class TrainingLoader:
 class Plan:
     """Which images make each step that is left of an epoch."""
 
-    def __init__(self, dataset: LabelledImages, batch_size: int, steps: int, world: World, seed: int) -> None:
+    def __init__(
+        self, dataset: LabelledImages, batch_size: int, steps: int, world: World, seed: int, *, balanced: bool = False
+    ) -> None:
         self._dataset, self._batch_size, self._steps, self._world, self._seed = dataset, batch_size, steps, world, seed
+        self._balanced = balanced
         self.epoch = self.first = 0
 
     @property
@@ -122,10 +130,11 @@ class Plan:
         return self._steps - self.first
 
     def __iter__(self) -> Iterator[Keys]:
-        epoch, order = self.epoch, self._dataset.order(order_generator(self._seed, self.epoch))
+        epoch, generator = self.epoch, order_generator(self._seed, self.epoch)
+        order = balanced_order(self._dataset.labels, generator) if self._balanced else self._dataset.order(generator)
         for step in range(self.first, self._steps):
             batch = order[step * self._batch_size : (step + 1) * self._batch_size]
-            yield [(epoch, int(index)) for index in self._world.share(batch)]
+            yield [(epoch, int(number)) for number in self._world.share(batch)]
 
 
 class _Guarded(Dataset[Any]):
@@ -145,15 +154,15 @@ class _Guarded(Dataset[Any]):
 
 
 class _Keyed(Dataset[Any]):
-    """The same, each image augmented as its (epoch, index) says."""
+    """The same, each image augmented as its (epoch, number) says."""
 
     def __init__(self, dataset: Dataset[tuple[Tensor, int]], seed: int) -> None:
         self._dataset, self._seed = _Guarded(dataset), seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | InputError:
-        epoch, index = key
-        seed_image(self._seed, epoch, index)
-        return self._dataset[index]
+        epoch, number = key
+        seed_image(self._seed, epoch, number)
+        return self._dataset[number % len(self._dataset)]
 
 
 def _loader(dataset: Dataset[Any], workers: int, pin_memory: bool, **what: Any) -> DataLoader[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from collections.abc import Callable
@@ -15,11 +14,13 @@ from torch.utils.data import Subset
 
 from iresnet_data.datasets import evaluation_set, spec_for, training_set
 from iresnet_models.errors import CheckFailedError, InputError, PreemptedError
+from iresnet_models.network import network_from_spec
 from iresnet_models.spec import ModelSpec
 from iresnet_train.augmentation import augmented
 from iresnet_train.config import TrainConfig
 from iresnet_train.determinism import algorithms, computation, exactness
 from iresnet_train.distributed import World, joined_world, processors
+from iresnet_train.initial import initial_network
 from iresnet_train.layout import require_layout
 from iresnet_train.learner import Learner, StepOutcome
 from iresnet_train.loader import Loader, TrainingLoader
@@ -28,6 +29,7 @@ from iresnet_train.preemption import StopRequest, stop_requests
 from iresnet_train.records import EpochRecord, Position, Progress, TrainingResult
 from iresnet_train.resumption import remember_data, require_same_run, spec_of
 from iresnet_train.run_folder import RunFolder
+from iresnet_train.sampling import class_weights
 from iresnet_train.saved import SavedState
 from iresnet_train.stopwatch import Stopwatch, advice
 from iresnet_train.telling import beginning, epoch_line
@@ -59,14 +61,15 @@ def train(
             if saved is not None:
                 require_same_run(config, saved, first=world.is_first)
             torch.manual_seed(config.seed)
-            require_layout(config.data, config.val_data)
-            spec = spec_for(config.data, config.arch, config.depth, **config.model_fields())
+            require_layout(config)
+            spec = spec_for(config.data, config.arch, config.depth, val_split=config.val_split, **config.model_fields())
             if saved is not None:
                 spec = spec_of(saved, spec, config)
             training = Training(config, spec, world, workers, run, stop, progress or (lambda now: None), saved)
             with run.reported(training.spec):
                 training.begin()
-                for epoch in range(training.at.epoch, config.epochs):
+                while not training.is_done:
+                    epoch = training.at.epoch
                     training.train_epoch(epoch)
                     training.evaluate_epoch(epoch)
                 training.finish()
@@ -92,14 +95,27 @@ class Training:
         self._unreadable = UnreadableImages(config, world)
         # DALI has threads in place of processes, and at least one.
         self._threads = workers or processors() if config.loader == "dali" else workers
-        self._images, self._held_out = self._loaders(spec)
         # A run that goes on has its weights from its state.
-        self._learner = Learner(config if saved is None else dataclasses.replace(config, pretrained=None), spec, world)
+        network = initial_network(config, spec) if saved is None else network_from_spec(spec)
+        self._images, self._held_out = self._loaders(network.spec)
+        balanced = config.class_weights == "balanced"
+        weights = class_weights(self._unreadable.sets[0].labels, spec.num_classes) if balanced else None
+        self._learner = Learner(config, network, world, weights)
         self.at = Position()
 
     @property
     def spec(self) -> ModelSpec:
         return self._learner.spec
+
+    @property
+    def is_done(self) -> bool:
+        return self.at.epoch == self._config.epochs or self._is_stalled
+
+    @property
+    def _is_stalled(self) -> bool:
+        """Whether as many epochs as `patience` says were no better than the best one before."""
+        best, patience = self._run.best, self._config.patience
+        return best is not None and patience is not None and self.at.epoch - best.epoch >= patience
 
     def _loaders(self, spec: ModelSpec) -> tuple[TrainingLoader, Loader]:
         """Of the training part, augmented and shuffled, and of this process's share of the held-out part."""
@@ -110,12 +126,14 @@ class Training:
         held_out = evaluation_set(config.val_data or config.data, spec)
         self._unreadable.sets = (images, held_out)
         least = 2 * config.accumulate
-        batches = None
+        planned: dict[str, Any] = {"seed": config.seed, "least": least, "balanced": config.balanced_sampling}
         if config.loader == "dali":
             from iresnet_train.dali import DaliBatches
 
-            batches = partial(DaliBatches, spec=spec, size=size, seed=config.seed, device=world.device, threads=self._threads)
-        training = TrainingLoader(images, config.batch_size, world, seed=config.seed, least=least, batches=batches, **common)
+            planned["batches"] = partial(
+                DaliBatches, spec=spec, size=size, seed=config.seed, device=world.device, threads=self._threads
+            )
+        training = TrainingLoader(images, config.batch_size, world, **planned, **common)
         if not training.steps or config.batch_size < least * world.size:
             raise InputError(
                 f"{config.data} has {len(images)} training images, to be taken in batches of {config.batch_size} by {world.size} "
@@ -148,8 +166,9 @@ class Training:
         if saved is not None:
             fixed = self._world.device.type == "cpu" or config.deterministic
             exact = exactness(self._computation(), saved.computation, fixed=fixed)
-            if self.at.epoch == config.epochs:
-                _log.info("This run of %d epochs is finished; more --epochs go on with it.", config.epochs)
+            if self.is_done:
+                more = self._stopped_early() if self._is_stalled else "more --epochs go on with it."
+                _log.info("This run of %d epochs is finished; %s", config.epochs, more)
                 return
             _log.info("Resumed after step %d of epoch %d, %s.", self.at.step, self.at.epoch + 1, exact)
 
@@ -220,6 +239,11 @@ class Training:
             assert best is not None
             _log.info(epoch_line(self._run.records, self._run.accuracy, best, self._config.epochs, self._gpu_memory()))
         self.at = Position(epoch + 1)
+        if self._is_stalled and self._world.is_first:
+            _log.info("Training ends here; %s", self._stopped_early())
+
+    def _stopped_early(self) -> str:
+        return f"the {self._config.patience} epochs up to {self.at.epoch} brought no better accuracy (--patience)."
 
     def finish(self) -> None:
         """Saves the end, from which more epochs go on, in place of the states before; these stay where a file is not written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from iresnet_models.errors import InputError
@@ -53,18 +54,54 @@ DIGITS = TrainConfig(
 )
 """A short recipe for the embedded digits."""
 
-PRESETS = {"official": OFFICIAL, "modern": MODERN, "digits": DIGITS}
+FINETUNE = TrainConfig(
+    data="photos",
+    epochs=30,
+    patience=10,
+    batch_size=32,
+    optimizer="adamw",
+    lr=5e-4,
+    lr_schedule="cosine",
+    lr_steps=(),
+    layer_decay=0.7,
+    weight_decay=0.01,
+    norm_weight_decay=0.0,
+)
+"""From a trained network to classes of one's own, of which there are few photos; sizes of images are those of `pretrained`."""
+
+_BY_SGD = {"lr": 0.01, "weight_decay": 1e-4}
+"""The same with SGD."""
+
+PRESETS = {"official": OFFICIAL, "modern": MODERN, "digits": DIGITS, "finetune": FINETUNE}
+
+_FROM_PRETRAINED = {"arch", "depth", "groups", "train_crop_size", "val_resize", "val_crop_size"}
+"""What the preset `finetune` leaves to the weights that it starts from."""
+
+
+def recipe_of(preset: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a preset asks of every run, where `said` is said."""
+    values = require_preset(preset).recipe()
+    if preset != "finetune":
+        return values
+    values |= _BY_SGD if said.get("optimizer") == "sgd" else {}
+    return {name: value for name, value in values.items() if name not in _FROM_PRETRAINED}
+
+
+def require_preset(name: str) -> TrainConfig:
+    if name not in PRESETS:
+        raise InputError(f"There is no preset {name!r}; there are: {', '.join(PRESETS)}.")
+    return PRESETS[name]
 
 
 def config_for(data: str, preset: str | None = None, **overrides: Any) -> TrainConfig:
     """The preset that suits `data`, or the one named, with whatever of `overrides` is not None in place of its values.
 
     Steps imply the schedule "steps", and another schedule drops the preset's steps. Without an average of the weights
-    (`ema_decay` of 0) none is exported either. A checkpoint to start from (`pretrained`) says the family and depth that were not.
+    (`ema_decay` of 0) none is exported either. A checkpoint to start from (`pretrained`) says the family and depth that were not;
+    with the preset "finetune" also the sizes of images.
     """
     name = preset or ("digits" if data == DIGITS.data else "official")
-    if name not in PRESETS:
-        raise InputError(f"There is no preset {name!r}; there are: {', '.join(PRESETS)}.")
+    usual = require_preset(name)
     said = {key: value for key, value in overrides.items() if value is not None}
     if said.get("lr_steps"):
         said.setdefault("lr_schedule", "steps")
@@ -73,16 +110,28 @@ def config_for(data: str, preset: str | None = None, **overrides: Any) -> TrainC
     if said.get("ema_decay") == 0:
         said["ema_decay"] = None
         said.setdefault("export_ema", False)
-    if said.get("pretrained") is not None and not {"arch", "depth"} <= said.keys():
-        said |= _network_of(said)
-    return dataclasses.replace(PRESETS[name], data=data, **said)
+    if name == "finetune":
+        if "pretrained" not in said:
+            raise InputError(
+                "The preset finetune starts from the weights of a trained network;", "name them with --pretrained FILE."
+            )
+        said = (_BY_SGD if said.get("optimizer") == "sgd" else {}) | said
+    if "pretrained" in said:
+        said = _network_of(said, sizes=name == "finetune") | said
+    return dataclasses.replace(usual, data=data, **said)
 
 
-def _network_of(said: dict[str, Any]) -> dict[str, Any]:
-    """Family and depth of the network in the checkpoint that training starts from, where they were not said."""
+def _network_of(said: dict[str, Any], *, sizes: bool) -> dict[str, Any]:
+    """Family and depth of the network that training starts from; with `sizes`, in pixels, also how large its images are."""
+    if {"arch", "depth"} <= said.keys() and not sizes:
+        return {}
     if said.get("resume", "no") != "no" and not said["pretrained"].exists():
         return {}  # a run that goes on has its weights already
-    from iresnet_models.checkpoint import load_checkpoint
+    from iresnet_train.initial import load_pretrained
 
-    spec = load_checkpoint(said["pretrained"], arch=said.get("arch"), depth=said.get("depth"), which=said.get("which")).spec
-    return {"arch": spec.arch, "depth": spec.depth}
+    spec = load_pretrained(said["pretrained"], said.get("arch"), said.get("depth"), said.get("which")).spec
+    network = {"arch": spec.arch, "depth": spec.depth}
+    if not sizes:
+        return network
+    spec = spec.with_image_size(said.get("val_crop_size", spec.image_size))
+    return network | {"val_crop_size": spec.image_size, "val_resize": spec.resize, "train_crop_size": spec.image_size}

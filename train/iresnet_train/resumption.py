@@ -96,4 +96,10 @@ def spec_of(saved: SavedState, spec: ModelSpec, config: TrainConfig) -> ModelSpe
             f"The classes of {config.data} are {found}: {config.folder} holds a run on other data.",
             "Name those that it was begun with, or begin another run in another --result-path.",
         )
-    return dataclasses.replace(spec, groups=own.groups)
+    if spec.split != own.split:
+        raise InputError(
+            f"{config.data} does not hold the photos that the run in {config.folder} was begun with, or not them alone: its "
+            "split is another.",
+            "Name the folder as it was, or begin another run in another --result-path.",
+        )
+    return dataclasses.replace(spec, groups=own.groups, mean=own.mean, std=own.std, interpolation=own.interpolation)

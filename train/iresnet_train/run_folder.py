@@ -261,12 +261,14 @@ class RunFolder:
         spec, best = self._spec, self.best
         assert spec is not None
         network = {"arch": spec.arch, "depth": spec.depth, "num_classes": spec.num_classes, "image_size": spec.image_size}
+        split = None if spec.split is None else dataclasses.asdict(spec.split)
         write_json(
             self.report,
             {
                 "schema": SCHEMA,
                 "settings": self._config.to_json(),
                 "network": network,
+                "split": split,
                 "epochs": [dataclasses.asdict(record) for record in self.records],
                 "best": None if best is None else {"epoch": best.epoch, "val_acc1": self.accuracy(best)},
                 "status": status,

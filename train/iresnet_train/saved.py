@@ -15,7 +15,9 @@ from iresnet_models.network import Network
 from iresnet_models.spec import ModelSpec
 from iresnet_models.typed import typed
 from iresnet_train.config import TrainConfig
+from iresnet_train.learner import MOMENTS
 from iresnet_train.records import EpochRecord, Position
+from iresnet_train.tuning import freeze
 
 FILES = ("best.pt", "last.pt", "log.csv", "train.json")
 """Files of a run that a state may say are not as they should be."""
@@ -61,7 +63,7 @@ def checked(state: Mapping[str, Any]) -> SavedState:
     position = _position(state["position"], config)
     records = _records(state["records"], position)
     try:
-        shapes = _shapes(spec)
+        shapes = _shapes(spec, config)
     except (RuntimeError, OverflowError) as error:  # sizes beyond what a tensor can have
         raise InputError("its network cannot be made") from error
     return SavedState(
@@ -141,34 +143,44 @@ def _unsaved(values: Any) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Shapes:
-    """What tensors a network has: shape and type of each entry of its state dict, and which of them are learned."""
+    """What tensors a network has: shape and type of each entry of its state dict, and which of them are trained."""
 
     entries: dict[str, tuple[torch.Size, torch.dtype]]
     parameters: set[str]
 
 
-def _shapes(spec: ModelSpec) -> _Shapes:
+def _shapes(spec: ModelSpec, config: TrainConfig) -> _Shapes:
     with torch.device("meta"):
         network = Network(spec)
+    freeze(network, config)
     entries = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}
-    return _Shapes(entries, {name for name, _ in network.named_parameters()})
+    return _Shapes(entries, {name for name, value in network.named_parameters() if value.requires_grad})
 
 
 def _learner(values: Any, shapes: _Shapes, config: TrainConfig) -> dict[str, Any]:
     """What Learner.restore takes."""
-    if not isinstance(values, dict) or values.keys() != {"model", "momenta", "scaler", "average"}:
-        raise InputError("it holds no network, momenta, scaler and average")
+    if not isinstance(values, dict) or values.keys() != {"model", "moments", "scaler", "average"}:
+        raise InputError("it holds no network, moments, scaler and average")
     _weights(values["model"], shapes, "network")
     if (values["average"] is None) != (config.ema_decay is None):
         raise InputError("its average of the weights is not what its settings say")
     if values["average"] is not None:
         _weights(values["average"], shapes, "average")
-    momenta = values["momenta"]
-    if not isinstance(momenta, dict) or (momenta and momenta.keys() != shapes.parameters):
-        raise InputError("its momenta are of other weights")
-    for key, value in momenta.items():
-        _tensor(value, *shapes.entries[key], f"momentum of {key}")
-    return {"model": values["model"], "momenta": momenta, "scaler": _scaler(values["scaler"]), "average": values["average"]}
+    _moments(values["moments"], shapes, config)
+    return {name: values[name] for name in ("model", "moments", "average")} | {"scaler": _scaler(values["scaler"])}
+
+
+def _moments(values: Any, shapes: _Shapes, config: TrainConfig) -> None:
+    if not isinstance(values, dict) or values.keys() != set(MOMENTS[config.optimizer]):
+        raise InputError("its moments are of another optimizer")
+    for kind, moments in values.items():
+        if not isinstance(moments, dict) or (moments and moments.keys() != shapes.parameters):
+            raise InputError(f"its {kind} is of other weights")
+        for key, value in moments.items():
+            shape, dtype = (torch.Size(), torch.float32) if kind == "step" else shapes.entries[key]
+            _tensor(value, shape, dtype, f"{kind} of {key}")
+            if kind in ("exp_avg_sq", "step") and bool((value < 0).any()):
+                raise InputError(f"its {kind} of {key} is negative")
 
 
 def _weights(values: Any, shapes: _Shapes, name: str) -> None:

@@ -22,7 +22,7 @@ from iresnet_models.errors import CheckpointError, InputError, IResNetError
 from iresnet_models.files import sha256_of, write_bytes
 from iresnet_models.saved_files import read_saved
 
-FORMAT = "iresnet-export/state/2"
+FORMAT = "iresnet-export/state/3"
 _KEPT = 2
 _DIGITS = 16
 

@@ -18,11 +18,13 @@ def beginning(network: Network, config: TrainConfig, sets: Sequence[Any], device
     """One line of network, images, device and precision; then what `sets`, the training and the held-out part, left out and why."""
     spec = network.spec
     million = sum(value.numel() for value in network.parameters()) / 1e6
+    trained = sum(value.numel() for value in network.parameters() if value.requires_grad) / 1e6
+    frozen = f", of which {trained:.1f} are trained" if trained < million else ""
     training, held_out = map(len, sets)
     source = config.data if config.needs_no_files else Path(config.data).name or config.data
     remarks = [f"{remark.rstrip('.')}." for remark in dict.fromkeys(getattr(data, "left_out", None) for data in sets) if remark]
     line = (
-        f"Training {spec.name} ({million:.1f} million weights) on {training:,} images of {spec.num_classes:,} classes from "
+        f"Training {spec.name} ({million:.1f} million weights{frozen}) on {training:,} images of {spec.num_classes:,} classes from "
         f"{source}, with {held_out:,} held out; {config.batch_size} images a step, {device}, {precision}."
     )
     return " ".join([line, *remarks])
