@@ -96,7 +96,13 @@ Dropout = Annotated[
 ]
 ZeroInit = Annotated[bool, typer.Option("--zero-init-residual", help="Start every block as its shortcut.", rich_help_panel=NETWORK)]
 Pretrained = Annotated[
-    Path | None, typer.Option("--pretrained", help="A checkpoint to start from.", rich_help_panel=NETWORK, show_default=False)
+    Path | None,
+    typer.Option(
+        "--pretrained",
+        help="A checkpoint to start from, or published weights such as torchvision:resnet50.",
+        rich_help_panel=NETWORK,
+        show_default=False,
+    ),
 ]
 PretrainedWhich = Annotated[
     Which | None,

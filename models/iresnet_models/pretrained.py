@@ -57,6 +57,12 @@ def pretrained_checkpoint(name: str) -> Path:
     return file
 
 
+def weights_file(named: str | Path) -> Path:
+    """The file that is named, or that of published weights of this name."""
+    is_published = str(named).partition(":")[0] in _PUBLISHERS and not Path(named).exists()
+    return pretrained_checkpoint(str(named)) if is_published else Path(named)
+
+
 def imagenet_labels() -> tuple[str, ...]:
     """The names of ImageNet's 1000 classes, as torchvision has them."""
     from torchvision.models import ResNet50_Weights

@@ -21,6 +21,7 @@ from iresnet_models.files import sha256_of
 from iresnet_models.network import network_from_spec
 from iresnet_models.pretrained import imagenet_labels, pretrained_checkpoint
 from iresnet_models.spec import OFFICIAL_WEIGHTS, ModelSpec
+from iresnet_train import config_for
 
 V1 = "torchvision:resnet18.IMAGENET1K_V1"
 
@@ -59,6 +60,13 @@ def test_torchvisions_weights_bring_their_preprocessing_and_their_classes(hub: P
     file.write_bytes(b"damaged")
     assert sha256_of(pretrained_checkpoint(V1)) == before, "what is damaged is written again, the same"
     assert ie.pretrained(V1, resize=232).spec.resize == 232
+
+
+def test_training_starts_from_them_too(hub: Path) -> None:
+    config = config_for("photos", "finetune", pretrained=Path(V1))
+    assert (config.pretrained, config.arch, config.depth) == (pretrained_checkpoint(V1), "resnet", 18)
+    assert (config.val_resize, config.val_crop_size) == (256, 224)
+    assert config_for("digits", pretrained=hub, arch="resnet", depth=18).pretrained == hub
 
 
 def test_the_second_version_wants_another_resize(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,8 +97,8 @@ def config_for(data: str, preset: str | None = None, **overrides: Any) -> TrainC
     """The preset that suits `data`, or the one named, with whatever of `overrides` is not None in place of its values.
 
     Steps imply the schedule "steps", and another schedule drops the preset's steps. Without an average of the weights
-    (`ema_decay` of 0) none is exported either. A checkpoint to start from (`pretrained`) says the family and depth that were not;
-    with the preset "finetune" also the sizes of images.
+    (`ema_decay` of 0) none is exported either. A checkpoint to start from (`pretrained`, a file or the name of published weights)
+    says the family and depth that were not; with the preset "finetune" also the sizes of images.
     """
     name = preset or ("digits" if data == DIGITS.data else "official")
     usual = require_preset(name)
@@ -117,6 +117,9 @@ def config_for(data: str, preset: str | None = None, **overrides: Any) -> TrainC
             )
         said = (_BY_SGD if said.get("optimizer") == "sgd" else {}) | said
     if "pretrained" in said:
+        from iresnet_models.pretrained import weights_file
+
+        said["pretrained"] = weights_file(said["pretrained"])
         said = _network_of(said, sizes=name == "finetune") | said
     return dataclasses.replace(usual, data=data, **said)
 
