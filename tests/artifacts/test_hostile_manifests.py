@@ -123,6 +123,7 @@ GOOD = {
     "floating": [],
     "kept": [],
     "steps": [],
+    "top1": None,
 }
 
 
@@ -162,6 +163,11 @@ GOOD = {
         ("steps", [{"place": "stem", "sqnr_db": 1e9, "milliseconds": None}]),
         ("steps", [{"place": "stem", "sqnr_db": 30.0, "milliseconds": -1.0}]),
         ("steps", [{"place": "stem"}]),
+        ("steps", [{"place": "stem", "sqnr_db": 30.0, "accuracy_drop": 101.0}]),
+        ("top1", {"images": 500, "image_source": "digits", "right": 400, "lost": 401, "gained": 0}),
+        ("top1", {"images": 500, "image_source": "digits", "right": 400, "lost": 0, "gained": 101}),
+        ("top1", {"images": 0, "image_source": "digits", "right": 0, "lost": 0, "gained": 0}),
+        ("top1", {"images": 500, "right": 400}),
         ("bias_corrections", {"conv1": 3}),
         ("bias_corrections", {"conv1": [0.5]}),
         ("bias_corrections", {"conv1": [2**30]}),

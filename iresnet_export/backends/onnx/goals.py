@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import torch
 
+from iresnet_export.artifacts.data_choice import chosen_data
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.calibrate import Images
@@ -51,7 +52,8 @@ class Labelled:
         from iresnet_data.datasets import held_out_set
         from iresnet_data.named_data import short_name
 
-        limit, spec, data = options.max_accuracy_drop, source.spec, options.calibration_data or source.spec.data
+        limit, spec = options.max_accuracy_drop, source.spec
+        data = chosen_data(options.calibration_data, spec, None)
         assert limit is not None
         if data is None:
             raise InputError(
