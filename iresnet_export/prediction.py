@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.source import spec_of
 from iresnet_export.backends.base import Session, running
 from iresnet_export.backends.registry import runtimes_for
-from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, UnavailableError
+from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, IResNetError, UnavailableError
 from iresnet_export.reporting.schemas import ClassProbability, ImagePrediction, PredictReport, environment_here
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.outputs import usable_batch_sizes
@@ -27,7 +28,7 @@ from iresnet_export.verification.reference import in_batches
 from iresnet_models.cores import usable_cores
 from iresnet_models.files import sha256_of
 from iresnet_models.image_files import image_files, image_suffixes, left_out, printable
-from iresnet_models.json_lines import LineFile, merge, require_absent
+from iresnet_models.json_lines import LineFile, merge, part_of, require_absent, require_no_other_parts
 from iresnet_models.preprocessing import load_image, to_pixels
 from iresnet_models.spec import NOTHING_SAID, NetworkSpec, SpecOptions, Which
 from iresnet_train.distributed import joined_world
@@ -49,6 +50,14 @@ class PredictOptions:
     """Of a checkpoint's weights: None for their average where there is one."""
     said: SpecOptions = NOTHING_SAID
     """Of a checkpoint's images and classes, in place of what it says."""
+
+    @property
+    def in_lines(self) -> dict[str, Any]:
+        """Those that change what is found, as plain values."""
+        asked = {"checkpoint": None if self.checkpoint is None else sha256_of(self.checkpoint), "backend": self.backend}
+        asked |= {"which": self.which} | self.said.said
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items() if value is not None}
+        return {"top_k": self.top_k, **plain}
 
     def __post_init__(self) -> None:
         for option, value in (("--top-k", self.top_k), ("--batch-size", self.batch_size)):
@@ -101,31 +110,41 @@ def predict_to(
 ) -> Written:
     """Writes what `predict` finds to `file` as it is found, a line of JSON for each image, in order; holds no more than a batch.
 
-    With `resume` it goes on where a run that was ended left off: no image is left out, and none is written twice. Under torchrun
-    every process takes its share, in a file of its own, and the first one brings them together at the end. Raises what `predict`
-    raises, and InputError where `file` is there and not to be resumed, or holds other images or another artifact's answers.
+    With `resume` it goes on where a run that was ended left off: no image is left out, and none is written twice; images are known
+    by their names. Under torchrun every process takes its share, in a file of its own, and the first one brings them together at
+    the end. Raises what `predict` raises, and InputError where `file` is there and not to be resumed, is being written, or holds
+    other images or what other options gave.
     """
     artifact = open_artifact(path, options.which)
     found = find_images(images)
-    by = {"artifact": artifact.path.name, "sha256": sha256_of(artifact.path)}
-    by |= {} if options.which is None else {"which": options.which}
+    by = {"artifact": artifact.path.name, "sha256": sha256_of(artifact.path), "options": options.in_lines}
     with joined_world(options.device.type) as world:  # type: ignore[arg-type]
         if world.size > 1:
             options = dataclasses.replace(options, device=world.device)
-        part = file if world.size == 1 else file.with_name(f"{file.name}.{world.rank}-of-{world.size}")
+        parts, own = [part_of(file, rank, world.size) for rank in range(world.size)], found[world.rank :: world.size]
         if not resume or world.size > 1:
             require_absent(file)
-        own = found[world.rank :: world.size]
-        with LineFile(part, by, (image.name for image in own), resume=resume) as lines:
-            done = lines.count
-            if done < len(own):
-                with _running(artifact, options) as running_one:
-                    for prediction in running_one.predictions(own[done:], progress, world.is_first):
-                        lines.write(prediction.to_json())
-        counts = world.gather((lines.count, lines.unreadable, done))
+        counts, wrong = (0, 0, 0), None
+        try:
+            require_no_other_parts(file, world.size)
+            with LineFile(parts[world.rank], by, (image.name for image in own), resume=resume) as lines:
+                done = lines.count
+                if done < len(own):
+                    with _running(artifact, options) as running_one:
+                        for prediction in running_one.predictions(own[done:], progress, world.is_first):
+                            lines.write(prediction.to_json())
+                counts = lines.count, lines.unreadable, done
+        except IResNetError as error:  # the others have to hear of it
+            wrong = error
+        shares = world.gather((counts, None if wrong is None else str(wrong)))
+        if wrong is not None:
+            raise wrong
+        failed = next(((rank, text) for rank, (_, text) in enumerate(shares) if text is not None), None)
+        if failed is not None:
+            raise InputError(f"Process {failed[0]} has failed: {failed[1]}", "Mend that, and go on with --resume.")
         if world.size > 1 and world.is_first:
-            merge([file.with_name(f"{file.name}.{rank}-of-{world.size}") for rank in range(world.size)], file)
-    return Written(*map(sum, zip(*counts, strict=True)))
+            merge(parts, file)
+    return Written(*map(sum, zip(*(counts for counts, _ in shares), strict=True)))
 
 
 def find_images(named: Sequence[Path]) -> list[Found]:

@@ -31,6 +31,7 @@ from iresnet_export.prediction import PredictOptions, Written, find_images, pred
 from iresnet_export.reporting.schemas import ImagePrediction
 from iresnet_models import ModelSpec, load_checkpoint, save_checkpoint
 from iresnet_models.initialization import untrained_network
+from iresnet_models.json_lines import LineFile
 
 Run = Callable[..., Outcome]
 Values = np.ndarray[Any, np.dtype[np.float64]]
@@ -403,7 +404,7 @@ def lines(folder: Path, artifacts: dict[str, Artifact], tmp_path: Path) -> Path:
 
 def test_lines_are_what_the_report_holds(lines: Path, folder: Path, artifacts: dict[str, Artifact]) -> None:
     artifact = artifacts["onnx"]
-    by = {"artifact": artifact.path.name, "sha256": artifact.require_intact().sha256}
+    by = {"artifact": artifact.path.name, "sha256": artifact.require_intact().sha256, "options": {"top_k": 10}}
     report = predict(artifact.path, [folder], ALL).to_json()["results"]
     assert [json.loads(line) for line in lines.read_text().splitlines()] == [found | by for found in report]
 
@@ -428,10 +429,12 @@ def test_lines_of_something_else_are_left_alone(lines: Path, folder: Path, artif
         return outcome.err
 
     assert "is there already. Name another file" in refusal(artifact, folder)
-    assert f"line 1, was not predicted by this {other.name}" in refusal(other, folder, "--resume")
+    assert f'line 1, has artifact "{artifact.name}", and this run "{other.name}"' in refusal(other, folder, "--resume")
+    assert 'has options {"top_k": 10}, and this run {"top_k": 3}' in refusal(artifact, folder, "--resume", "--top-k", 3)
     assert "line 1, is of 'a.png', and now c.jpeg would stand there" in refusal(artifact, folder / "deep", "--resume")
     assert lines.read_bytes() == whole
-    for content, words in ((b"[]\n", "line 1, is no prediction"), (b"x" * 16 * 2**20, "line 1, is longer than any prediction")):
+    beginning = "line 1, is the beginning of no prediction here"
+    for content, words in ((b"[]\n", "line 1, is no prediction"), (b"my only notes", beginning), (b"x" * 16 * 2**20, beginning)):
         lines.write_bytes(content)
         assert words in refusal(artifact, folder, "--resume")
         assert lines.read_bytes() == content
@@ -450,6 +453,27 @@ def test_options_of_lines_that_say_nothing(
 ) -> None:
     outcome = run("predict", artifacts["onnx"].path, folder, *options)
     assert (outcome.status, words in outcome.err) == (2, True)
+
+
+def test_one_run_at_a_time_writes_a_file(lines: Path, folder: Path, artifacts: dict[str, Artifact]) -> None:
+    by: dict[str, Any] = {"artifact": artifacts["onnx"].path.name}
+    with LineFile(lines.with_name("own"), by, ["a"], resume=False), pytest.raises(InputError, match="being written by another run"):
+        LineFile(lines.with_name("own"), by, ["a"], resume=True)
+    lines.with_name(f"{lines.name}.1-of-3").touch()
+    with pytest.raises(InputError, match=r"jsonl\.1-of-3 is a share .* that a run of 3 processes has begun"):
+        predict_to(lines, artifacts["onnx"].path, [folder], ALL, resume=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on the size of files, as Linux has it")
+def test_a_full_disk_is_told_and_can_be_gone_on_with(lines: Path, folder: Path, artifacts: dict[str, Artifact]) -> None:
+    whole, file, artifact = lines.read_bytes(), lines.with_name("limited.jsonl"), artifacts["onnx"].path
+    limited = f'ulimit -f 4; exec "{sys.executable}" -m iresnet_export "$@"'
+    command = ["predict", artifact, folder, "--top-k", "10", "--batch-size", "4", "--jsonl", file]
+    ended = subprocess.run(["bash", "-c", limited, "-", *command], capture_output=True, text=True, check=False, timeout=120)
+    assert (ended.returncode, "the disk is full, or a limit on the size of files" in ended.stderr) == (3, True), ended.stderr
+    assert predict_to(file, artifact, [folder], ALL, resume=True).before == 4096 // len(whole.splitlines(keepends=True)[0])
+    assert file.read_bytes() == whole
 
 
 @pytest.mark.slow

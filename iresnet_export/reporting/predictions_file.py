@@ -13,6 +13,7 @@ from iresnet_export.errors import InputError
 from iresnet_export.evaluation import Keep, PredictedImage
 from iresnet_export.reporting.csv_report import cell
 from iresnet_models.files import replacing
+from iresnet_models.image_files import printable
 
 COLUMNS = tuple(entry.name for entry in fields(PredictedImage))
 SUFFIXES = (".csv", ".jsonl")
@@ -39,9 +40,13 @@ def _csv_lines(write: Callable[[tuple[object, ...]], object]) -> Keep:
 
     def keep(images: Iterator[PredictedImage]) -> None:
         for one in images:
-            write(tuple("" if value is None else cell(value) for value in asdict(one).values()))
+            write(tuple("" if value is None else cell(_shown(value)) for value in asdict(one).values()))
 
     return keep
+
+
+def _shown(value: object) -> object:
+    return printable(value) if isinstance(value, str) else value
 
 
 def _json_lines(write: Callable[[str], object]) -> Keep:

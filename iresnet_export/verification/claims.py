@@ -11,11 +11,13 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import onnx
 
+from iresnet_data import evaluation_set
+from iresnet_data.named_data import is_embedded
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.data_choice import measured_with
 from iresnet_export.artifacts.differences import json_differences, shown
@@ -23,9 +25,10 @@ from iresnet_export.artifacts.manifest import Manifest, OnnxSettings
 from iresnet_export.backends.base import MOST_SQNR_DB, ExportOptions
 from iresnet_export.backends.onnx.bias_correction import is_corrected
 from iresnet_export.backends.onnx.calibrate import few_images, held_out_count, preferred
+from iresnet_export.backends.onnx.goals import labelled_images
 from iresnet_export.backends.registry import format_named
 from iresnet_export.graph.precision import precision_shares
-from iresnet_export.quantization.codes import Quantization
+from iresnet_export.quantization.codes import Quantization, Top1
 from iresnet_export.quantization.kept import is_kept, place_of, stands_for
 from iresnet_export.quantization.placement import Placement
 from iresnet_export.quantization.schemes import AUTO
@@ -162,10 +165,20 @@ def _quantization(manifest: Manifest, codes: Quantization, details: dict[str, An
     corrections = {name: told["bias_corrections"][name] for name in codes.inputs if any(codes.bias_corrections.get(name, ()))}
     made |= {"calibrator": chosen.calibrator, "bias_corrections": corrections if chosen.corrected else {}}
     if codes.top1 is not None:
-        source = f"{codes.top1.images} held-out images of {measured_with(manifest)}"
-        is_asked = details["settings"].get("max_accuracy_drop") is not None
-        made["top1"] = told["top1"] | {"image_source": source} if is_asked else None
+        made["top1"] = _counted(manifest, codes.top1, details["settings"].get("max_accuracy_drop"))
     return made | {"predicted_sqnr_db": chosen.sqnr_db, "predicted_agreement": chosen.agreement}
+
+
+def _counted(manifest: Manifest, told: Top1, limit: float | None) -> dict[str, Any] | None:
+    """Over as many labelled images as a limit asks for: of embedded data it is known how many there are."""
+    data = measured_with(manifest)
+    if limit is None or data is None:
+        return None
+    needed, most = labelled_images(limit)
+    if is_embedded(data):
+        most = min(most, len(evaluation_set(data, manifest.spec)))
+    count = most if is_embedded(data) else min(max(told.images, needed), most)
+    return asdict(replace(told, images=count, image_source=f"{count} held-out images of {data}"))
 
 
 def _are_all_tried(codes: Quantization, calibrators: Sequence[str], measured: int, spec: NetworkSpec) -> bool:

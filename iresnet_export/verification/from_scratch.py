@@ -50,8 +50,8 @@ _PROOF = 2.0
 _SQNR_DB = 1.5
 _INTERVAL_DB = 1.0
 _AGREEMENT = 1 / 16
-_FLIPPED = 1 / 64
-"""Of images, as a share."""
+_FLIPPED = 1 / 128
+"""Of images, as a share; of what is lost and gained together half of that."""
 
 
 def was_measured(artifact: Artifact) -> bool:
@@ -134,11 +134,12 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
 
 
 def _counted(own: Top1, recorded: Top1) -> dict[str, Any]:
-    """As it is recorded, but for counts that differ by more images than rounding flips."""
-    told, allowed = dataclasses.asdict(recorded), max(1.0, _FLIPPED * own.images)
-    found = dataclasses.asdict(own)
-    counts = ("right", "lost", "gained")
-    return found | {name: told[name] for name in counts if abs(found[name] - told[name]) <= allowed}
+    """As it is recorded, if no count and not what is lost altogether differs by more images than rounding flips."""
+    pairs = [(getattr(own, name), getattr(recorded, name)) for name in ("right", "lost", "gained")]
+    pairs.append((2 * (own.lost - own.gained), 2 * (recorded.lost - recorded.gained)))
+    allowed = max(1.0, _FLIPPED * own.images)
+    alike = own.images == recorded.images and all(abs(mine - told) <= allowed for mine, told in pairs)
+    return dataclasses.asdict(recorded if alike else own)
 
 
 def _details(manifest: Manifest) -> dict[str, Any]:

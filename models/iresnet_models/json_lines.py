@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
@@ -18,19 +19,19 @@ _LONGEST = 16 * 2**20
 
 
 def require_absent(file: Path) -> None:
-    if file.exists():
+    if os.path.lexists(file):
         raise InputError(f"{file} is there already.", "Name another file, remove it, or go on with it by --resume in one process.")
 
 
 class LineFile:
-    """A file of findings of files in a known order, `by` whom each line says; a context manager.
+    """A file of findings of files in a known order, `by` whom and how each line says; a context manager.
 
     `count`: lines that it holds; `unreadable`: how many of them are of files that could not be read. Where it is there already
     and `resume` is given, its lines are held against `names` and `by`, and a last one that is cut off is taken away.
-    Raises InputError for lines that are others.
+    Raises InputError for lines that are others, and while another run writes it.
     """
 
-    def __init__(self, path: Path, by: dict[str, str], names: Iterable[str], *, resume: bool) -> None:
+    def __init__(self, path: Path, by: dict[str, Any], names: Iterable[str], *, resume: bool) -> None:
         self.count = self.unreadable = 0
         self._by = by
         if not resume:
@@ -38,10 +39,11 @@ class LineFile:
         self._path = require_place(path)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = self._path.open("r+b" if self._path.exists() else "w+b")
+            self._file: IO[bytes] = self._path.open("r+b" if self._path.exists() else "x+b")
         except OSError as error:
             raise unwritable(path, error) from error
         try:
+            self._lock()
             self._go_to_the_end(iter(names))
         except BaseException:
             self._file.close()
@@ -60,17 +62,30 @@ class LineFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a full disk, which has been told
+            self._file.close()
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{self._path} is being written by another run.", "Wait for it, or name another file.") from error
+        except OSError:  # a file system without locks
+            return
 
     def _counted(self, status: object) -> None:
         self.count += 1
         self.unreadable += status == "unreadable"
 
-    def _go_to_the_end(self, names: Iterable[str]) -> None:
-        expected, end = iter(names), 0
+    def _go_to_the_end(self, names: Iterator[str]) -> None:
+        end, name = 0, next(names, None)
         while (line := self._file.readline(_LONGEST)).endswith(b"\n"):
-            found, name = self._read(line), next(expected, None)
-            if found.get("file") != name or name is None:
+            found = self._read(line)
+            if name is None or found.get("file") != name:
                 what = "no further image" if name is None else name
                 raise InputError(
                     f"{self._path}, line {self.count + 1}, is of {str(found.get('file'))!r:.200}, and now {what:.200} would stand "
@@ -78,25 +93,51 @@ class LineFile:
                     "Name the same images, or another file.",
                 )
             self._counted(found.get("status"))
-            end = self._file.tell()
-        if len(line) == _LONGEST:
-            raise InputError(f"{self._path}, line {self.count + 1}, is longer than any prediction.", "Name another file.")
+            end, name = self._file.tell(), next(names, None)
+        begun = b"" if name is None else json_line({"file": name})[:-2]
+        if line and not (begun.startswith(line) or (begun and line.startswith(begun))):
+            raise InputError(f"{self._path}, line {self.count + 1}, is the beginning of no prediction here.", "Name another file.")
         self._file.seek(end)
         self._file.truncate()
 
-    def _read(self, line: bytes) -> dict[str, object]:
+    def _read(self, line: bytes) -> dict[str, Any]:
         try:
             found = json.loads(line)
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise InputError(f"{self._path}, line {self.count + 1}, is no prediction.", "Name another file.")
-        if any(found.get(key) != value for key, value in self._by.items()):
+        other = next((key for key, value in self._by.items() if found.get(key) != value), None)
+        if other is not None:
             raise InputError(
-                f"{self._path}, line {self.count + 1}, was not predicted by this {self._by['artifact']}, or of other weights.",
-                "Name another file.",
+                f"{self._path}, line {self.count + 1}, has {other} {json.dumps(found.get(other)):.200}, and this run "
+                f"{json.dumps(self._by[other]):.200}.",
+                "Go on by the same artifact and options, or name another file.",
             )
         return found
+
+
+def part_of(file: Path, rank: int, size: int) -> Path:
+    """Where one of several processes writes its share."""
+    return file if size == 1 else file.with_name(f"{file.name}.{rank}-of-{size}")
+
+
+def require_no_other_parts(file: Path, size: int) -> None:
+    """InputError where another number of processes has left its shares."""
+    own = {part_of(file, rank, size) for rank in range(size)}
+    there = file.parent.iterdir() if file.parent.is_dir() else ()
+    parts = (path for path in there if path.stem == file.name and _is_part(path))
+    other = next((part for part in parts if part not in own), None)
+    if other is not None:
+        raise InputError(
+            f"{other} is a share of {file.name} that a run of {other.name.rpartition('-')[2]} processes has begun.",
+            "Go on with as many, or remove its shares.",
+        )
+
+
+def _is_part(path: Path) -> bool:
+    rank, of, size = path.suffix.removeprefix(".").partition("-of-")
+    return bool(of) and rank.isdecimal() and size.isdecimal()
 
 
 def merge(parts: Sequence[Path], file: Path) -> None:

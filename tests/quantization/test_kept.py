@@ -398,6 +398,7 @@ def test_accuracy_takes_labelled_images_and_enough_of_them(tmp_path: Path) -> No
         return str(refused.value)
 
     assert "no data are named. Name a folder that holds train/ and val/" in refusal(untrained, max_accuracy_drop=1.0)
+    assert "no data set has as many images" in refusal(untrained, max_accuracy_drop=1e-7, calibration_data="digits")
     assert "takes 998 labelled images to show that, at 95 %, and digits holds out 500, which show 0.6 points at best." in refusal(
         untrained, max_accuracy_drop=0.3, calibration_data="digits"
     )

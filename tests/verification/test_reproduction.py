@@ -602,7 +602,8 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
         "int8 of an accuracy",
         field("details", "quantization", "top1", "image_source", value="500 held-out images of zoo"),
     ),
-    "more images": ("int8 of an accuracy", field("details", "quantization", "top1", "images", value=50_000)),
+    "more images": ("int8 of an accuracy", field("details", "quantization", "top1", "images", value=600)),
+    "fewer images": ("int8 of an accuracy", field("details", "quantization", "top1", "images", value=499)),
     "an accuracy that was not asked for": (
         "int8 kept",
         field(
@@ -664,6 +665,12 @@ MEASURED: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "what is lost": (
         "int8 of an accuracy",
         lambda m: m["details"]["quantization"]["top1"].update(right=400, lost=0, gained=0),
+    ),
+    "a little of what is lost": (
+        "int8 of an accuracy",
+        lambda m: m["details"]["quantization"]["top1"].update(
+            lost=m["details"]["quantization"]["top1"]["lost"] - 2, gained=m["details"]["quantization"]["top1"]["gained"] + 2
+        ),
     ),
     "what is lost with a place less": (
         "int8 of an accuracy",

@@ -28,8 +28,8 @@ from iresnet_export.verification.decisions import drop_bound, images_needed
 from iresnet_models.deployed import Deployable
 from iresnet_models.preprocessing import normalised
 
-_TIMES = 5
-"""As many labelled images as that times those that show a drop where nothing is lost."""
+_TIMES, _LEAST = 5, 500
+"""As many labelled images as that times those that show a drop where nothing is lost, and at least so many."""
 
 
 def top1_of(source: Source, options: ExportOptions, quantized: onnx.ModelProto, progress: Progress) -> Top1:
@@ -45,8 +45,19 @@ def require_labelled(source: Source, options: ExportOptions) -> None:
         Labelled(source, options, no_progress)
 
 
+def labelled_images(limit: float) -> tuple[int, int]:
+    """How many labelled images show a drop of so many points where nothing is lost, and how many are taken if they are there.
+
+    InputError for less than any number of images shows.
+    """
+    needed = images_needed(0, 0, 1, limit / 100)
+    if needed is None:
+        raise InputError(f"--max-accuracy-drop {limit:g}: no data set has as many images as would show that.", "Allow more.")
+    return needed, max(_LEAST, _TIMES * needed)
+
+
 class Labelled:
-    """Held-out images whose classes are known: five times as many as show the drop that is asked for where nothing is lost."""
+    """Held-out images whose classes are known."""
 
     def __init__(self, source: Source, options: ExportOptions, progress: Progress) -> None:
         from iresnet_data.datasets import held_out_set
@@ -60,8 +71,8 @@ class Labelled:
                 "--max-accuracy-drop needs images whose classes are known, and no data are named.",
                 "Name a folder that holds train/ and val/ with --calibration-data FOLDER.",
             )
-        needed = images_needed(0, 0, 1, limit / 100) or 1
-        pixels, self._labels = held_out_set(data, spec, _TIMES * needed)
+        needed, most = labelled_images(limit)
+        pixels, self._labels = held_out_set(data, spec, most)
         count = len(self._labels)
         if count < needed:
             raise InputError(
