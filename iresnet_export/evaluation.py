@@ -98,8 +98,8 @@ def accuracies(
     """Evaluates every file over the whole held-out part of the data, and compares each class with the first float32 file's."""
     artifacts = [open_artifact(path, options.which) for path in paths]
     judged = [
-        _judged(artifact, runtime, options, progress, keep)
-        for artifact in artifacts
+        _judged(name, artifact, runtime, options, progress, keep)
+        for name, artifact in zip(_names(paths), artifacts, strict=True)
         for runtime in runtimes_for(artifact.format, options.backends if artifact.format != "checkpoint" else ())
     ]
     return _compared(judged)
@@ -108,7 +108,19 @@ def accuracies(
 _Judged = tuple[Evaluated, Predictions | None]
 
 
-def _judged(artifact: Artifact, runtime: Runtime, options: EvalOptions, progress: Progress, keep: Keep | None) -> _Judged:
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Of files, with as many of their folders as tell them apart."""
+    names, whole = [path.name for path in paths], [path.absolute() for path in paths]
+    length = 1
+    while len({*names}) < len({*whole}) and length < max(len(path.parts) for path in whole):
+        length += 1
+        names = ["/".join(path.parts[-length:]) for path in whole]
+    return names
+
+
+def _judged(
+    name: str, artifact: Artifact, runtime: Runtime, options: EvalOptions, progress: Progress, keep: Keep | None
+) -> _Judged:
     subject = subject_of(artifact, options.checkpoint, options.which, options.said)
     spec = subject.spec
     data = chosen_data(options.data, spec, subject.weights, held_out=True)
@@ -122,7 +134,7 @@ def _judged(artifact: Artifact, runtime: Runtime, options: EvalOptions, progress
     try:
         session = runtime.load(artifact, options.device, trust=options.trust)
     except UnavailableError as error:
-        return _skipped(artifact.path.name, runtime.name, str(error)), None
+        return _skipped(name, runtime.name, str(error)), None
     with session:
         images = evaluation_set(data, spec, to_pixels(spec))
         if images.left_out is not None:
@@ -131,8 +143,8 @@ def _judged(artifact: Artifact, runtime: Runtime, options: EvalOptions, progress
         found = dataclasses.replace(found, images=_identity(data, images))
         pictured = _Pictured(data, images, spec, options)
         if keep is not None:
-            keep(pictured.rows(artifact.path.name, runtime.name, found))
-        return evaluated(artifact.path.name, runtime.name, counted, session.computed_precision, found, pictured), found
+            keep(pictured.rows(name, runtime.name, found))
+        return evaluated(name, runtime.name, counted, session.computed_precision, found, pictured), found
 
 
 def _predictions(

@@ -21,7 +21,7 @@ from PIL import Image
 from iresnet_data import evaluation_set
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.source import Source
-from iresnet_export.evaluation import EvalOptions, _compared, accuracies, eval_report
+from iresnet_export.evaluation import EvalOptions, _compared, _names, accuracies, eval_report
 from iresnet_export.reporting.remarks import evaluation_remarks
 from iresnet_export.reporting.schemas import EvalReport, Evaluated
 from iresnet_export.verification.classes import Predictions
@@ -184,3 +184,9 @@ def test_nothing_is_left_of_predictions_that_broke_off(
     assert outcome.status == 2
     assert "zzz.png" in outcome.err
     assert not Path("p.csv").exists()
+
+
+def test_files_of_one_name_go_by_their_folders() -> None:
+    assert _names([Path("runs/a/best.pt"), Path("runs/b/best.pt")]) == ["a/best.pt", "b/best.pt"]
+    assert _names([Path("a.onnx"), Path("b/c.onnx")]) == ["a.onnx", "c.onnx"]
+    assert _names([Path("x/a/best.pt"), Path("y/a/best.pt"), Path("y/a/best.pt")])[:2] == ["x/a/best.pt", "y/a/best.pt"]
