@@ -109,7 +109,7 @@ class Logs:
             self._attempt(name, partial(self._open, name, config, epochs, known.get(name)))
         ids = known | {name: log.id for name, log in self._logs.items() if log.id is not None}
         if ids or place.exists():
-            write_json(place, ids)
+            self._attempt(place.name, partial(write_json, place, ids))
 
     def add(self, record: EpochRecord) -> None:
         values = {name: value for name, value in asdict(record).items() if name != "epoch" and value is not None}
