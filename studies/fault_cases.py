@@ -1395,9 +1395,9 @@ def missing_things() -> Iterator[Case]:
         hidden=("nvidia.dali",),
     )
     yield Case(
-        "train --tensorboard without it",
+        "train --log tensorboard without it",
         "missing",
-        (*TRAIN, "--tensorboard"),
+        (*TRAIN, "--log", "tensorboard"),
         status=MISSING,
         hidden=("tensorboard", "torch.utils.tensorboard"),
         outputs=("runs*",),

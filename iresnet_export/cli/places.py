@@ -89,7 +89,7 @@ def require_outside_run(path: Path | None, folder: Path) -> None:
     if path is None or is_standard_output(path):
         return
     inside = [parent for parent in Path(os.path.realpath(path)).parents if _same(parent, folder / "states")]
-    if inside or any(_same(path, folder / name) for name in ("log.csv", "best.pt", "last.pt")):
+    if inside or any(_same(path, folder / name) for name in ("log.csv", "config.toml", "best.pt", "last.pt")):
         raise InputError(f"--json {path} is the place of one of the run's own files;", "name another file.")
 
 

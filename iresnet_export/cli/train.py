@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from iresnet_export.cli import train_options as options
+from iresnet_export.cli.config_file import toml_of
 from iresnet_export.cli.console import say, write_report
 from iresnet_export.cli.options import Device, JsonFile, integers
 from iresnet_export.cli.places import require_outside_run
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 def train(
     data: options.TrainData = None,
+    config: options.ConfigFile = None,
     val_data: options.ValData = None,
     val_split: options.ValSplit = None,
     workers: options.Workers = None,
@@ -39,7 +41,7 @@ def train(
     resume: options.ResumeFlag = False,
     auto_resume: options.AutoResume = False,
     checkpoint_every: options.CheckpointEvery = None,
-    tensorboard: options.TensorBoard = False,
+    log: options.Log = None,
     preset: options.Preset = None,
     epochs: options.Epochs = None,
     patience: options.Patience = None,
@@ -81,13 +83,16 @@ def train(
     device: Device = "auto",
     json: JsonFile = None,
 ) -> None:
-    """Train a network, alone or under torchrun; leaves log.csv, train.json, last.pt and best.pt in the run's folder.
+    """Train a network, alone or under torchrun; leaves log.csv, train.json, config.toml, last.pt and best.pt in its folder.
 
     Image folders are trained by the official recipe (90 epochs, SGD, learning rate 0.1 for batches of 256), the embedded digits
     by a short one. --preset finetune takes --pretrained weights to few photos of classes of your own. A run that was killed goes on
     exactly with --resume, which knows its settings.
     """
-    overrides = {name: value for name, value in locals().items() if name not in ("json", "force", "resume", "auto_resume")}
+    overrides = {
+        name: value for name, value in locals().items() if name not in ("config", "json", "force", "resume", "auto_resume")
+    }
+    said = toml_of(_said(overrides))
     if resume and auto_resume:
         raise InputError(
             "--resume goes on with a run that has to be there, --auto-resume with one that may be;", "give one of them."
@@ -99,20 +104,21 @@ def train(
     overrides |= {
         "overwrite": force,
         "resume": "yes" if resume else "auto" if auto_resume else "no",
+        "log": tuple(log) if log else None,
         "lr_steps": None if lr_steps is None else integers(lr_steps, "--lr-steps"),
     }
     with training_bar() as progress:
-        config = _config(**overrides)
-        require_outside_run(json, config.folder)
+        settings = _config(**overrides)
+        require_outside_run(json, settings.folder)
         try:
-            result = train_network(config, progress, environment=environment())
+            result = train_network(settings, progress, environment=environment(), said=said)
         except PreemptedError as stopped:
             if is_first_process():
                 raise
             raise typer.Exit(stopped.exit_status) from None
         except KeyboardInterrupt:
             raise InterruptedRunError(
-                f"Training was ended at once, without saving. What was saved before is in {config.folder}; --resume goes on."
+                f"Training was ended at once, without saving. What was saved before is in {settings.folder}; --resume goes on."
             ) from None
     if not is_first_process():
         return
@@ -125,11 +131,18 @@ def train(
     say(f"{result.best}: the best network; {result.last}: the last; {result.log}: a line an epoch; {result.report}: the report.")
     from iresnet_export.cli.pasting import export_of
 
-    say(f"Next: {export_of(result.best, config.data)}")
+    say(f"Next: {export_of(result.best, settings.data)}")
 
 
 _THREE_WAYS = ("nesterov", "export_ema", "channels_last")
 """Flags that say no as well as yes; the others say yes, or nothing."""
+
+
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options' values that differ from an option that was not given."""
+    unsaid = {name for name, value in values.items() if value is None or (value is False and name not in _THREE_WAYS)}
+    unsaid |= {"device"} if values["device"] == "auto" else set()
+    return {name: value for name, value in values.items() if name not in unsaid}
 
 
 def _config(**said: Any) -> TrainConfig:
@@ -143,10 +156,9 @@ def _config(**said: Any) -> TrainConfig:
         preset = said["preset"]
         usual = require_preset("digits" if said["data"] == "digits" else preset or "official")
         place = said["result_path"] or Path("runs") / f"{said['arch'] or usual.arch}{said['depth'] or usual.depth}"
-        unsaid = {name for name, value in said.items() if value is None or (value is False and name not in _THREE_WAYS)}
-        unsaid |= {"preset"} | ({"device"} if said["device"] == "auto" else set())
         recipe = {} if preset is None else recipe_of(preset, said)
-        config = config_of_run(place, **(recipe | {name: value for name, value in said.items() if name not in unsaid}))
+        own = {name: value for name, value in _said(said).items() if name != "preset"}
+        config = config_of_run(place, **(recipe | own))
         if config is not None:
             return config
         if said["data"] is None:

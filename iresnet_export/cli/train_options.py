@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 
 import typer
 
+from iresnet_export.cli.config_file import defaults_from_file
 from iresnet_export.cli.options import digits_or_folder, offering
 from iresnet_models.spec import BLOCKS, FAMILIES, Which
 from iresnet_train import config
@@ -148,8 +149,25 @@ CheckpointEvery = Annotated[
         show_default=False,
     ),
 ]
-TensorBoard = Annotated[
-    bool, typer.Option("--tensorboard", help="Write TensorBoard curves too (extra `tensorboard`).", rich_help_panel=PLACE)
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        help="Each epoch also for `tensorboard`, `mlflow` or `wandb` (extras of these names). May be repeated.",
+        rich_help_panel=PLACE,
+        show_default=False,
+        autocompletion=offering(*get_args(config.LogName)),
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="A TOML file of options, such as batch-size = 32; the command line wins. Each run leaves one, config.toml.",
+        is_eager=True,
+        callback=defaults_from_file,
+        show_default=False,
+    ),
 ]
 Preset = Annotated[
     str | None,

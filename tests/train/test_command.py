@@ -6,12 +6,14 @@ import dataclasses
 import inspect
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from iresnet_export.cli.config_file import toml_of
 from iresnet_export.cli.train import train as command
 from iresnet_train import MODERN, TrainConfig
 
@@ -47,7 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any]) -> Callable[
 
 def test_every_field_has_an_option() -> None:
     """But for those that two flags say together."""
-    options = set(inspect.signature(command).parameters) - {"preset", "json", "force", "auto_resume"}
+    options = set(inspect.signature(command).parameters) - {"preset", "config", "json", "force", "auto_resume"}
     assert options == {field.name for field in dataclasses.fields(TrainConfig)} - {"overwrite"}
 
 
@@ -64,7 +66,7 @@ def test_every_knob_of_a_preset_can_be_replaced(asked: Callable[[str], TrainConf
         "--data DATA --preset modern --epochs 100 --warmup-epochs 3 --label-smoothing 0 --mixup 0 --cutmix 0.5 --random-erasing 0 "
         "--augmentation crop-flip --ema-decay 0.9 --ema-every 1 --no-export-ema --norm-weight-decay 0.1 --clip-norm 1 "
         "--accumulate 2 --precision fp16 --no-channels-last --compile --deterministic --on-nan skip --max-corrupt 5 "
-        "--checkpoint-every 100 --auto-resume --tensorboard --val-data VAL"
+        "--checkpoint-every 100 --auto-resume --log tensorboard --log mlflow --val-data VAL"
     )
     expected = dataclasses.replace(
         MODERN,
@@ -91,7 +93,7 @@ def test_every_knob_of_a_preset_can_be_replaced(asked: Callable[[str], TrainConf
         max_corrupt=5,
         checkpoint_every="100",
         resume="auto",
-        tensorboard=True,
+        log=("tensorboard", "mlflow"),
     )
     assert asked(line) == expected
     without = asked("--data DATA --preset modern --ema-decay 0")
@@ -115,7 +117,12 @@ def test_a_run_its_report_and_its_end(run: Callable[..., Any], digit_folder: Pat
     assert report["environment"]["versions"]["torch"]
     shown = [float(re.findall(r"held-out ([0-9.]+) %", line)[0]) for line in lines[:2]]
     assert shown == [round(epoch["val_acc1"], 1) for epoch in report["epochs"]]
-    assert run("train", *arguments, "--result-path", "r", "--resume").status == 0
+    assert run("train", "--config", "r/config.toml", "--result-path", "again", "--epochs", "1").status == 0
+    (repeated,) = json.loads(Path("again/train.json").read_text())["epochs"]
+    assert repeated["train_loss"] == report["epochs"][0]["train_loss"]
+    assert run("train", "--config", "r/config.toml").status == 2
+    assert run("train", "--config", "r/config.toml", "--resume").status == 0
+    assert run("train", "--config", "r/config.toml", "--resume", "--lr", "0.02").status == 2
     assert run("train", *arguments, "--result-path", "r", "--resume", "--lr", "0.02").status == 2
     assert run("train", *arguments, "--result-path", "r", "--resume", "--auto-resume").status == 2
     assert run("train", *arguments, "--result-path", "r", "--resume", "--force").status == 2
@@ -133,3 +140,65 @@ def test_a_signal_ends_the_command_with_75(run: Callable[..., Any], monkeypatch:
     assert "--resume" in outcome.err
     assert "\n" not in outcome.err.strip().split("iresnet-export: ")[1]
     assert loop.__name__
+
+
+def test_a_file_of_options_and_the_command_line_which_wins(asked: Callable[[str], TrainConfig]) -> None:
+    Path("c.toml").write_text(
+        'data = "DATA"\npreset = "modern"\nbatch-size = 32\nlr = 1e-2\nlr-steps = "3,6"\nnesterov = false\ncompile = true\n'
+        'log = ["mlflow", "tensorboard"]\nresult-path = "r"\n'
+    )
+    typed = "--data DATA --preset modern --batch-size 32 --lr 1e-2 --lr-steps 3,6 --no-nesterov --compile --result-path r"
+    logs = "--log mlflow --log tensorboard"
+    assert asked("--config c.toml") == asked(f"{typed} {logs}")
+    assert asked("--batch-size 64 --config c.toml --nesterov --log wandb --data digits") == asked(
+        f"{typed} --batch-size 64 --nesterov --log wandb --data digits"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("batchsize = 3", "c.toml sets 'batchsize', which is no option of train. The nearest is batch-size."),
+        ("no-nesterov = true", "The nearest is nesterov."),
+        ("resume = true", "which belongs on the command line: --resume."),
+        ('config = "c.toml"', "which belongs on the command line: --config."),
+        ("epochs = 2.5", "Invalid value for '--epochs': Input should be a valid integer"),
+        ('epochs = "many"', "Invalid value for '--epochs': Input should be a valid integer"),
+        ("epochs = true", "c.toml sets epochs to True; it takes a value."),
+        ("compile = 1", "c.toml sets compile to 1; it takes true or false."),
+        ("epochs = [2]", "c.toml sets epochs to [2]; it takes one text or number."),
+        ("epochs = 2026-11-27", "it takes one text or number."),
+        ("log = [[1]]", "it takes one text or number."),
+        ('log = ["paper"]', "log is one of tensorboard, mlflow, wandb, not 'paper'."),
+        ("lr = nan", "lr has to be a positive number"),
+        ("seed = 0x" + "f" * 9000, "Invalid value for '--seed'"),
+        ('data = "a\\u0000b"', "zero byte"),
+        ('data = "pipe:touch here"', "--data on the command line"),
+        ('val-data = "https://example.org/{0..1}.tar"', "--val-data on the command line"),
+        ("epochs = 2\nepochs = 3", "cannot be read as TOML"),
+        ("x = " + "[" * 30_000, "nested too deeply"),
+        ("#" * 70_000, "larger than 65,536 bytes"),
+        ("", "is empty"),
+    ],
+)
+def test_a_file_of_options_that_makes_no_sense(content: str, said: str, run: Callable[..., Any]) -> None:
+    Path("c.toml").write_text(content)
+    outcome = (
+        run("train", "--config", "c.toml", "--data", "nowhere") if "data" not in content else run("train", "--config", "c.toml")
+    )
+    assert outcome.status == 2, outcome.err
+    assert said in " ".join(re.sub("[│╭╮╰╯─]", " ", outcome.err).split())
+    assert not Path("here").exists()
+
+
+def test_what_was_said_is_written_as_it_is_read() -> None:
+    said: dict[str, Any] = {
+        "data": 'a "b" \\ \n\t\x7f\x1b é 😀',
+        "result_path": Path("r"),
+        "log": ["mlflow"],
+        "epochs": 2,
+        "lr": 1e-05,
+        "nesterov": False,
+    }
+    read = tomllib.loads(toml_of(said | {"val_data": "pipe:curl -H secret", "force": True}))
+    assert read == {name.replace("_", "-"): str(value) if isinstance(value, Path) else value for name, value in said.items()}

@@ -231,7 +231,7 @@ def test_the_report_tells_the_run(tiny_config: MakeConfig) -> None:
 
 def test_curves_for_tensorboard(tiny_config: MakeConfig, tmp_path: Path) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    result = train(tiny_config(tensorboard=True))
+    result = train(tiny_config(log=("tensorboard",)))
     events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     found = [(event.step, event.value) for event in events.Scalars("val_acc1")]
     expected = [(int(row["epoch"]), pytest.approx(float(row["val_acc1"]), rel=1e-4)) for row in rows(result.log)]

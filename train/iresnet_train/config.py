@@ -22,13 +22,14 @@ Resume = Literal["no", "yes", "auto"]
 OnNan = Literal["stop", "skip"]
 LoaderName = Literal["torch", "dali"]
 Optimizer = Literal["sgd", "adamw"]
+LogName = Literal["tensorboard", "mlflow", "wandb"]
 FrozenPart = Literal["none", "stem", "layer1", "layer2", "layer3", "layer4"]
 ClassWeights = Literal["none", "balanced"]
 
 _MAY_DIFFER = {
     "epochs",  # asked apart: more of them go on with the same run
     *("data", "val_data", "result_path", "overwrite", "resume", "workers", "device"),
-    *("loader", "max_corrupt", "on_nan", "checkpoint_every", "tensorboard"),
+    *("loader", "max_corrupt", "on_nan", "checkpoint_every", "log"),
 }
 """What may be another on resumption: it says where and how a run is computed, not what. Data may have moved."""
 
@@ -60,7 +61,7 @@ class TrainConfig:
     overwrite: bool = False  # replace a run that is there
     resume: Resume = "no"  # "auto": go on where there is a saved state, else begin
     checkpoint_every: str = "10m"  # steps ("500") or minutes ("10m")
-    tensorboard: bool = False
+    log: tuple[LogName, ...] = ()  # where each epoch goes beside log.csv
 
     epochs: int = 90
     patience: int | None = None  # epochs without a better accuracy on the held-out images after which a run ends
@@ -114,6 +115,10 @@ class TrainConfig:
             choices = get_args(kind)
             if choices and all(isinstance(choice, str) for choice in choices) and getattr(self, name) not in choices:
                 raise InputError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}.")
+        if (unknown := next((name for name in self.log if name not in get_args(LogName)), None)) is not None:
+            raise InputError(f"log is one of {', '.join(get_args(LogName))}, not {unknown!r}.")
+        if len(set(self.log)) < len(self.log):
+            raise InputError(f"log names {', '.join(self.log)};", "name each of them once.")
         for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
             _require(value is None or least <= value <= most, name, f"at least {least} and at most {most:,}", value)
@@ -248,8 +253,9 @@ class TrainConfig:
         if not values.keys() <= kinds.keys():
             raise InputError(f"These are no settings that this version knows: {', '.join(map(str, values.keys() - kinds.keys()))}.")
         read = dict(values) | {"overwrite": False, "val_data": None, "result_path": None}
-        if isinstance(read.get("lr_steps"), list):
-            read["lr_steps"] = tuple(read["lr_steps"])
+        for name in ("lr_steps", "log"):
+            if isinstance(read.get(name), list):
+                read[name] = tuple(read[name])
         if isinstance(read.get("pretrained"), str):
             read["pretrained"] = Path(read["pretrained"])
         read |= said

@@ -43,18 +43,23 @@ _log = logging.getLogger("iresnet_train")
 
 
 def train(
-    config: TrainConfig, progress: Callable[[Progress], None] | None = None, *, environment: dict[str, Any] | None = None
+    config: TrainConfig,
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    environment: dict[str, Any] | None = None,
+    said: str | None = None,
 ) -> TrainingResult:
     """Trains a network as `config` says, alone or as one of torchrun's processes, and calls `progress` after every step.
 
     Leaves log.csv (a line an epoch), train.json (with `environment`), last.pt, best.pt (of the highest accuracy on the held-out
-    images) and the states to go on from in `config.folder`. On a CPU, a seed gives the same weights bit by bit, resumed or not.
+    images), the states to go on from, and `said` in config.toml, in `config.folder`. On a CPU, a seed gives the same weights bit by
+    bit, resumed or not.
     Raises CheckFailedError before a loss that is not finite reaches the weights; PreemptedError after SIGTERM, SIGUSR1 or SIGHUP,
     and InterruptedRunError after Ctrl-C, with the state saved. A run that is refused leaves what is there as it was. Remarks go to
     the logger "iresnet_train".
     """
     with joined_world(config.device) as world, algorithms(deterministic=config.deterministic), stop_requests() as stop:
-        run = RunFolder(config, environment, writes=world.is_first)
+        run = RunFolder(config, environment, said, writes=world.is_first)
         workers = min(_MOST_WORKERS, processors()) if config.workers is None else config.workers
         with lacks_named(config, world, workers), run.claimed():
             saved = world.from_first(run.saved() if world.is_first else None)

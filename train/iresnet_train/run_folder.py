@@ -9,24 +9,21 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from iresnet_data.named_data import place_of
 from iresnet_models.checkpoint import save_checkpoint
 from iresnet_models.errors import InputError, IResNetError, PreemptedError, UnavailableError
-from iresnet_models.files import sha256_of, write_bytes, write_json
+from iresnet_models.files import sha256_of, write_bytes, write_json, write_text
 from iresnet_models.network import Network
 from iresnet_models.remembered import remember
 from iresnet_models.spec import ModelSpec
 from iresnet_train.config import TrainConfig
+from iresnet_train.logs import Logs, require_packages
 from iresnet_train.records import EpochRecord, Position, csv_of
 from iresnet_train.saved import SavedState, checked
 from iresnet_train.state import StateFolder
-
-if TYPE_CHECKING:
-    from iresnet_train.tensorboard import Board
 
 SCHEMA = "iresnet-export/train/1"
 _EPOCH_END_AFTER = 60.0
@@ -38,19 +35,20 @@ _log = logging.getLogger("iresnet_train")
 class RunFolder:
     """The folder of a run, and what has been logged in it. Only the first process writes; the others keep the records alone."""
 
-    def __init__(self, config: TrainConfig, environment: dict[str, Any] | None, *, writes: bool) -> None:
-        self._config, self._environment, self._writes = config, environment, writes
+    def __init__(self, config: TrainConfig, environment: dict[str, Any] | None, said: str | None = None, *, writes: bool) -> None:
+        self._config, self._environment, self._said, self._writes = config, environment, said, writes
         self.log = config.folder / "log.csv"
         self.last_checkpoint = config.folder / "last.pt"
         self.best_checkpoint = config.folder / "best.pt"
         self.report = config.folder / "train.json"
+        self.said = config.folder / "config.toml"
         self.states = StateFolder(config.folder / "states")
         self.records: list[EpochRecord] = []
         self._spec: ModelSpec | None = None
         self._saved_at, self._saved_step = time.monotonic(), 0
         self._has_state = False
         self._errors: dict[Path, IResNetError] = {}  # why a file is not as it should be; until it is written
-        self._board: Board | None = None
+        self._logs: Logs | None = None
         self._begun = False
         there = [
             path for path in (self.log, self.last_checkpoint, self.best_checkpoint, self.states.folder) if os.path.exists(path)
@@ -60,11 +58,7 @@ class RunFolder:
                 f"{config.folder} already holds a run ({', '.join(path.name for path in there)}).",
                 "Name another --result-path, say --resume to go on with it, or --force to replace it.",
             )
-        if config.tensorboard and find_spec("tensorboard") is None:
-            raise UnavailableError(
-                "--tensorboard needs the package tensorboard, which is not installed here.",
-                "Run: pip install 'iresnet-export[tensorboard]'",
-            )
+        require_packages(config)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -122,8 +116,8 @@ class RunFolder:
             raise
         finally:
             self.states.wait()
-            if self._board is not None:
-                self._board.close()
+            if self._logs is not None:
+                self._logs.end(status)
             if self._begun and self._writes:
                 self._remember_data()
                 self._attempt(self.report, lambda: self._write_report(status))
@@ -150,24 +144,23 @@ class RunFolder:
         self._errors = {self._config.folder / name: UnavailableError(reason) for name, reason in saved.unsaved.items()}
         if self._writes:
             self.states.set_aside()
-        self._begin(saved.position.epoch)
+        self._begin(saved.position.epoch, resumed=True)
 
     def start(self) -> None:
         """A run has begun, which takes its first step: only then is one that was there before replaced."""
         if not self._begun:
             if self._writes:
                 self.states.clear()
-            self._begin(0)
+            self._begin(0, resumed=False)
 
-    def _begin(self, epochs: int) -> None:
+    def _begin(self, epochs: int, *, resumed: bool) -> None:
         self._begun = True
         if not self._writes:
             return
-        if self._config.tensorboard:
-            from iresnet_train.tensorboard import Board
-
-            self._board = Board(self._config.folder / "tensorboard", epochs)
         self._write_report("running")
+        if not resumed:
+            self.said.unlink(missing_ok=True) if self._said is None else write_text(self.said, self._said)
+        self._logs = Logs(self._config, epochs, resumed=resumed)
 
     def leavings(self) -> list[str]:
         """Names of what took work to make: checkpoints and states, damaged ones too."""
@@ -219,8 +212,8 @@ class RunFolder:
         self._attempt(self.last_checkpoint, lambda: save_checkpoint(self.last_checkpoint, network, **details))
         self._attempt(self.log, lambda: write_bytes(self.log, csv_of(self.records).encode()))
         self._attempt(self.report, lambda: self._write_report("running"))
-        if self._board is not None:
-            self._board.add(record)
+        if self._logs is not None:
+            self._logs.add(record)
 
     def require_state(self) -> None:
         """Raises what kept the last state from being written."""

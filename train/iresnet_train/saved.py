@@ -80,7 +80,7 @@ def checked(state: Mapping[str, Any]) -> SavedState:
 
 
 def _plain(values: Any, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = typed(dict[str, str | int | float | bool | list[int] | None], values, f"its {name}")
+    found: dict[str, Any] = typed(dict[str, str | int | float | bool | list[int] | list[str] | None], values, f"its {name}")
     if any(isinstance(value, str) and len(value) > _LONGEST for value in found.values()):
         raise InputError(f"its {name} holds a text of more than {_LONGEST} characters")
     return found
