@@ -41,13 +41,13 @@ class Checkpoint:
     says_preprocessing: bool = True
 
 
-def save_checkpoint(path: Path, model: Network, **details: Any) -> None:
-    """Writes weights, spec and `details` (plain values and tensors), whole or not at all.
+def save_checkpoint(path: Path, model: Network, /, **details: Any) -> None:
+    """Writes weights, spec and `details` (plain values and tensors, by any name but those of the former), whole or not at all.
 
     A name that ends in .safetensors makes a file of safetensors, whose `details` are values of JSON.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    about = {"format": FORMAT, "spec": model.spec.to_json(), **details}
+    about = {**details, "format": FORMAT, "spec": model.spec.to_json()}
     if Path(path).suffix.lower() == SUFFIX:
         write_safetensors(Path(path), state, about)
         return
@@ -93,20 +93,20 @@ def load_checkpoint(
         except InputError as error:
             raise CheckpointError(f"{path} is no official network. {error}") from error
     model = _network_with(spec, state, path)
-    details = _details(content, layout) | (metadata_of(path) if is_plain else {})
-    return Checkpoint(model, spec, path, sha256_of(path), details, layout, says_preprocessing=own)
+    said = {**(metadata_of(path) if is_plain else {}), **(content if layout.place else {})}
+    return Checkpoint(model, spec, path, sha256_of(path), _details(said), layout, says_preprocessing=own)
 
 
-def _details(content: Mapping[Any, Any], layout: Layout) -> dict[str, Any]:
-    """What a file says beside its weights, as far as that can be shown, or is read by who asks for it."""
-    known = {"format", "spec", "which", *WRAPPINGS}
-    if not layout.place:
-        return {}
+_RESERVED = {"format", "spec", "which", *WRAPPINGS}
+
+
+def _details(said: Mapping[Any, Any]) -> dict[str, Any]:
+    """Of what a file says beside its weights what can be shown, or is read by who asks for it."""
 
     def is_shown(value: Any) -> bool:
         return not isinstance(value, Passed) and not (isinstance(value, int) and value.bit_length() > 64)
 
-    return {key: value for key, value in content.items() if key not in known and is_shown(value)}
+    return {key: value for key, value in said.items() if isinstance(key, str) and key not in _RESERVED and is_shown(value)}
 
 
 _USABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -23,15 +23,18 @@ from iresnet_models.typed import shortly
 FORMAT = "iresnet-export/checkpoint/1"
 
 _OURS = "iresnet-export"
-_DEEPEST = 4
-"""Mappings in mappings that are looked into: Lightning has callbacks, StochasticWeightAveraging, average_model_state."""
 _COMPILED = "_orig_mod"
 """What torch.compile puts before the names of a module."""
-_AVERAGE = re.compile(r"(?:^|[^a-z])(?:ema|swa|polyak|avg|average|averaged|averaging|shadow)(?:[^a-z]|$)")
-_TRAINING = re.compile(
-    r"(?:^|[^a-z])(?:criterion|criteria|loss|losses|metrics?|acc|accuracy|auroc|f1|precision|recall)(?:[^a-z]|$)"
-)
-"""Of what is beside a network and is no part of it: its name says what it is for."""
+_KINDS = "(?:model)?(?:ema|swa|polyak|avg|average|averaged|averaging|shadow)(?:model)?"
+_AVERAGE = re.compile(rf"(?<![a-z]){_KINDS}(?![a-z])")
+_NO_AVERAGE = re.compile(rf"(?<![a-z])(?:no|non|not|without|wo|exp|grad|square)[^a-z]+{_KINDS}(?![a-z])")
+"""Names of raw weights, and of what optimizers average."""
+_LOSS = re.compile(r"(?<![a-z])(?:criterion|criteria|loss|losses|metrics?)(?![a-z])")
+_SCORE = re.compile(r"(?<![a-z])(?:acc|accuracy|auroc|f1|precision|recall)(?![a-z])")
+"""Of what is beside a network and is no part of it: its name says what it is for. A layer may be called f1 too."""
+_OPTIMIZER = re.compile(r"optim|sched|scaler|(?<![a-z])opt(?![a-z])")
+_PROGRESS = re.compile(r"(?<![a-z])(?:callbacks?|loops?|metrics?|history|logs?)(?![a-z])")
+"""Of entries that hold the state of a training."""
 WRAPPINGS = ("state_dict", "model", "model_state_dict", "net", "weights")
 _TOOLS = (
     ("PyTorch Lightning", {"state_dict", "pytorch-lightning_version"}),
@@ -40,6 +43,7 @@ _TOOLS = (
     ("PyTorch's ImageNet example or the official code", {"state_dict", "arch", "best_acc1"}),
 )
 """By the entries that only their files have."""
+_PLAIN = {int, float, str, bool, bytes, type(None)}
 _MOST_NETWORKS, _SHOWN, _LONGEST = 100, 6, 200
 
 
@@ -48,8 +52,8 @@ class Layout:
     """How a file holds the weights that were taken.
 
     `place`: the entries that lead to them, such as `model_ema`; `prefix`: what stood before their names, such as `module.`.
-    `which`: None where nothing says whether they are an average. `updates`: how many an average counts. `other`: the place of
-    those of the other kind. `left_out`: names beside the network.
+    `which`: None for the only weights, of which nothing says whether they are an average. `updates`: how many an average counts.
+    `other`: the place of those of the other kind. `left_out`: the places of other tensors, apart from the state of training.
     """
 
     tool: str = ""
@@ -85,14 +89,52 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class _Entry:
+    """A mapping or a sequence in a file, and under which key of which other it is.
+
+    `is_average`, `is_progress`: whether the keys that lead to it call it an average, or the state of training.
+    """
+
+    held: Mapping[Any, Any] | list[Any] | tuple[Any, ...]
+    key: Any = None
+    up: _Entry | None = None
+    is_average: bool = False
+    is_progress: bool = False
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        keys, entry = [], self
+        while entry.up is not None:
+            keys.append(_name(entry.key))
+            entry = entry.up
+        return tuple(reversed(keys))
+
+    @property
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        return iter(self.held.items() if isinstance(self.held, Mapping) else enumerate(self.held))
+
+    def below(self, key: Any, held: Any) -> _Entry:
+        if not isinstance(key, str):
+            return _Entry(held, key, self, self.is_average, self.is_progress)
+        snake = _snake(key)
+        is_optimizer = _OPTIMIZER.search(snake) is not None
+        is_progress = self.is_progress or is_optimizer or _PROGRESS.search(snake) is not None
+        is_average = (self.is_average or _is_called_average(key)) and not is_optimizer
+        if self.up is None and key in ("state_dict", "current_model_state") and _is_lightning_average(self.held):
+            is_average = key == "state_dict"
+        return _Entry(held, key, self, is_average, is_progress)
+
+
+@dataclass(frozen=True)
 class _Found:
-    """A network's weights in a file. `beside`: names in the same mapping that are no network's."""
+    """A network's weights in a file. `beside`: what is in the same mapping and is no network's."""
 
     place: tuple[str, ...]
     prefix: str
     state: dict[str, Any]
-    beside: list[str]
+    beside: dict[str, Any]
     is_average: bool
+    is_compiled: bool
     updates: int | None
 
     @property
@@ -106,79 +148,105 @@ def weights_in(content: Mapping[Any, Any], path: Path, which: Which | None) -> t
     `which`: None for the average where there is one. CheckpointError where there is none, where none is of that kind, where there
     are several, or where what is beside it may be part of it.
     """
-    found = _networks(content, path)
+    found: list[_Found] = []
+    rest: list[_Entry] = []
+    for entry in _entries(content):
+        networks = _networks(entry, content, path)
+        found += networks
+        rest += [] if networks else [entry]
     tool = _OURS if content.get("format") == FORMAT else next((n for n, keys in _TOOLS if keys <= content.keys()), "")
     if not found:
         return _usable(_likeliest(content), path), Layout(tool)
-    taken, other = _chosen(found, content, which, path)
+    unread = _unread_average(rest)
+    taken, other = _chosen(found, unread, which, path)
     _require_whole(taken, path)
-    is_one_of_two = other is not None or _unread_average(content) is not None
+    is_one_of_two = other is not None or unread is not None
     layout = Layout(
         tool or ("a bare AveragedModel of PyTorch" if taken.updates is not None and not taken.place else ""),
         ".".join(taken.place),
         taken.prefix,
-        any(_COMPILED in key.split(".") for key in _at(content, taken.place)),
+        taken.is_compiled,
         "average" if taken.is_average else "raw" if is_one_of_two or _told(content) == "raw" else None,
         taken.updates,
         None if other is None else other.where,
-        tuple(taken.beside),
+        (*taken.beside, *_elsewhere(rest, with_averages=taken.is_average)),
     )
     return _usable(taken.state, path), layout
 
 
-def _networks(content: Mapping[Any, Any], path: Path) -> list[_Found]:
-    found: list[_Found] = []
-    for place, mapping in _mappings(content):
-        named = {key: value for key, value in mapping.items() if isinstance(key, str)}
-        plain = {_without_compiled(key): value for key, value in named.items()}
-        roots = _roots(plain)
-        if len(roots) > _MOST_NETWORKS:
-            raise CheckpointError(f"{path} holds {len(roots):,} networks.", "Save the state_dict of one with torch.save.")
-        if roots and len(plain) != len(named):
-            raise CheckpointError(f"{path} holds names twice, with and without {_COMPILED}.", "Save model.state_dict() alone.")
-        states: dict[str, dict[str, Any]] = {root: {} for root in roots}
-        counts = {key for key in plain if key == "n_averaged" or key.endswith(".n_averaged")} if roots else set()
-        beside = []
-        for key, value in plain.items() if roots else ():
-            root = next((root for root in roots if key.startswith(root)), None)
-            if key not in counts and root is not None:
-                states[root][key.removeprefix(root)] = value
-            elif key not in counts:
-                beside.append(key)
-        for root in roots:
-            counter = next(
-                (key for key in counts if f"{root}.".startswith(f"{key.removesuffix('n_averaged')}module.")), "n_averaged"
-            )
-            counted = plain.get(counter, _beside_in(content, place).get("n_averaged"))
-            is_average = counter in counts or _is_average(content, (*place, root))
-            found.append(_Found(place, root, states[root], beside, is_average, _count(counted) if is_average else None))
+def _entries(content: Mapping[Any, Any]) -> Iterator[_Entry]:
+    """What holds tensors in a file, each once; what is called an average in one place and not in another, once as either."""
+    waiting = deque([_Entry(content)])
+    seen: set[tuple[int, bool]] = {(id(content), False)}
+    plain: set[int] = set()
+    while waiting:
+        entry = waiting.popleft()
+        has_tensors = False
+        for key, value in entry.items:
+            if type(value) in _PLAIN or id(value) in plain:
+                continue
+            has_tensors = has_tensors or isinstance(value, Tensor)
+            if not isinstance(value, list | tuple | Mapping):
+                continue
+            if _PLAIN.issuperset(map(type, value.values() if isinstance(value, Mapping) else value)):
+                plain.add(id(value))
+                continue
+            below = entry.below(key, value)
+            if (id(value), below.is_average) not in seen:
+                seen.add((id(value), below.is_average))
+                waiting.append(below)
+        if has_tensors:
+            yield entry
+
+
+def _networks(entry: _Entry, content: Mapping[Any, Any], path: Path) -> list[_Found]:
+    """The networks whose names are in an entry of a file."""
+    named = {key: value for key, value in entry.items if isinstance(key, str)}
+    plain = {_without_compiled(key): value for key, value in named.items()}
+    roots = _roots(plain)
+    if not roots:
+        return []
+    if len(roots) > _MOST_NETWORKS:
+        raise CheckpointError(f"{path} holds {len(roots):,} networks.", "Save the state_dict of one with torch.save.")
+    if len(plain) != len(named):
+        raise CheckpointError(f"{path} holds names twice, with and without {_COMPILED}.", "Save model.state_dict() alone.")
+    states: dict[str, dict[str, Any]] = {root: {} for root in roots}
+    counts = {key for key in plain if key == "n_averaged" or key.endswith(".n_averaged")}
+    beside = {_name(key): value for key, value in entry.items if not isinstance(key, str)}
+    for key, value in plain.items():
+        root = next((root for root in roots if key.startswith(root)), None)
+        if key not in counts and root is not None:
+            states[root][key.removeprefix(root)] = value
+        elif key not in counts:
+            beside[key] = value
+    found, place, around = [], entry.place, _around(entry)
+    is_compiled = any(_COMPILED in key.split(".") for key in named)
+    for root in roots:
+        counter = next((key for key in counts if f"{root}.".startswith(f"{key.removesuffix('n_averaged')}module.")), "n_averaged")
+        is_own = (*place, root) == ("state_dict", "") and _told(content) == "average"
+        is_average = counter in counts or entry.is_average or is_own or _is_called_average(root)
+        updates = _count(plain.get(counter, around.get("n_averaged"))) if is_average else None
+        found.append(_Found(place, root, states[root], beside, is_average, is_compiled, updates))
     return found
 
 
-def _mappings(content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
-    """Every mapping in a file, each once, with the keys that lead to it."""
-    waiting: deque[tuple[tuple[str, ...], Mapping[Any, Any]]] = deque([((), content)])
-    seen = {id(content)}
-    while waiting:
-        place, mapping = waiting.popleft()
-        yield place, mapping
-        for key, value in mapping.items() if len(place) < _DEEPEST else ():
-            if isinstance(key, str) and isinstance(value, Mapping) and id(value) not in seen:
-                seen.add(id(value))
-                waiting.append(((*place, key), value))
+def _around(entry: _Entry) -> Mapping[Any, Any]:
+    """What lies around an entry, or what Lightning has elsewhere beside an average."""
+    if entry.up is None or not isinstance(entry.up.held, Mapping):
+        return {}
+    is_lightning = entry.place == ("state_dict",) and _is_lightning_average(entry.up.held)
+    around: Mapping[Any, Any] = entry.up.held["averaging_state"] if is_lightning else entry.up.held
+    return around
 
 
-def _at(content: Mapping[Any, Any], place: tuple[str, ...]) -> Mapping[str, Any]:
-    for key in place:
-        content = content[key]
-    return content
+def _is_lightning_average(content: Any) -> bool:
+    """Whether Lightning's callback put the average in the place of the weights."""
+    state = content.get("averaging_state") if isinstance(content, Mapping) else None
+    return isinstance(state, Mapping) and _count(state.get("n_averaged")) is not None
 
 
-def _beside_in(content: Mapping[Any, Any], place: tuple[str, ...]) -> Mapping[str, Any]:
-    """What lies around the mapping at a place, or in Lightning's entry for what an average has beside its weights."""
-    if place == ("state_dict",) and isinstance(content.get("averaging_state"), Mapping):
-        return content["averaging_state"]  # type: ignore[no-any-return]
-    return _at(content, place[:-1]) if place else {}
+def _name(key: Any) -> str:
+    return key if isinstance(key, str) else shortly(key)
 
 
 def _without_compiled(key: str) -> str:
@@ -193,12 +261,8 @@ def _roots(names: Mapping[str, Any]) -> list[str]:
     return sorted(able, key=len, reverse=True)
 
 
-def _is_average(content: Mapping[Any, Any], place: tuple[str, ...]) -> bool:
-    """Whether the names that lead to weights say so. Lightning's callback puts the average in the place of the weights."""
-    if place[0] in ("state_dict", "current_model_state") and "averaging_state" in content:
-        return place[0] == "state_dict"
-    is_own = place == ("state_dict", "") and _told(content) == "average"
-    return is_own or any(_AVERAGE.search(_snake(part)) for part in place)
+def _is_called_average(name: str) -> bool:
+    return _AVERAGE.search(_NO_AVERAGE.sub("", _snake(name))) is not None
 
 
 def _told(content: Mapping[Any, Any]) -> str | None:
@@ -208,7 +272,7 @@ def _told(content: Mapping[Any, Any]) -> str | None:
 
 
 def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name[:_LONGEST]).lower()
 
 
 def _count(value: Any) -> int | None:
@@ -218,8 +282,8 @@ def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and 0 <= value < 2**63 else None
 
 
-def _chosen(found: list[_Found], content: Mapping[Any, Any], which: Which | None, path: Path) -> tuple[_Found, _Found | None]:
-    """The weights to take, and those of the other kind where there are any."""
+def _chosen(found: list[_Found], unread: str | None, which: Which | None, path: Path) -> tuple[_Found, _Found | None]:
+    """The weights to take, and those of the other kind where there are any. `unread`: where an average is that is no network."""
     averages, raws = ([one for one in found if one.is_average is kind] for kind in (True, False))
     places = ", ".join(one.where for one in found[:_SHOWN])
     if which == "average" and not averages:
@@ -228,9 +292,9 @@ def _chosen(found: list[_Found], content: Mapping[Any, Any], which: Which | None
         )
     if which == "raw" and not raws:
         raise CheckpointError(f"{path} holds averaged weights alone ({places}).", "Leave out --which raw.")
-    if which is None and not averages and (hidden := _unread_average(content)) is not None:
+    if which is None and not averages and unread is not None:
         raise CheckpointError(
-            f"{path} holds an average of the weights in {printable(hidden[:_LONGEST])}, but not as the state dict of a network, "
+            f"{path} holds an average of the weights in {printable(unread[:_LONGEST])}, but not as the state dict of a network, "
             "with all weights and statistics.",
             "Save the averaged network's state_dict, or take the unaveraged weights with --which raw.",
         )
@@ -261,20 +325,44 @@ def _lacks_statistics(average: _Found, raws: list[_Found]) -> bool:
     return _count(average.state.get(name)) == 0 and any(_count(raw.state.get(name)) for raw in raws)
 
 
-def _unread_average(content: Mapping[Any, Any]) -> str | None:
+def _unread_average(rest: list[_Entry]) -> str | None:
     """The place of tensors whose name says that they are averaged weights."""
-    for place, mapping in _mappings(content):
-        for key, value in mapping.items():
-            held = [value] if isinstance(value, Tensor) else value if isinstance(value, list | tuple) else ()
-            is_averaged = any(_AVERAGE.search(_snake(part)) for part in place)
-            if is_averaged and any(isinstance(tensor, Tensor) and tensor.dim() > 0 for tensor in held):
-                return ".".join((*place, str(key)[:80]) if isinstance(value, list | tuple) else place)
-    return None
+    held = (entry for entry in rest if entry.is_average and any(_has_extent(value) for _, value in entry.items))
+    return next((".".join(entry.place) for entry in held), None)
+
+
+def _elsewhere(rest: list[_Entry], *, with_averages: bool) -> list[str]:
+    """The places of floating-point tensors that are no network's, apart from the state of training."""
+    places = []
+    for entry in rest:
+        if entry.is_progress or (entry.is_average and not with_averages):
+            continue
+        names = [_name(key) for key, value in entry.items if _may_be_weights(key, value)]
+        places += names if entry.up is None else [".".join(entry.place)] if names else []
+    return places
+
+
+def _may_be_weights(key: Any, value: Any) -> bool:
+    """Whether these are floating-point numbers, and no accuracy or loss."""
+    if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+        return False
+    snake = _snake(_name(key))
+    return _has_extent(value) or not (_LOSS.search(snake) or _SCORE.search(snake))
+
+
+def _has_extent(value: Any) -> bool:
+    return isinstance(value, Tensor) and (is_lazy(value) or value.dim() > 0)
 
 
 def _require_whole(taken: _Found, path: Path) -> None:
     """CheckpointError where what is beside the network may be part of what it computes."""
-    strange = [name for name in taken.beside if not _TRAINING.search(_snake(name.partition(".")[0]))]
+    layers = {name.partition(".")[0] for name, value in taken.beside.items() if _has_extent(value) and value.dim() > 1}
+
+    def is_training(first: str) -> bool:
+        snake = _snake(first)
+        return _LOSS.search(snake) is not None or (_SCORE.search(snake) is not None and first not in layers)
+
+    strange = [name for name in taken.beside if not is_training(name.partition(".")[0])]
     if strange:
         raise CheckpointError(
             f"{path} holds a network in {taken.where}, and beside it {printable(strange[0][:_LONGEST])}"

@@ -17,7 +17,7 @@ from iresnet_export.exporting import export_artifact
 from iresnet_export.verification.verify import VerifyOptions, verify
 from iresnet_models import ModelSpec, load_checkpoint
 from iresnet_models.initialization import untrained_network
-from iresnet_models.spec import Which
+from iresnet_models.spec import SpecOptions, Which
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(both: Path) -> dict[Which, Artifact]:
     """An export of each."""
     kinds: tuple[Which, ...] = ("average", "raw")
-    sources = {which: source_from_checkpoint(both, which=which, image_size=32) for which in kinds}
+    sources = {which: source_from_checkpoint(both, which=which, said=SpecOptions(image_size=32)) for which in kinds}
     return {
         which: export_artifact("onnx", source, ExportOptions(fold=False), output=both.parent / f"{which}.onnx")
         for which, source in sources.items()
@@ -62,7 +62,7 @@ def test_a_manifest_that_tells_of_other_weights_fails(told: Which | None, made: 
 
 def test_other_weights_than_the_recorded_ones_are_refused(both: Path, made: dict[Which, Artifact]) -> None:
     artifact = open_artifact(made["average"].path)
-    for given, which in ((both, "raw"), (source_from_checkpoint(both, which="raw", image_size=32), None)):
+    for given, which in ((both, "raw"), (source_from_checkpoint(both, which="raw", said=SpecOptions(image_size=32)), None)):
         with pytest.raises(StaleManifestError, match="is of the averaged weights of its checkpoint"):
             source_of_artifact(artifact, given, which)
     assert source_of_artifact(artifact, both, "average").weights.which == "average"

@@ -132,15 +132,65 @@ def test_weights_of_which_nothing_is_said_are_no_average(network: Network) -> No
         weights_in(state, FILE, "average")
 
 
-def test_an_average_that_cannot_be_read_is_not_passed_over(network: Network) -> None:
+@pytest.mark.parametrize("name", ["ema", "EMAModel", "emamodel", "swa_state"])
+def test_an_average_that_cannot_be_read_is_not_passed_over(name: str, network: Network) -> None:
     raw = network.state_dict()
     parameters = [value.detach() for value in network.parameters()]
     named = {key: value.detach() for key, value in network.named_parameters()}
-    for ema in ({"decay": 0.9, "shadow_params": parameters}, named):
-        content = {"model": raw, "ema": ema}
-        with pytest.raises(CheckpointError, match=r"holds an average of the weights in ema.*--which raw"):
+    for ema in ({"decay": 0.9, "shadow_params": parameters}, named, [named], {1: (0.9, named)}):
+        content = {"model": raw, name: ema}
+        with pytest.raises(CheckpointError, match=rf"holds an average of the weights in {name}.*--which raw"):
             weights_in(content, FILE, None)
         assert told_of(content, raw, "raw").endswith("the raw ones")
+
+
+@pytest.mark.parametrize(
+    ("wrap", "place"),
+    [
+        (lambda s: {"ema": [s]}, "ema.0"),
+        (lambda s: {"ema": (0.9, s)}, "ema.1"),
+        (lambda s: {"swa_state": {1: s}}, "swa_state.1"),
+        (lambda s: {"a": {"b": {"c": {"d": {"ema": s}}}}}, "a.b.c.d.ema"),
+        (lambda s: {"EMAModel": s}, "EMAModel"),
+    ],
+)
+def test_an_average_is_found_wherever_it_is(wrap: Callable[[State], Any], place: str, network: Network) -> None:
+    raw, averaged = network.state_dict(), untrained_network(SPEC, seed=1).state_dict()
+    told = told_of({"model": raw} | wrap(averaged), averaged)
+    assert f"the weights are in {place}; which weights: the average; --which raw" in told
+
+
+@pytest.mark.parametrize("name", ["model_no_ema", "non_ema", "without_swa", "wo_avg"])
+def test_weights_that_are_called_no_average_are_raw(name: str, network: Network) -> None:
+    raw, averaged = network.state_dict(), untrained_network(SPEC, seed=1).state_dict()
+    assert told_of({name: raw}, raw).endswith(f"in {name}")
+    assert "the average" in told_of({name: raw, "ema": averaged}, averaged)
+    with pytest.raises(CheckpointError, match=f"several networks: state_dict, {name}"):
+        weights_in({"state_dict": averaged, name: raw}, FILE, None)
+
+
+def test_the_order_of_names_for_one_object_decides_nothing(network: Network) -> None:
+    state = network.state_dict()
+    for content in ({"model": state, "model_ema": state}, {"model_ema": state, "model": state}):
+        assert "in model_ema; which weights: the average; --which raw takes the unaveraged ones, in model" in told_of(
+            content, state
+        )
+
+
+@pytest.mark.parametrize("said", [5, {}, {"n_averaged": "x"}])
+def test_an_averaging_state_without_a_count_makes_no_average(said: Any, network: Network) -> None:
+    state = network.state_dict()
+    assert "average" not in told_of({"state_dict": state, "averaging_state": said}, state)
+
+
+def test_what_optimizers_average_is_no_average_of_weights(network: Network) -> None:
+    state = network.state_dict()
+    adam = {"state": {0: {"exp_avg": state["fc.weight"]}}, "param_groups": []}
+    content = {"model": state, "optimizer": adam, "ema_optimizer": adam, "groups": {"exp_avg": [state["fc.weight"]]}}
+    assert told_of(content, state).endswith("left out: groups.exp_avg (beside the network)")
+    content["callbacks"] = {"EMACallback": {"weights": [state["fc.weight"]]}}
+    with pytest.raises(CheckpointError, match=r"an average of the weights in callbacks\.EMACallback\.weights"):
+        weights_in(content, FILE, None)
 
 
 def test_an_average_without_statistics_is_not_taken(network: Network, average: nn.Module) -> None:
@@ -182,9 +232,32 @@ def test_wrappings_and_prefixes(wrap: Callable[[State], Any], told: str, network
     assert told in told_of(wrap(state), state)
 
 
+def test_what_is_left_out_elsewhere_in_a_file_is_named(network: Network) -> None:
+    state, weight = network.state_dict(), torch.ones(3, 3)
+    content = {
+        "model": state,
+        "head": {"weight": weight},
+        "steps": [{"normalizer": {"mean": torch.ones(3)}}],
+        "temperature": torch.tensor(2.0),
+        "best_acc1": torch.tensor(80.0),
+        "optimizer": {"state": {0: {"momentum_buffer": weight}}},
+        "lr_schedulers": [{"base": weight}],
+        "rng_state": torch.zeros(3, dtype=torch.uint8),
+    }
+    assert told_of(content, state).endswith("left out: temperature, head, steps.0.normalizer (beside the network)")
+
+
+def test_a_metric_is_told_from_a_layer_of_its_name(network: Network) -> None:
+    content = prefixed(network.state_dict(), "backbone.") | {"f1.tp": torch.zeros(3), "precision.total": torch.zeros(())}
+    assert "left out: f1.tp, precision.total" in told_of(content, network.state_dict())
+
+
 @pytest.mark.parametrize(
     ("wrap", "message"),
     [
+        (lambda s: prefixed(s, "backbone.") | {"f1.weight": torch.ones(3, 3), "f1.bias": torch.ones(3)}, r"beside it f1\.weight"),
+        (lambda s: prefixed(s, "backbone.") | {"precision.weight": torch.ones(3, 3)}, r"beside it precision\.weight"),
+        (lambda s: {"model": s | {1: torch.ones(3)}}, "beside it 1, which may be part"),
         (lambda s: prefixed(s, "student.") | prefixed(s, "teacher."), r"several networks: .*student.*teacher|teacher.*student"),
         (lambda s: {"model": s, "best_model": dict(s)}, "several networks: model, best_model"),
         (lambda s: prefixed(s, "model.") | {"head.weight": torch.ones(2, 3)}, r"beside it head\.weight, which may be part"),
@@ -210,6 +283,7 @@ def test_mappings_that_hold_one_another_a_thousand_times_are_seen_once(network: 
     for _ in range(4):
         inner = {str(number): inner for number in range(1000)}
     told_of({"state_dict": network.state_dict(), "more": inner}, network.state_dict())
+    weights_in({"state_dict": network.state_dict(), "ema": inner | {"0": [inner]}}, FILE, None)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +335,7 @@ def test_a_network_that_only_its_file_tells_apart(tmp_path: Path) -> None:
 def test_safetensors_in_and_out(network: Network, tmp_path: Path) -> None:
     save_file(dict(network.state_dict()), tmp_path / "theirs.safetensors", {"format": "pt", "source": "a trainer"})
     checkpoint = load_checkpoint(tmp_path / "theirs.safetensors")
-    assert checkpoint.details == {"format": "pt", "source": "a trainer"}
+    assert checkpoint.details == {"source": "a trainer"}
     assert same(checkpoint.model, network)
     save_checkpoint(tmp_path / "ours.safetensors", network, epoch=3, which="average")
     ours = load_checkpoint(tmp_path / "ours.safetensors")
@@ -273,6 +347,23 @@ def test_safetensors_in_and_out(network: Network, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"texts alone.*\.pt"):
         save_checkpoint(tmp_path / "no.safetensors", network, optimizer={"a": torch.zeros(1)})
     assert not (tmp_path / "no.safetensors").exists()
+
+
+@pytest.mark.parametrize("metadata", [{"format": "pt"}, {"spec": "p", "which": "x"}, {"path": "p", "model": "m"}])
+def test_what_a_file_says_of_itself_replaces_nothing_of_ours(metadata: dict[str, str], network: Network, tmp_path: Path) -> None:
+    save_file(dict(network.state_dict()), tmp_path / "a.safetensors", metadata)
+    details = load_checkpoint(tmp_path / "a.safetensors").details
+    assert details == {name: text for name, text in metadata.items() if name == "path"}
+    for name in ("b.pt", "b.safetensors"):
+        save_checkpoint(tmp_path / name, network, **metadata)
+        assert load_checkpoint(tmp_path / name).spec == SPEC
+
+
+def test_details_of_any_name_are_saved(network: Network, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(saved(tmp_path / "a.pt", {"state_dict": network.state_dict(), "path": "x", "self": 3, 1: 2}))
+    assert checkpoint.details == {"path": "x", "self": 3}
+    save_checkpoint(tmp_path / "b.pt", network, **checkpoint.details)
+    assert load_checkpoint(tmp_path / "b.pt").details == checkpoint.details
 
 
 def header(data: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
