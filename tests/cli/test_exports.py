@@ -138,7 +138,7 @@ def test_debug_adds_the_traceback_and_changes_nothing_else(
 ) -> None:
     """A script that looks for a cause with it tells a failed check from a missing package, as without."""
 
-    def fail(*_arguments: object) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
         raise error
 
     monkeypatch.setattr("iresnet_export.inspection.inspect_file", fail)
@@ -162,7 +162,7 @@ def test_debug_adds_the_traceback_and_changes_nothing_else(
 def test_exit_statuses_of_other_errors(
     error: BaseException, status: int, message: str, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(*_arguments: object) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
         raise error
 
     monkeypatch.setattr("iresnet_export.inspection.inspect_file", fail)
@@ -239,10 +239,10 @@ def test_existing_files_need_force(run: Run, small_checkpoint: Path) -> None:
 
 
 def test_defaults_and_overrides_of_the_network(small_checkpoint: Path) -> None:
-    found = source_from_options(None, None, small_checkpoint, None, 0, None, SpecOptions())
+    found = source_from_options(None, None, small_checkpoint, None, 0, None, None, SpecOptions())
     assert found.spec.name == "iresnet18"
-    assert source_from_options(None, None, small_checkpoint, None, 0, None, SpecOptions(image_size=64)).spec.image_size == 64
-    plain = source_from_options(None, 18, None, None, 0, 3, SpecOptions(image_size=32))
+    assert source_from_options(None, None, small_checkpoint, None, 0, None, None, SpecOptions(image_size=64)).spec.image_size == 64
+    plain = source_from_options(None, 18, None, None, 0, 3, None, SpecOptions(image_size=32))
     assert (plain.spec.name, plain.spec.num_classes, plain.spec.image_size) == ("iresnet18", 3, 32)
 
 

@@ -61,7 +61,7 @@ def completed(run: Run, monkeypatch: pytest.MonkeyPatch, words: str) -> set[str]
         ("bench --mode latency,", {f"latency,{mode}" for mode in ("latency", "throughput", "server", "cold")}),
         ("report --format ", {"html", "md", "csv"}),
         ("trt --hardware-compatibility a", {"ampere-plus"}),
-        ("train --preset ", {"official", "modern", "digits"}),
+        ("train --preset ", {"official", "modern", "digits", "finetune"}),
         ("train --precision ", {"fp32", "bf16", "fp16", "auto"}),
         ("train --arch iresg", {"iresgroup", "iresgroupfix"}),
         ("eval --data dig", {"digits"}),

@@ -62,7 +62,7 @@ def test_only_success_and_failed_checks_become_141(
 ) -> None:
     """`verify ... | head` must not look like failed parity; an error, or a run that was preempted, is still told."""
 
-    def end(*_: object) -> None:
+    def end(*_: object, **_options: object) -> None:
         sys.stdout.write("a line\n")
         raise SystemExit(closed)
 
@@ -121,7 +121,7 @@ def test_signals_clean_up(name: str, run: Run, small_checkpoint: Path, monkeypat
 def test_a_signal_that_is_ignored_stays_ignored(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """nohup."""
 
-    def look(*_: object) -> None:
+    def look(*_: object, **_options: object) -> None:
         os.kill(os.getpid(), signal.SIGHUP)
         raise SystemExit(0)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 
-from iresnet_models import ModelSpec, network_from_spec, save_checkpoint
+from iresnet_models import ModelSpec, load_checkpoint, network_from_spec, save_checkpoint
 from iresnet_models.errors import CheckpointError, InputError
 from iresnet_train import config_for
 from iresnet_train.initial import initial_network
@@ -55,17 +55,19 @@ def test_a_run_that_goes_on_needs_the_file_no_more(tmp_path: Path) -> None:
         config_for("digits", pretrained=tmp_path / "gone.pth")
 
 
-def test_how_its_images_were_prepared_is_told(
+def test_how_its_images_were_prepared_is_kept_or_told(
     theirs: Path, tmp_path: Path, small_checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = ModelSpec("iresnet", 18, num_classes=5, mean=(0.5, 0.5, 0.5))
     save_checkpoint(tmp_path / "own.pt", network_from_spec(own))
-    for file, said in (
-        (theirs, "resnet34.pth does not say how its images were prepared; in this run they are: resize 32, crop 32"),
-        (tmp_path / "own.pt", "own.pt was trained on images of resize 256, crop 224, bilinear, mean 0.5, 0.5, 0.5"),
-        (small_checkpoint, ""),
+    usual = load_checkpoint(small_checkpoint).spec.mean
+    for file, said, mean in (
+        (theirs, "resnet34.pth does not say how its images were prepared; in this run they are: resize 32, crop 32", usual),
+        (tmp_path / "own.pt", "", own.mean),
+        (small_checkpoint, "", usual),
     ):
         caplog.clear()
         config = config_for("digits", pretrained=file)
-        initial_network(config, ModelSpec(config.arch, config.depth, num_classes=5, image_size=32, resize=32))
+        made = initial_network(config, ModelSpec(config.arch, config.depth, num_classes=5, image_size=32, resize=32))
+        assert made.spec.mean == mean
         assert [entry.getMessage().startswith(said) for entry in caplog.records] == ([True] if said else [])

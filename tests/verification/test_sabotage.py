@@ -383,4 +383,4 @@ def test_a_manifest_that_tells_of_other_images_is_caught(
     record(path, dataclasses.replace(manifest, spec=dataclasses.replace(manifest.spec, interpolation="bicubic")))
     found = verdict(path, small_checkpoint)
     assert found.status == "fail"
-    assert "the manifest says that interpolation is bicubic, and the checkpoint that it is bilinear" in str(found.reason)
+    assert "the manifest says that interpolation is 'bicubic', and the checkpoint that it is 'bilinear'" in str(found.reason)
