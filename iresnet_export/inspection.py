@@ -192,7 +192,7 @@ def _inspect_engine(artifact: Artifact) -> dict[str, Any]:
 
 
 def _inspect_checkpoint(path: Path, arch: str | None, which: Which | None, save: Path | None) -> dict[str, Any]:
-    from iresnet_models.checkpoint import load_checkpoint, save_checkpoint
+    from iresnet_models.checkpoint import load_checkpoint, save_again
 
     checkpoint = load_checkpoint(path, arch=arch, which=which)
     weights: Counter[str] = Counter()
@@ -201,8 +201,7 @@ def _inspect_checkpoint(path: Path, arch: str | None, which: Which | None, save:
     plain = {key: value for key, value in checkpoint.details.items() if _is_plain(value)}
     if save is not None:
         _require_new(save)
-        said = {"which": checkpoint.layout.which} if checkpoint.layout.which is not None else {}
-        save_checkpoint(save, checkpoint.model, **plain | said | {"made_from_sha256": checkpoint.sha256})
+        save_again(save, checkpoint, **plain)
     notes = checkpoint.layout.in_words | {"details": ", ".join(f"{key} {value}" for key, value in plain.items())}
     if not checkpoint.says_preprocessing:
         notes["images"] = f"not said; taken are {checkpoint.spec.in_words}"

@@ -41,6 +41,13 @@ class Checkpoint:
     says_preprocessing: bool = True
 
 
+def save_again(path: Path, checkpoint: Checkpoint, /, **details: Any) -> None:
+    """Writes a checkpoint that was read, with which of its weights these are, and whether it says how images are prepared."""
+    which = {} if checkpoint.layout.which is None else {"which": checkpoint.layout.which}
+    says = {} if checkpoint.says_preprocessing else {_SAYS_PREPROCESSING: False}
+    save_checkpoint(path, checkpoint.model, **details | which | says | {"made_from_sha256": checkpoint.sha256})
+
+
 def save_checkpoint(path: Path, model: Network, /, **details: Any) -> None:
     """Writes weights, spec and `details` (plain values and tensors, by any name but those of the former), whole or not at all.
 
@@ -94,10 +101,13 @@ def load_checkpoint(
             raise CheckpointError(f"{path} is no official network. {error}") from error
     model = _network_with(spec, state, path)
     said = {**(metadata_of(path) if is_plain else {}), **(content if layout.place else {})}
-    return Checkpoint(model, spec, path, sha256_of(path), _details(said), layout, says_preprocessing=own)
+    says = own and content.get(_SAYS_PREPROCESSING) is not False
+    return Checkpoint(model, spec, path, sha256_of(path), _details(said), layout, says_preprocessing=says)
 
 
-_RESERVED = {"format", "spec", "which", *WRAPPINGS}
+_SAYS_PREPROCESSING = "says_preprocessing"
+"""False in a file of ours that was saved from one that does not say it."""
+_RESERVED = {"format", "spec", "which", _SAYS_PREPROCESSING, *WRAPPINGS}
 
 
 def _details(said: Mapping[Any, Any]) -> dict[str, Any]:

@@ -83,6 +83,9 @@ def test_which_weights_by_every_way_in(both: Path, tmp_path: Path) -> None:
     saved = load_checkpoint(tmp_path / "raw.safetensors")
     assert torch.equal(saved.model.fc.weight, raw)
     assert (saved.layout.which, saved.details["epoch"], saved.spec.name) == ("raw", 3, "resnet18")
+    ie.inspect(tmp_path / "raw.safetensors", save=tmp_path / "again.pt")
+    for file in (both, tmp_path / "raw.safetensors", tmp_path / "again.pt"):
+        assert not load_checkpoint(file).says_preprocessing, "what no file has said is not made up by saving it"
     with pytest.raises(InputError, match="is there already"):
         ie.inspect(both, save=tmp_path / "raw.safetensors")
 
