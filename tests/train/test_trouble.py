@@ -57,8 +57,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
             return loss_of(logits, labels, **options) * bad
         return loss_of(logits, labels, **options)
 
-    def remember(self: Learner, *arguments: Any) -> None:
-        init(self, *arguments)
+    def remember(self: Learner, *arguments: Any, **named: Any) -> None:
+        init(self, *arguments, **named)
         made.append(self)
 
     monkeypatch.setattr(learner_module, "cross_entropy", spoiled)
