@@ -49,13 +49,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
     steps = 0
     loss_of, init = learner_module.cross_entropy, Learner.__init__
 
-    def spoiled(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    def spoiled(logits: Tensor, labels: Tensor, *weights: Any, **options: Any) -> Tensor:
         nonlocal steps
         steps += 1
         if steps == 6:  # the second of the second epoch's four
             before.append({name: value.detach().clone() for name, value in made[0].model.named_parameters()})
-            return loss_of(logits, labels, **options) * bad
-        return loss_of(logits, labels, **options)
+            return loss_of(logits, labels, *weights, **options) * bad
+        return loss_of(logits, labels, *weights, **options)
 
     def remember(self: Learner, *arguments: Any, **named: Any) -> None:
         init(self, *arguments, **named)
