@@ -13,6 +13,7 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.format import Onnx
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_export.exporting import export_artifact
+from iresnet_export.quantization.codes import Step
+from iresnet_export.verification.claims import _are_steps
 from iresnet_export.verification.from_scratch import REPEATED
 from iresnet_export.verification.verify import Candidate, VerifyOptions, verify
 from iresnet_models.files import sha256_of
@@ -613,14 +616,6 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
             value={"images": 500, "image_source": "500 held-out images of digits", "right": 400, "lost": 0, "gained": 0},
         ),
     ),
-    "a step that loses more": (
-        "int8 of an accuracy",
-        lambda m: m["details"]["quantization"]["steps"][-1].update(accuracy_drop=99.0),
-    ),
-    "steps without an accuracy": (
-        "int8 of an accuracy",
-        lambda m: [step.pop("accuracy_drop") for step in m["details"]["quantization"]["steps"]],
-    ),
     "a range": ("int8", lambda m: field("details", "quantization", "ranges", value=_wider)(m)),
 }
 
@@ -671,10 +666,6 @@ MEASURED: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
         lambda m: m["details"]["quantization"]["top1"].update(
             lost=m["details"]["quantization"]["top1"]["lost"] - 2, gained=m["details"]["quantization"]["top1"]["gained"] + 2
         ),
-    ),
-    "what is lost with a place less": (
-        "int8 of an accuracy",
-        lambda m: m["details"]["quantization"]["steps"][0].update(accuracy_drop=80.0),
     ),
     "what a runtime makes of it": ("int8", field("details", "optimised_operators", value=lambda found: found | {"QGemm": 2})),
 }
@@ -886,3 +877,17 @@ def test_files_do_not_depend_on_the_process(unspoiled: Callable[[str], Artifact]
         torch.backends.cudnn.benchmark = before
     assert other.path.read_bytes() == again.path.read_bytes()
     assert torch.jit.load(str(again.path))(torch.zeros(5, 3, 32, 32)).shape == (5, 10)
+
+
+def test_steps_lead_to_the_accuracy_that_was_asked_for() -> None:
+    def led(*drops: float | None, limit: float = 1.0) -> bool:
+        places = ("", "layer1.0", "layer2.0")
+        steps = tuple(Step(place, 20.0, accuracy_drop=drop) for place, drop in zip(places, drops, strict=False))
+        codes: Any = SimpleNamespace(steps=steps, target="tensorrt")
+        return _are_steps(codes, {"max_accuracy_drop": limit}, {"layer1.0", "layer2.0"})
+
+    assert led(2.0, 1.5, 0.9)
+    assert not led(2.0, 1.5, 1.1), "loses more"
+    assert not led(0.9, 0.8), "was there before"
+    assert not led(None, None), "says nothing of it"
+    assert not led(2.0, None), "does not say all of it"
