@@ -17,6 +17,7 @@ from torch import Tensor
 
 from iresnet_data.named_data import remark
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
+from iresnet_export.artifacts.manifest import SaidOfSpec, plain
 from iresnet_export.artifacts.source import spec_of
 from iresnet_export.backends.base import Session, running
 from iresnet_export.backends.registry import runtimes_for
@@ -31,7 +32,7 @@ from iresnet_models.image_files import image_files, image_suffixes, left_out, pr
 from iresnet_models.json_lines import LineFile, merge, part_of, require_absent, require_no_other_parts
 from iresnet_models.preprocessing import load_image, to_pixels
 from iresnet_models.spec import NOTHING_SAID, NetworkSpec, SpecOptions, Which
-from iresnet_train.distributed import joined_world
+from iresnet_train.distributed import joined_world, world_size
 
 _DECODERS = min(4, usable_cores())
 
@@ -55,9 +56,8 @@ class PredictOptions:
     def in_lines(self) -> dict[str, Any]:
         """Those that change what is found, as plain values."""
         asked = {"checkpoint": None if self.checkpoint is None else sha256_of(self.checkpoint), "backend": self.backend}
-        asked |= {"which": self.which} | self.said.said
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items() if value is not None}
-        return {"top_k": self.top_k, **plain}
+        asked |= {"which": self.which} | plain(SaidOfSpec.of(self.said) or SaidOfSpec())
+        return {"top_k": self.top_k, **{name: value for name, value in asked.items() if value is not None}}
 
     def __post_init__(self) -> None:
         for option, value in (("--top-k", self.top_k), ("--batch-size", self.batch_size)):
@@ -79,7 +79,7 @@ def predict(path: Path, images: Sequence[Path], options: PredictOptions, progres
     Images that cannot be read are told of and left out. Raises InputError where there is no image at all, UnavailableError where
     the artifact cannot run here, and CheckFailedError where its outputs are not numbers.
     """
-    if "WORLD_SIZE" in os.environ and os.environ["WORLD_SIZE"] != "1":
+    if world_size() > 1:
         raise InputError("Several processes share out what is written line by line:", "name a file with --jsonl, or run one alone.")
     artifact = open_artifact(path, options.which)
     found = find_images(images)
@@ -124,27 +124,32 @@ def predict_to(
         parts, own = [part_of(file, rank, world.size) for rank in range(world.size)], found[world.rank :: world.size]
         if not resume or world.size > 1:
             require_absent(file)
-        counts, wrong = (0, 0, 0), None
         try:
             require_no_other_parts(file, world.size)
             with LineFile(parts[world.rank], by, (image.name for image in own), resume=resume) as lines:
-                done = lines.count
-                if done < len(own):
-                    with _running(artifact, options) as running_one:
-                        for prediction in running_one.predictions(own[done:], progress, world.is_first):
-                            lines.write(prediction.to_json())
-                counts = lines.count, lines.unreadable, done
-        except IResNetError as error:  # the others have to hear of it
-            wrong = error
-        shares = world.gather((counts, None if wrong is None else str(wrong)))
-        if wrong is not None:
-            raise wrong
-        failed = next(((rank, text) for rank, (_, text) in enumerate(shares) if text is not None), None)
-        if failed is not None:
-            raise InputError(f"Process {failed[0]} has failed: {failed[1]}", "Mend that, and go on with --resume.")
+                share = _write(lines, own, artifact, options, progress if world.is_first else no_progress)
+        except IResNetError as error:
+            world.gather(str(error))  # the others would wait
+            raise
+        shares = world.gather(share)
+        for rank, found_there in enumerate(shares):
+            if isinstance(found_there, str):
+                raise InputError(f"Process {rank} has failed: {found_there}", "Mend that, and go on with --resume.")
         if world.size > 1 and world.is_first:
             merge(parts, file)
-    return Written(*map(sum, zip(*(counts for counts, _ in shares), strict=True)))
+    return Written(*map(sum, zip(*shares, strict=True)))
+
+
+def _write(
+    lines: LineFile, images: Sequence[Found], artifact: Artifact, options: PredictOptions, progress: Progress
+) -> tuple[int, int, int]:
+    """How many lines there are then, how many of unreadable images, and how many there were before."""
+    before = lines.count
+    if before < len(images):
+        with _running(artifact, options) as running_one:
+            for prediction in running_one.predictions(images[before:], progress):
+                lines.write(prediction.to_json())
+    return lines.count, lines.unreadable, before
 
 
 def find_images(named: Sequence[Path]) -> list[Found]:
@@ -188,15 +193,14 @@ class _Running:
     session: Session
     size: int
 
-    def predictions(self, found: Sequence[Found], progress: Progress, is_shown: bool = True) -> Iterator[ImagePrediction]:
+    def predictions(self, found: Sequence[Found], progress: Progress) -> Iterator[ImagePrediction]:
         """Batch after batch."""
         done = 0
         with closing(_decoded(found, self.spec, self.size)) as batches:
             for batch in batches:
                 yield from _predicted(self.session, self.spec, self.artifact, batch, self.options)
                 done += len(batch)
-                if is_shown:
-                    progress(f"Predicting by {self.artifact.path.name}", done / len(found))
+                progress(f"Predicting by {self.artifact.path.name}", done / len(found))
 
 
 @contextmanager

@@ -30,8 +30,10 @@ from iresnet_export.exporting import export_artifact
 from iresnet_export.prediction import PredictOptions, Written, find_images, predict, predict_to
 from iresnet_export.reporting.schemas import ImagePrediction
 from iresnet_models import ModelSpec, load_checkpoint, save_checkpoint
+from iresnet_models.files import sha256_of
 from iresnet_models.initialization import untrained_network
 from iresnet_models.json_lines import LineFile
+from iresnet_models.spec import SpecOptions
 
 Run = Callable[..., Outcome]
 Values = np.ndarray[Any, np.dtype[np.float64]]
@@ -489,3 +491,13 @@ def test_torchruns_processes_share_images_out(lines: Path, folder: Path, artifac
     assert [line["file"] for line in found] == [line["file"] for line in expected]
     assert [line["status"] for line in found] == [line["status"] for line in expected]
     assert not list(lines.parent.glob("*-of-*"))
+
+
+def test_lines_say_the_options_that_change_them_and_no_list_of_labels(small_checkpoint: Path) -> None:
+    said = SpecOptions(resize=40, mean=(0.5, 0.5, 0.5), labels=("a", "b"))
+    told = PredictOptions(top_k=3, checkpoint=small_checkpoint, which="raw", said=said).in_lines
+    labels = told.pop("labels_sha256")
+    assert told == {"top_k": 3, "checkpoint": sha256_of(small_checkpoint), "which": "raw", "resize": 40, "mean": [0.5, 0.5, 0.5]}
+    other = PredictOptions(said=SpecOptions(labels=("b", "a"))).in_lines
+    assert set(other) == {"top_k", "labels_sha256"}
+    assert other["labels_sha256"] != labels

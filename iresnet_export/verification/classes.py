@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iresnet_export.reporting.schemas import SIGNIFICANT
-from iresnet_export.verification.decisions import AccuracyDrop, Proportion
+from iresnet_export.verification.decisions import AccuracyDrop, Proportion, drop_of
 
 BINS = 15
 """Of equal width, as in Guo et al., On Calibration of Modern Neural Networks (2017)."""
@@ -156,17 +156,9 @@ def class_changes(candidate: Predictions, reference: Predictions) -> list[ClassC
 
     before, after = reference.right, candidate.right
     images, lost, won = counted(np.ones_like(before)), counted(before & ~after), counted(after & ~before)
-    told, told_after = counted(before), counted(after)
+    told = counted(before)
     classes = [int(number) for number in np.flatnonzero(images)]
-    drops = [
-        AccuracyDrop(
-            Proportion(int(told[number]), int(images[number])),
-            Proportion(int(told_after[number]), int(images[number])),
-            only_reference=int(lost[number]),
-            only_candidate=int(won[number]),
-        )
-        for number in classes
-    ]
+    drops = [drop_of(*(int(counts[number]) for counts in (images, told, lost, won))) for number in classes]
     corrected = holm(np.array([drop.mcnemar_p for drop in drops]))
     changes = [ClassChange(*one) for one in zip(classes, drops, corrected.tolist(), strict=True)]
     return sorted(changes, key=lambda one: (one.p_holm, one.drop.mcnemar_p))

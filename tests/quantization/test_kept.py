@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ import torch
 from onnx import numpy_helper
 
 from iresnet_data import evaluation_pixels
-from iresnet_export.artifacts.source import Source, untrained_source
+from iresnet_export.artifacts.manifest import manifest_path
+from iresnet_export.artifacts.source import Source, source_from_checkpoint, untrained_source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.calibrate import Images, calibration_images, chosen_quantization, float32_logits
 from iresnet_export.backends.onnx.goals import Goal
@@ -36,7 +40,7 @@ from iresnet_export.quantization.kept import Places, is_kept, place_of
 from iresnet_export.quantization.placement import quantized_onnx
 from iresnet_export.system.progress import no_progress
 from iresnet_export.verification.verify import VerifyOptions, verify
-from iresnet_models import ModelSpec
+from iresnet_models import ModelSpec, save_checkpoint
 from iresnet_models.deployed import Deployable
 from iresnet_models.folding import fold
 from iresnet_models.preprocessing import normalised
@@ -356,8 +360,13 @@ def test_what_is_enough_already_keeps_nothing() -> None:
 
 @pytest.mark.slow
 def test_more_than_codes_can_give_is_refused() -> None:
-    with pytest.raises(InputError, match=r"--min-sqnr 90: with as little as one place quantized .* dB are predicted. Ask for"):
-        given("iresnet").quantization(min_sqnr=90.0)
+    one = given("iresnet")
+    with pytest.raises(
+        InputError, match=r"--min-sqnr 90: with as little as one place quantized .* dB are predicted. Ask for"
+    ) as told:
+        one.quantization(min_sqnr=90.0)
+    most = float(str(told.value).partition(" quantized ")[2].partition(" dB")[0])
+    assert most > one.quantization().predicted_sqnr_db + 8, "of the last place, and not of the first"
 
 
 @pytest.mark.slow
@@ -387,6 +396,30 @@ def test_places_are_kept_until_so_little_accuracy_is_shown_to_be_lost() -> None:
     words = made.in_words()
     assert words["top-1 accuracy"].endswith(made.top1.drop.verdict())
     assert f"{drops[0]:.2f} points lost" in words["step by step"]
+
+
+@pytest.mark.slow
+def test_an_export_for_an_accuracy_is_rebuilt_and_measured_again(tmp_path: Path) -> None:
+    """And its steps, of which no other test's export has any."""
+    save_checkpoint(tmp_path / "net.pt", given("resnet", signs=True).source.own)
+    options = ExportOptions(
+        precision="int8", calibrator="minmax", calibration_data="digits", calibration_images=20, max_accuracy_drop=1.4
+    )
+    artifact = export_artifact("onnx", source_from_checkpoint(tmp_path / "net.pt"), options, output=tmp_path / "mixed.onnx")
+    whole = json.loads(manifest_path(artifact.path).read_text())
+    assert len(whole["details"]["quantization"]["steps"]) > 1
+
+    def reason(change: Callable[[list[dict[str, Any]]], object], *, from_scratch: bool = False) -> str | None:
+        manifest = copy.deepcopy(whole)
+        change(manifest["details"]["quantization"]["steps"])
+        manifest_path(artifact.path).write_text(json.dumps(manifest))
+        return verify([artifact.path], VerifyOptions(quick=True, from_scratch=from_scratch)).candidates[0].reason
+
+    assert reason(lambda steps: None, from_scratch=True) is None
+    assert "details.quantization" in str(reason(lambda steps: steps[-1].update(accuracy_drop=1.5)))
+    assert "details.quantization" in str(reason(lambda steps: [step.pop("accuracy_drop") for step in steps]))
+    assert "details.quantization" in str(reason(lambda steps: steps.pop(1)))
+    assert "steps.0.accuracy_drop" in str(reason(lambda steps: steps[0].update(accuracy_drop=80.0), from_scratch=True))
 
 
 def test_accuracy_takes_labelled_images_and_enough_of_them(tmp_path: Path) -> None:

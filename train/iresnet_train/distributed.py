@@ -72,6 +72,11 @@ def processors() -> int:
     return max(1, usable_cores() // _count("LOCAL_WORLD_SIZE", 1, 1))
 
 
+def world_size() -> int:
+    """How many processes torchrun has started; 1 without it."""
+    return _count("WORLD_SIZE", 1, 1)
+
+
 def _count(name: str, default: int, least: int) -> int:
     """One of torchrun's numbers, from the environment."""
     text = os.environ.get(name, str(default))
@@ -83,7 +88,7 @@ def _count(name: str, default: int, least: int) -> int:
 @contextmanager
 def joined_world(device: Device) -> Iterator[World]:
     """Joins the processes that torchrun started, by NCCL on GPUs and Gloo on CPUs, and leaves them at the end."""
-    size, rank, local_rank = _count("WORLD_SIZE", 1, 1), _count("RANK", 0, 0), _count("LOCAL_RANK", 0, 0)
+    size, rank, local_rank = world_size(), _count("RANK", 0, 0), _count("LOCAL_RANK", 0, 0)
     own = _device(device, local_rank, several=size > 1)
     if size == 1 or dist.is_initialized():
         yield World(rank, size, own)

@@ -16,16 +16,13 @@ from iresnet_export.artifacts.data_choice import chosen_data
 from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.calibrate import Images
-from iresnet_export.backends.onnx.format import OnnxOptions
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
-from iresnet_export.backends.onnx.writing import onnx_from_network
 from iresnet_export.errors import InputError
 from iresnet_export.graph.ir import Array
 from iresnet_export.quantization.codes import Quantization, Step, Top1
 from iresnet_export.quantization.placement import quantized_onnx
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.decisions import drop_bound, images_needed
-from iresnet_models.deployed import Deployable
 from iresnet_models.preprocessing import normalised
 
 _TIMES, _LEAST = 5, 500
@@ -123,12 +120,9 @@ class Goal:
             return -self.options.max_accuracy_drop
         return -math.inf if self.options.min_sqnr is None else self.options.min_sqnr
 
-    def counted(self, made: Quantization, network: Deployable) -> Quantization:
-        """With its accuracy, if that is asked for."""
-        if self.labelled is None:
-            return made
-        model = onnx_from_network(network, opset=OnnxOptions.of(self.options).chosen_opset)
-        return dataclasses.replace(made, top1=self.labelled.top1(quantized_onnx(model, made)))
+    def counted(self, made: Quantization, model: onnx.ModelProto) -> Quantization:
+        """With its accuracy, if that is asked for; `model` is the float32 graph that it is of."""
+        return made if self.labelled is None else dataclasses.replace(made, top1=self.labelled.top1(quantized_onnx(model, made)))
 
     def value(self, made: Quantization) -> float:
         return made.predicted_sqnr_db if made.top1 is None else -made.top1.drop.bound
@@ -142,12 +136,15 @@ class Goal:
     def step(self, place: str, made: Quantization) -> Step:
         return Step(place, made.predicted_sqnr_db, accuracy_drop=None if made.top1 is None else made.top1.drop.bound)
 
-    def missed(self, best: Quantization) -> InputError:
-        if best.top1 is None:
-            what = (
-                f"--min-sqnr {self.wanted:g}: with as little as one place quantized {best.predicted_sqnr_db:.1f} dB are predicted."
+    def missed(self, most: float) -> InputError:
+        """`most`: what as little as one quantized place gives."""
+        fewest = "with as little as one place quantized"
+        if self.labelled is None:
+            return InputError(
+                f"--min-sqnr {self.wanted:g}: {fewest} {most:.1f} dB are predicted.",
+                "Ask for less, or take --precision fp16 or fp32.",
             )
-        else:
-            limit = -self.wanted
-            what = f"--max-accuracy-drop {limit:g}: with as little as one place quantized {best.top1.drop.reason(limit)}."
-        return InputError(what, "Ask for less, or take --precision fp16 or fp32.")
+        return InputError(
+            f"--max-accuracy-drop {-self.wanted:g}: {fewest} these images show {-most:.2f} points at best, at 95 %.",
+            "Allow more, hold out more images, or take --precision fp16 or fp32.",
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import cast
 
 import onnx
@@ -51,29 +52,37 @@ def quantization_asked_for(
     places, goal = places_of(source, options), Goal.of(source, options, progress)
     asked = places.kept(options.keep_float)
 
+    graph = cache(lambda equalized: _graph(networks[equalized], options))
+
     def made_with(kept: tuple[str, ...]) -> Quantization:
         made = chosen_quantization(source, networks, images, options, progress, kept=kept)
-        return goal.counted(made, networks[made.equalized])
+        return made if goal.labelled is None else goal.counted(made, graph(made.equalized))
 
     made = made_with(asked)
     if goal.is_reached(made):
         return made
-    model = onnx_from_network(networks[made.equalized], opset=OnnxOptions.of(options).chosen_opset)
-    ranking = _Ranking(model, made, asked, source, images, goal, progress)
+    ranking = _Ranking(graph(made.equalized), made, asked, source, images, goal, progress)
     free = ranking.ordered([place for place in places.codes if place not in asked])
-    best, first, shortfall = made, goal.step("", made), 0.0
+    first, shortfall = goal.step("", made), 0.0
+    most = goal.value(made)
     for count in range(1, len(free)):
-        if ranking.value(free[:count]) < goal.wanted + shortfall:
+        foreseen = ranking.value(free[:count])
+        most = max(most, foreseen - shortfall)
+        if foreseen < goal.wanted + shortfall:
             continue
         needed = ranking.needed(free[:count], goal.wanted + shortfall)
         made = made_with(tuple(place for place in places.all if place in asked or place in needed))
-        best = max(best, made, key=goal.value)
         steps = ranking.steps(needed)
         if goal.is_reached(made):
             return dataclasses.replace(made, steps=(first, *steps))
         # Calibrated anew it is less than the ranking foresaw: the next ones have to foresee so much more.
         shortfall = goal.value_of_step(steps[-1]) - goal.value(made)
-    raise goal.missed(best)
+        most = max(goal.value_of_step(first), goal.value(made))
+    raise goal.missed(most)
+
+
+def _graph(network: Deployable, options: ExportOptions) -> onnx.ModelProto:
+    return onnx_from_network(network, opset=OnnxOptions.of(options).chosen_opset)
 
 
 def measured_steps(
@@ -105,8 +114,8 @@ def measured_steps(
     places = [step.place for step in wanted.steps[1:]]
 
     def measured(made: Quantization) -> tuple[float, tuple[Step, ...], _Ranking]:
-        made = goal.counted(made, networks[made.equalized])
-        model = onnx_from_network(networks[made.equalized], opset=OnnxOptions.of(options).chosen_opset)
+        model = _graph(networks[made.equalized], options)
+        made = goal.counted(made, model)
         ranking = _Ranking(model, made, asked, source, images, goal, progress)
         steps = (goal.step("", made), *ranking.steps(places))
         off = max(abs(step.sqnr_db - told.sqnr_db) for step, told in zip(steps, wanted.steps, strict=True))
