@@ -41,6 +41,7 @@ from iresnet_export.verification.classes import (
 from iresnet_export.verification.decisions import Proportion
 from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import in_batches
+from iresnet_models.files import names_apart
 from iresnet_models.preprocessing import to_pixels
 from iresnet_models.spec import NOTHING_SAID, NetworkSpec, SpecOptions, Which
 from iresnet_train import Evaluation, Loader, evaluate
@@ -99,23 +100,13 @@ def accuracies(
     artifacts = [open_artifact(path, options.which) for path in paths]
     judged = [
         _judged(name, artifact, runtime, options, progress, keep)
-        for name, artifact in zip(_names(paths), artifacts, strict=True)
+        for name, artifact in zip(names_apart(paths), artifacts, strict=True)
         for runtime in runtimes_for(artifact.format, options.backends if artifact.format != "checkpoint" else ())
     ]
     return _compared(judged)
 
 
 _Judged = tuple[Evaluated, Predictions | None]
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Of files, with as many of their folders as tell them apart."""
-    names, whole = [path.name for path in paths], [path.absolute() for path in paths]
-    length = 1
-    while len({*names}) < len({*whole}) and length < max(len(path.parts) for path in whole):
-        length += 1
-        names = ["/".join(path.parts[-length:]) for path in whole]
-    return names
 
 
 def _judged(
@@ -191,7 +182,7 @@ class _Pictured:
     options: EvalOptions
 
     def label(self, number: int) -> str:
-        names = self.images.names or self.spec.labels
+        names = self.spec.labels or self.images.names
         return str(number) if names is None or number >= len(names) else names[number]
 
     def file(self, index: int) -> str | None:

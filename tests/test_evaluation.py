@@ -19,13 +19,15 @@ from conftest import Outcome
 from PIL import Image
 
 from iresnet_data import evaluation_set
+from iresnet_data.datasets import LabelledImages
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.source import Source
-from iresnet_export.evaluation import EvalOptions, _compared, _names, accuracies, eval_report
+from iresnet_export.evaluation import EvalOptions, _compared, _identity, accuracies, eval_report
 from iresnet_export.reporting.remarks import evaluation_remarks
 from iresnet_export.reporting.schemas import EvalReport, Evaluated
 from iresnet_export.verification.classes import Predictions
 from iresnet_models import save_checkpoint
+from iresnet_models.files import names_apart
 
 Run = Callable[..., Outcome]
 EVIL = "=<b>\x1b[31m.png"
@@ -187,6 +189,21 @@ def test_nothing_is_left_of_predictions_that_broke_off(
 
 
 def test_files_of_one_name_go_by_their_folders() -> None:
-    assert _names([Path("runs/a/best.pt"), Path("runs/b/best.pt")]) == ["a/best.pt", "b/best.pt"]
-    assert _names([Path("a.onnx"), Path("b/c.onnx")]) == ["a.onnx", "c.onnx"]
-    assert _names([Path("x/a/best.pt"), Path("y/a/best.pt"), Path("y/a/best.pt")])[:2] == ["x/a/best.pt", "y/a/best.pt"]
+    assert names_apart([Path("runs/a/best.pt"), Path("runs/b/best.pt")]) == ["a/best.pt", "b/best.pt"]
+    assert names_apart([Path("a.onnx"), Path("b/c.onnx")]) == ["a.onnx", "c.onnx"]
+    assert names_apart([Path("x/a/best.pt"), Path("y/a/best.pt"), Path("y/a/best.pt")]) == [
+        "x/a/best.pt",
+        "y/a/best.pt",
+        "y/a/best.pt",
+    ]
+
+
+def test_images_are_the_same_by_files_labels_and_names() -> None:
+    def images(files: list[str], labels: list[int], names: tuple[str, ...]) -> LabelledImages:
+        return LabelledImages(files, labels, lambda image: torch.empty(0), names=names)
+
+    plain = ["a", "b"], [0, 1], ("x", "y")
+    others = (["a", "c"], *plain[1:]), (plain[0], [1, 0], plain[2]), (*plain[:2], ("y", "x"))
+    own = _identity("photos", images(*plain))
+    assert own == _identity("photos", images(*plain))
+    assert len({own, _identity("others", images(*plain)), *(_identity("photos", images(*one)) for one in others)}) == 5

@@ -6,6 +6,10 @@ import json
 import re
 from pathlib import Path
 
+from torchvision.models import ResNet50_Weights
+
+from iresnet_models.spec import IMAGENET_TOP1
+
 ROOT = Path(__file__).parents[1]
 
 CLAIMS = {
@@ -43,3 +47,11 @@ def test_the_promises_table_says_what_was_measured() -> None:
     (row,) = (cells for name, cells in rows.items() if name.startswith("folded float32 over unfolded"))
     assert row[2] == f"{min(lower):.3f} to {max(lower):.3f}"
     assert results["date"] in readme
+
+
+def test_what_is_said_of_imagenet_is_what_was_published() -> None:
+    weights = ResNet50_Weights.IMAGENET1K_V2.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    assert (
+        f"torchvision's V2: {weights:.1f} %) beat the paper's iResNet-50 ({IMAGENET_TOP1['iresnet', 50]:.1f} %"
+        in (ROOT / "README.md").read_text()
+    )

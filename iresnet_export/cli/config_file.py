@@ -15,7 +15,7 @@ from iresnet_models.files import require_file
 from iresnet_models.typed import shortly
 
 _LARGEST = 1 << 16
-_ON_COMMAND_LINE = ("config", "json", "force", "resume", "auto_resume", "help")
+ON_COMMAND_LINE = ("config", "json", "force", "resume", "auto_resume", "help")
 """These say what is done with a run now, and not what it is."""
 
 
@@ -23,7 +23,7 @@ def defaults_from_file(context: typer.Context, path: Path | None) -> Path | None
     """Makes what a file says the defaults of the command's options. Their values are read as if they were typed."""
     if path is None or context.resilient_parsing:
         return path
-    parameters = {parameter.name: parameter for parameter in context.command.params if parameter.name not in _ON_COMMAND_LINE}
+    parameters = {parameter.name: parameter for parameter in context.command.params if parameter.name not in ON_COMMAND_LINE}
     options = {str(name).replace("_", "-"): name for name in parameters}
     found: dict[str, Any] = {}
     for key, value in _read(path).items():
@@ -34,7 +34,7 @@ def defaults_from_file(context: typer.Context, path: Path | None) -> Path | None
     for name in ("data", "val_data"):
         if runs_or_fetches(found.get(name)):
             raise InputError(
-                f"{path} names data that a command or a server gives, and what a file says runs nothing and opens no address;",
+                f"{path} names data that a command or a server gives, and a file says neither commands nor addresses;",
                 f"name them with --{name.replace('_', '-')} on the command line.",
             )
     context.default_map = found
@@ -42,8 +42,8 @@ def defaults_from_file(context: typer.Context, path: Path | None) -> Path | None
 
 
 def toml_of(said: dict[str, Any]) -> str:
-    """The file that says `said`, option values by their parameters' names, but for what is said anew with each command."""
-    kept = {name: value for name, value in said.items() if name not in _ON_COMMAND_LINE and not runs_or_fetches(value)}
+    """The file that says `said`, option values by their parameters' names, but for data that a command or a server gives."""
+    kept = {name: value for name, value in said.items() if not runs_or_fetches(value)}
     return "".join(f"{name.replace('_', '-')} = {_toml(value)}\n" for name, value in kept.items())
 
 
@@ -67,7 +67,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _why_not(key: str, options: list[str]) -> str:
-    if key.replace("-", "_") in _ON_COMMAND_LINE:
+    if key.replace("-", "_") in ON_COMMAND_LINE:
         return f"which belongs on the command line: --{key}."
     nearest = get_close_matches(key[:100].replace("_", "-").removeprefix("no-"), options, 1, 0)
     return f"which is no option of train. The nearest is {nearest[0]}."

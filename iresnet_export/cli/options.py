@@ -361,16 +361,15 @@ def labels_from(path: Path) -> tuple[str, ...]:
     from iresnet_models.files import require_file
     from iresnet_models.typed import json_from
 
+    require_file(path, "The file of labels")
     try:
-        if require_file(path, "The file of labels").stat().st_size > _MOST_LABELS:
+        if path.stat().st_size > _MOST_LABELS:
             raise ValueError(f"it is larger than {_MOST_LABELS:,} bytes")
         text = path.read_text(encoding="utf-8-sig")
         found = json_from(text) if text.lstrip().startswith("[") else [line.strip() for line in text.rstrip().splitlines()]
         if not found or not all(isinstance(label, str) and label for label in found):
             raise ValueError("a name is empty, or no text")
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} lists no labels, a line each in UTF-8 or as a JSON list of texts: {error}.") from error
     return tuple(found)
 

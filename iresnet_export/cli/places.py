@@ -20,7 +20,7 @@ OPTIONS = {"json": "--json", "markdown": "--markdown", "output": "--output", "pr
 _SCHEMA = re.compile(r'\s*\{\s*"schema":\s*"iresnet-export/(\w+)/')
 _TEXTS = ("### ", "## ", "<!doctype html", "kind,artifact,", "artifact,backend,image,", '{"artifact": ')
 """How the Markdown, pages, CSV and JSON lines begin that are written here."""
-_ARTIFACTS = (".ts", ".pt2", ".onnx", ".engine", ".plan", ".pt", ".pth")
+_ARTIFACTS = (".ts", ".pt2", ".onnx", ".engine", ".plan", ".pt", ".pth", ".safetensors")
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -89,7 +89,7 @@ def require_outside_run(path: Path | None, folder: Path) -> None:
     if path is None or is_standard_output(path):
         return
     inside = [parent for parent in Path(os.path.realpath(path)).parents if _same(parent, folder / "states")]
-    if inside or any(_same(path, folder / name) for name in ("log.csv", "config.toml", "best.pt", "last.pt")):
+    if inside or any(_same(path, folder / name) for name in ("log.csv", "config.toml", "logs.json", "best.pt", "last.pt")):
         raise InputError(f"--json {path} is the place of one of the run's own files;", "name another file.")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from iresnet_export.cli import train_options as options
-from iresnet_export.cli.config_file import toml_of
+from iresnet_export.cli.config_file import ON_COMMAND_LINE, toml_of
 from iresnet_export.cli.console import say, write_report
 from iresnet_export.cli.options import Device, JsonFile, integers
 from iresnet_export.cli.places import require_outside_run
@@ -89,9 +89,7 @@ def train(
     by a short one. --preset finetune takes --pretrained weights to few photos of classes of your own. A run that was killed goes on
     exactly with --resume, which knows its settings.
     """
-    overrides = {
-        name: value for name, value in locals().items() if name not in ("config", "json", "force", "resume", "auto_resume")
-    }
+    overrides = {name: value for name, value in locals().items() if name not in ON_COMMAND_LINE}
     said = toml_of(_said(overrides))
     if resume and auto_resume:
         raise InputError(
@@ -151,6 +149,7 @@ def _config(**said: Any) -> TrainConfig:
     from iresnet_train.presets import recipe_of, require_preset
 
     if said["resume"] == "yes" and not said["overwrite"]:
+        from iresnet_models.pretrained import weights_file
         from iresnet_train.resumption import config_of_run
 
         preset = said["preset"]
@@ -158,6 +157,8 @@ def _config(**said: Any) -> TrainConfig:
         place = said["result_path"] or Path("runs") / f"{said['arch'] or usual.arch}{said['depth'] or usual.depth}"
         recipe = {} if preset is None else recipe_of(preset, said)
         own = {name: value for name, value in _said(said).items() if name != "preset"}
+        if "pretrained" in own:
+            own["pretrained"] = weights_file(own["pretrained"], fetch=False)
         config = config_of_run(place, **(recipe | own))
         if config is not None:
             return config

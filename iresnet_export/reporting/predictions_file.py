@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -12,7 +11,7 @@ from pathlib import Path
 from iresnet_export.errors import InputError
 from iresnet_export.evaluation import Keep, PredictedImage
 from iresnet_export.reporting.csv_report import cell
-from iresnet_models.files import replacing
+from iresnet_models.files import json_line, replacing
 from iresnet_models.image_files import printable
 
 COLUMNS = tuple(entry.name for entry in fields(PredictedImage))
@@ -52,6 +51,6 @@ def _shown(value: object) -> object:
 def _json_lines(write: Callable[[str], object]) -> Keep:
     def keep(images: Iterator[PredictedImage]) -> None:
         for one in images:
-            write(json.dumps(asdict(one), ensure_ascii=False) + "\n")
+            write(json_line(asdict(one)).decode())
 
     return keep

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from iresnet_export.errors import InputError
 from iresnet_export.reporting.schemas import KINDS, VERSION, AnyReport
-from iresnet_models.files import require_file, sha256_of
+from iresnet_models.files import names_apart, require_file, sha256_of
 from iresnet_models.typed import adapter, json_from, shortly
 
 _UNPRINTABLE = re.compile(
@@ -41,7 +41,7 @@ def read_reports(paths: Sequence[Path]) -> list[ReportFile]:
         raise InputError("No report was named.", "Make one with: iresnet-export bench artifacts/*.onnx --json bench.json")
     known: set[Path] = set()
     files = []
-    for path, name in zip(paths, _names(paths), strict=True):
+    for path, name in zip(paths, names_apart(paths), strict=True):
         if path.resolve() in known:
             raise InputError(f"{path} was named twice;", "name every report once.")
         known.add(path.resolve())
@@ -106,16 +106,3 @@ def _complaint(path: Path, kind: str, error: ValidationError) -> str:
     what = "is missing" if first["type"] == "missing" else f"is not as it should be: {first['msg'][0].lower()}{first['msg'][1:]}"
     remedy = f"Make it anew with: iresnet-export {kind} ... --json {shlex.quote(path.name)}"
     return f"{path} is no whole report of `{kind}`: {place} {what}{more}. {remedy}"
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """File names, with as many folders in front as tell them apart; never an absolute path."""
-    names = []
-    for path in paths:
-        parts = [part for part in path.resolve().parts if part != path.anchor]
-        others = [other.resolve().parts for other in paths if other is not path]
-        count = 1
-        while count < len(parts) and any(list(other[-count:]) == parts[-count:] for other in others):
-            count += 1
-        names.append("/".join(parts[-count:]))
-    return names

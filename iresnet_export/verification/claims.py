@@ -25,7 +25,7 @@ from iresnet_export.artifacts.manifest import Manifest, OnnxSettings
 from iresnet_export.backends.base import MOST_SQNR_DB, ExportOptions
 from iresnet_export.backends.onnx.bias_correction import is_corrected
 from iresnet_export.backends.onnx.calibrate import few_images, held_out_count, preferred
-from iresnet_export.backends.onnx.goals import labelled_images
+from iresnet_export.backends.onnx.goals import held_out_in_words, labelled_images
 from iresnet_export.backends.registry import format_named
 from iresnet_export.graph.precision import precision_shares
 from iresnet_export.quantization.codes import Quantization, Top1
@@ -178,7 +178,7 @@ def _counted(manifest: Manifest, told: Top1, limit: float | None) -> dict[str, A
     if is_embedded(data):
         most = min(most, len(evaluation_set(data, manifest.spec)))
     count = most if is_embedded(data) else min(max(told.images, needed), most)
-    return asdict(replace(told, images=count, image_source=f"{count} held-out images of {data}"))
+    return asdict(replace(told, images=count, image_source=held_out_in_words(count, data)))
 
 
 def _are_all_tried(codes: Quantization, calibrators: Sequence[str], measured: int, spec: NetworkSpec) -> bool:

@@ -1,6 +1,7 @@
 """What a difference between logits means: which decisions flip, why, and what that can cost in accuracy.
 
-Everything follows from logits in float64: the reference's (exact) and a candidate's. Intervals and tests are SciPy's.
+Everything follows from logits in float64: the reference's (exact) and a candidate's. Intervals and tests are SciPy's, which is
+imported where they are made: manifests are read by what hardly needs time.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import log_softmax
-from scipy.stats import binomtest
 
 from iresnet_export.graph.ir import Array
-from iresnet_export.reporting.schemas import Flip
+
+if TYPE_CHECKING:
+    from iresnet_export.reporting.schemas import Flip
 
 TELLING = 1.0
 """Percentage points: a bound of the drop above this says too little to be called an answer, where no limit is given."""
@@ -55,7 +57,7 @@ class Proportion:
 @cache
 def _wilson(count: int, total: int) -> tuple[float, float]:
     """Of a thousand classes most have the same few."""
-    interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
+    interval = _binomial(count, total).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -79,7 +81,7 @@ class AccuracyDrop:
     def mcnemar_p(self) -> float:
         """McNemar's exact test: how likely so uneven a split is if both are equally good."""
         discordant = self.only_reference + self.only_candidate
-        return float(binomtest(self.only_reference, discordant).pvalue) if discordant else 1.0
+        return float(_binomial(self.only_reference, discordant).pvalue) if discordant else 1.0
 
     @property
     def points(self) -> float:
@@ -152,6 +154,10 @@ def compare_decisions(candidate: Array, reference: Array, rounding: float, label
     candidate's error in the two logits, or it would not be a flip; so that error explains nothing, and `rounding` has to.
     Of equal logits the first class wins, as in argmax.
     """
+    from scipy.special import log_softmax
+
+    from iresnet_export.reporting.schemas import Flip
+
     candidate, reference = candidate.astype(np.float64), reference.astype(np.float64)
     mine, exact, total = candidate.argmax(1), reference.argmax(1), len(reference)
     flips = []
@@ -205,10 +211,16 @@ def images_needed(only_reference: int, only_candidate: int, images: int, limit: 
 def _upper_difference(first: int, second: int, total: int) -> float:
     """One-sided upper 95 % limit of the difference of two rates that exclude each other."""
     one, two = first / total, second / total
-    above = float(binomtest(first, total, alternative="less").proportion_ci(0.95, method="exact").high) - one
-    below = two - float(binomtest(second, total, alternative="greater").proportion_ci(0.95, method="exact").low)
+    above = float(_binomial(first, total, alternative="less").proportion_ci(0.95, method="exact").high) - one
+    below = two - float(_binomial(second, total, alternative="greater").proportion_ci(0.95, method="exact").low)
     correlation = -math.sqrt(one * two / ((1 - one) * (1 - two))) if max(one, two) < 1 else 0.0
     return one - two + math.sqrt(above**2 - 2 * correlation * above * below + below**2)
+
+
+def _binomial(count: int, total: int, **options: Any) -> Any:
+    from scipy.stats import binomtest
+
+    return binomtest(count, total, **options)
 
 
 def drop_of(images: int, right: int, lost: int, gained: int) -> AccuracyDrop:

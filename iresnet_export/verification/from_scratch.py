@@ -22,7 +22,7 @@ from iresnet_export.artifacts.source import Source, Subject
 from iresnet_export.backends.base import ExportJob, ExportOptions
 from iresnet_export.backends.onnx.bias_correction import uncorrected
 from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_quantization, float32_logits, predicted_cost
-from iresnet_export.backends.onnx.goals import top1_of
+from iresnet_export.backends.onnx.goals import Goal
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.backends.onnx.mixed_precision import measured_steps
 from iresnet_export.backends.registry import format_named, runtimes_for
@@ -100,7 +100,8 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
     made: dict[str, Any] = {"fold": plain(fold)}
     if codes is not None:
         repeated = chosen_quantization(source, networks, images, options, progress, wanted=codes)
-        steps, needless = measured_steps(source, networks, images, options, codes, progress, within=_SQNR_DB)
+        goal = Goal.of(source, options, progress)
+        steps, needless = measured_steps(source, networks, images, options, codes, goal, progress, within=_SQNR_DB)
         if needless is not None:
             return f"{_AGAIN}: without {needless} in float32 more than {options.min_sqnr} dB are predicted too"
         timed = zip(steps, codes.steps, strict=True)  # how long a graph takes is of its time and machine
@@ -123,8 +124,8 @@ def not_repeated(artifact: Artifact, source: Source, given: str | None, progress
         cost = predicted_cost(deployment.quantized_model, float32_logits(source, images), images, options)
         made["quantization"] = repeated.to_json() | {"ranges": ranges} | cost.predicted
         made["quantization"]["bias_corrections"] = told["quantization"]["bias_corrections"]
-        if codes.top1 is not None:
-            made["quantization"]["top1"] = _counted(top1_of(source, options, deployment.quantized_model, progress), codes.top1)
+        if codes.top1 is not None and goal.labelled is not None:
+            made["quantization"]["top1"] = _counted(goal.labelled.top1(deployment.quantized_model), codes.top1)
         if "optimised_operators" in told and all(manifest.versions.get(name) == versions().get(name) for name in _RUNTIMES):
             job = ExportJob(deployment.network, source.spec, artifact.path, options, quantization=codes)
             for runtime in runtimes_for(artifact.format):

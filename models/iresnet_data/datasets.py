@@ -184,7 +184,7 @@ def _of_split(folder: Path, spec: NetworkSpec, split: Split, transform: Transfor
             "Name the folder as it was; or put photos that it has not seen into NEW/val/, a folder for every class, and name NEW.",
         )
     chosen = [index for index, side in enumerate(sides) if side == held_out]
-    return LabelledImages([images[index] for index in chosen], [labels[index] for index in chosen], transform, left_out)
+    return LabelledImages([images[index] for index in chosen], [labels[index] for index in chosen], transform, left_out, names)
 
 
 def evaluation_pixels(data: str, spec: NetworkSpec, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:

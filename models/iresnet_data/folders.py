@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from iresnet_data.digits import some_of
@@ -77,8 +79,11 @@ def images_in(folder: Path) -> list[str]:
 
 
 def class_names(spec: NetworkSpec, folder: Path) -> tuple[str, ...]:
-    """The names of the network's classes in their order: those of `folder`, where the network does not know them."""
-    if spec.labels is not None:
+    """What folders of the network's classes are called, in their order: as those of `folder`, where the network does not know it.
+
+    Folders of ImageNet go by WordNet's numbers, which published weights do not call their classes by: their order is the classes'.
+    """
+    if spec.labels is not None and not are_wordnets(subfolders(folder), spec.num_classes):
         return spec.labels
     names = class_folders(folder)
     if len(names) != spec.num_classes:
@@ -87,6 +92,11 @@ def class_names(spec: NetworkSpec, folder: Path) -> tuple[str, ...]:
             "Name the data that it was trained on, or a network of these classes.",
         )
     return names
+
+
+def are_wordnets(names: Sequence[str], num_classes: int) -> bool:
+    """Whether these are names of so many classes by their numbers in WordNet, such as n01440764."""
+    return len(names) == num_classes and all(re.fullmatch(r"n[0-9]{8}", name) for name in names)
 
 
 def labelled_images(folder: Path, names: tuple[str, ...], *, held_out: bool) -> tuple[list[str], list[int], str | None]:

@@ -10,7 +10,7 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +27,19 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """What stands in a text for bytes of a file's name that are not UTF-8."""
 _NUMBERS = re.compile(r"\[\n\s+-?\d[\d.eE+-]*(?:,\n\s+-?\d[\d.eE+-]*)*\n\s+\]")
 """A list of numbers in indented JSON; texts hold no ends of lines there."""
+
+
+def names_apart(paths: Sequence[Path]) -> list[str]:
+    """File names, with as many folders in front as tell them apart; never an absolute path."""
+    whole = [Path(os.path.abspath(path)) for path in paths]
+    names = []
+    for path in whole:
+        parts = [part for part in path.parts if part != path.anchor]
+        count = 1
+        while count < len(parts) and any(list(other.parts[-count:]) == parts[-count:] for other in whole if other != path):
+            count += 1
+        names.append("/".join(parts[-count:]))
+    return names
 
 
 def sha256_of(path: Path) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from iresnet_models.checkpoint import load_checkpoint, save_checkpoint
 from iresnet_models.errors import CheckpointError, InputError, UnavailableError, named_line
@@ -41,26 +42,33 @@ def pretrained_checkpoint(name: str) -> Path:
     Raises InputError for a name that there is not, which lists those that there are; UnavailableError without the library or a
     connection; CheckpointError for what is not the weights that were published.
     """
+    publisher, which, file = _published(name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(f".{file.name}.lock")):  # of torchrun's processes one fetches
+        if not _is_kept(file):
+            network, details = _PUBLISHERS[publisher][1](which)
+            save_checkpoint(file, network, origin=f"{publisher}:{which}", **details)
+            write_text(_hash_beside(file), _hashed(file))
+    return file
+
+
+def weights_file(named: str | Path, *, fetch: bool = True) -> Path:
+    """The file that is named, or that of published weights of this name; without `fetch` its place, where it need not be."""
+    if str(named).partition(":")[0] not in _PUBLISHERS or Path(named).exists():
+        return Path(named)
+    return pretrained_checkpoint(str(named)) if fetch else _published(str(named))[2]
+
+
+def _published(name: str) -> tuple[str, str, Path]:
+    """Who published weights, their whole name there, and their place in the cache; InputError for a name that there is not."""
     publisher, _, which = name.partition(":")
     if publisher not in _PUBLISHERS or not which:
         raise InputError(
             f"There are no weights called {shortly(name)}:",
             "name them as in official:iresnet50, torchvision:resnet50.IMAGENET1K_V2 or timm:resnet50.a1_in1k.",
         )
-    named, fetched = _PUBLISHERS[publisher]
-    which = named(which)
-    file = cache_folder() / f"{publisher}-{which}.pt"
-    if not _is_kept(file):
-        network, details = fetched(which)
-        save_checkpoint(file, network, origin=f"{publisher}:{which}", **details)
-        write_text(_hash_beside(file), _hashed(file))
-    return file
-
-
-def weights_file(named: str | Path) -> Path:
-    """The file that is named, or that of published weights of this name."""
-    is_published = str(named).partition(":")[0] in _PUBLISHERS and not Path(named).exists()
-    return pretrained_checkpoint(str(named)) if is_published else Path(named)
+    which = _PUBLISHERS[publisher][0](which)
+    return publisher, which, cache_folder() / f"{publisher}-{which}.pt"
 
 
 def imagenet_labels() -> tuple[str, ...]:

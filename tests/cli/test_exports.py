@@ -45,6 +45,12 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert done.stderr == ""
 
 
+def test_a_manifest_is_read_without_what_judges_it() -> None:
+    program = f"import sys, iresnet_export.inspection\nprint([name for name in {(*HEAVY[:3], 'scipy')!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_no_arguments_show_the_help(run: Run) -> None:
     outcome = run()
     assert "Usage: iresnet-export" in outcome.out + outcome.err

@@ -19,7 +19,7 @@ from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.errors import CheckpointError, InputError, UnavailableError
 from iresnet_models.files import sha256_of
 from iresnet_models.network import network_from_spec
-from iresnet_models.pretrained import imagenet_labels, pretrained_checkpoint
+from iresnet_models.pretrained import imagenet_labels, pretrained_checkpoint, weights_file
 from iresnet_models.spec import OFFICIAL_WEIGHTS, ModelSpec
 from iresnet_train import config_for
 
@@ -67,6 +67,8 @@ def test_training_starts_from_them_too(hub: Path) -> None:
     assert (config.pretrained, config.arch, config.depth) == (pretrained_checkpoint(V1), "resnet", 18)
     assert (config.val_resize, config.val_crop_size) == (256, 224)
     assert config_for("digits", pretrained=hub, arch="resnet", depth=18).pretrained == hub
+    assert weights_file("torchvision:resnet18", fetch=False) == pretrained_checkpoint(V1)
+    assert not weights_file("torchvision:resnet101", fetch=False).exists(), "a run that goes on fetches nothing"
 
 
 def test_the_second_version_wants_another_resize(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:

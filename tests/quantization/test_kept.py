@@ -316,7 +316,8 @@ def test_where_calibration_gives_less_than_was_foreseen_more_is_kept(mixed: Mixe
 
 def measured_again(made: Quantization, wanted: float) -> tuple[tuple[Step, ...], str | None]:
     one, options = given("iresnet"), ExportOptions(precision="int8", calibrator="minmax", min_sqnr=wanted, keep_float=("layer1.1",))
-    return measured_steps(one.source, {False: one.folded}, one.images, options, made, no_progress, within=0.1)
+    goal = Goal.of(one.source, options, no_progress)
+    return measured_steps(one.source, {False: one.folded}, one.images, options, made, goal, no_progress, within=0.1)
 
 
 def test_steps_are_measured_again_and_a_place_without_need_is_seen(mixed: Mixed) -> None:
@@ -366,7 +367,8 @@ def test_more_than_codes_can_give_is_refused() -> None:
     ) as told:
         one.quantization(min_sqnr=90.0)
     most = float(str(told.value).partition(" quantized ")[2].partition(" dB")[0])
-    assert most > one.quantization().predicted_sqnr_db + 8, "of the last place, and not of the first"
+    alone = {place: one.quantization(keep_float=tuple(other for other in PLACES if other != place)) for place in PLACES}
+    assert most in {round(made.predicted_sqnr_db, 1) for made in alone.values()}, "of the last place, and not of the first"
 
 
 @pytest.mark.slow
@@ -419,7 +421,8 @@ def test_an_export_for_an_accuracy_is_rebuilt_and_measured_again(tmp_path: Path)
     assert "details.quantization" in str(reason(lambda steps: steps[-1].update(accuracy_drop=1.5)))
     assert "details.quantization" in str(reason(lambda steps: [step.pop("accuracy_drop") for step in steps]))
     assert "details.quantization" in str(reason(lambda steps: steps.pop(1)))
-    assert "steps.0.accuracy_drop" in str(reason(lambda steps: steps[0].update(accuracy_drop=80.0), from_scratch=True))
+    of_another = reason(lambda steps: steps[0].update(accuracy_drop=80.0), from_scratch=True)
+    assert "quantization.steps[0].accuracy_drop is" in str(of_another)
 
 
 def test_accuracy_takes_labelled_images_and_enough_of_them(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from iresnet_models import ModelSpec, load_checkpoint, network_from_spec, save_checkpoint
 from iresnet_models.errors import InputError, PreemptedError
-from iresnet_train import Progress, TrainConfig, config_for, train
+from iresnet_train import Progress, TrainConfig, config_for, loop, train
 from iresnet_train.distributed import World
 from iresnet_train.initial import initial_network
 from iresnet_train.learner import Learner
@@ -263,3 +263,35 @@ def test_what_makes_no_sense_is_refused(values: dict[str, Any], says: str) -> No
 def test_the_preset_asks_for_weights() -> None:
     with pytest.raises(InputError, match="finetune starts from the weights of a trained network; name them with --pretrained"):
         config_for("photos", "finetune")
+
+
+def test_the_loop_hands_on_what_was_asked_for(tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, Any] = {}
+
+    class SeenError(Exception):
+        pass
+
+    def learner(_config: TrainConfig, _network: object, _world: World, weights: Tensor | None) -> None:
+        found["weights"] = weights
+        raise SeenError
+
+    def loader(*arguments: Any, **planned: Any) -> TrainingLoader:
+        found["balanced"] = planned["balanced"]
+        return TrainingLoader(*arguments, **planned)
+
+    monkeypatch.setattr(loop, "Learner", learner)
+    monkeypatch.setattr(loop, "TrainingLoader", loader)
+    for asked in ({}, {"class_weights": "balanced"}, {"balanced_sampling": True}):
+        with pytest.raises(SeenError):
+            train(tiny_config(**asked, overwrite=True))
+        assert (found["weights"] is not None, found["balanced"]) == ("class_weights" in asked, "balanced_sampling" in asked)
+
+
+def test_training_starts_from_the_weights_that_were_named(tiny_config: MakeConfig, tmp_path: Path, pretrained: Path) -> None:
+    raw = load_checkpoint(pretrained).model.state_dict()
+    average = {f"module.{key}": value + 1 if value.is_floating_point() else value for key, value in raw.items()}
+    torch.save({"model": raw, "model_ema": average | {"n_averaged": torch.tensor(3)}}, tmp_path / "both.pth")
+    for which, added in ((None, 1.0), ("average", 1.0), ("raw", 0.0)):
+        config = tiny_config(arch="resnet", pretrained=tmp_path / "both.pth", which=which)
+        made = initial_network(config, load_checkpoint(pretrained).spec)
+        assert torch.equal(made.conv1.weight, raw["conv1.weight"] + added), which

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
+from iresnet_data import evaluation_set
 from iresnet_models import ModelSpec, load_checkpoint, network_from_spec, save_checkpoint
 from iresnet_models.errors import CheckpointError, InputError
+from iresnet_models.pretrained import imagenet_labels
 from iresnet_train import config_for
-from iresnet_train.initial import initial_network
+from iresnet_train.initial import _same_classes, initial_network
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +75,22 @@ def test_how_its_images_were_prepared_is_kept_or_told(
         made = initial_network(config, ModelSpec(config.arch, config.depth, num_classes=5, image_size=32, resize=32))
         assert made.spec.mean == mean
         assert [entry.getMessage().startswith(said) for entry in caplog.records] == ([True] if said else [])
+
+
+def test_folders_of_imagenet_by_wordnets_numbers_are_the_classes_of_published_weights(tmp_path: Path) -> None:
+    """Which call them otherwise: evaluation takes them in their order, and training keeps the classifier."""
+    numbers = [f"n{number:08}" for number in range(1000)]
+    for number in numbers:
+        (tmp_path / "val" / number).mkdir(parents=True)
+    for number in (3, 999):
+        Image.new("RGB", (40, 40)).save(tmp_path / "val" / numbers[number] / "a.png")
+    published = ModelSpec("resnet", 18, image_size=32, resize=32, labels=imagenet_labels())
+    found = evaluation_set(str(tmp_path), published)
+    assert list(found.labels) == [3, 999]
+    own = ModelSpec("resnet", 18, labels=tuple(numbers))
+    assert _same_classes(published, own)
+    assert not _same_classes(replace(published, labels=tuple(f"c{place}" for place in range(1000))), own)
+    assert not _same_classes(published, replace(own, labels=tuple(reversed(imagenet_labels()))))
+    (tmp_path / "val" / numbers[0]).rmdir()
+    with pytest.raises(InputError, match="folders that are no classes of the network"):
+        evaluation_set(str(tmp_path), published)

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 
-from iresnet_models.checkpoint import Checkpoint, load_checkpoint
+from iresnet_data.folders import are_wordnets
+from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.errors import InputError
 from iresnet_models.network import Network, network_from_spec
-from iresnet_models.spec import ModelSpec, Which
+from iresnet_models.spec import ModelSpec
 from iresnet_train.config import TrainConfig
 
 _log = logging.getLogger("iresnet_train")
 
 
-_INHERITED = ("groups", "mean", "std", "interpolation")
+INHERITED = ("groups", "mean", "std", "interpolation")
 """What weights ask of a network and of its images, and no option says."""
-
-
-def load_pretrained(named: Path, arch: str | None, depth: int | None, which: Which | None = None) -> Checkpoint:
-    """What `--pretrained` names; `arch` and `depth` are as expected, None as it says. `which`: of its weights."""
-    return load_checkpoint(named, arch=arch, depth=depth, which=which)
 
 
 def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
@@ -31,13 +26,13 @@ def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
     """
     if config.pretrained is None:
         return network_from_spec(spec, zero_init_residual=config.zero_init_residual)
-    source = load_pretrained(config.pretrained, config.arch, config.depth, config.which)
+    source = load_checkpoint(config.pretrained, arch=config.arch, depth=config.depth, which=config.which)
     if config.groups not in (None, source.spec.groups):
         raise InputError(
             f"{config.pretrained} holds {source.spec.name} with {source.spec.groups} groups, but {config.groups} were asked for.",
             "Leave out --groups, or name another checkpoint.",
         )
-    model = network_from_spec(replace(spec, **{name: getattr(source.spec, name) for name in _INHERITED}))
+    model = network_from_spec(replace(spec, **{name: getattr(source.spec, name) for name in INHERITED}))
     fresh = {} if _same_classes(source.spec, spec) else {"fc.weight": model.fc.weight, "fc.bias": model.fc.bias}
     model.load_state_dict(source.model.state_dict() | fresh)
     head = f"its classifier too ({spec.num_classes} classes)"
@@ -54,5 +49,11 @@ def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
 
 
 def _same_classes(source: ModelSpec, spec: ModelSpec) -> bool:
-    """Whether the classes are as many, and of the same names where both are known."""
-    return source.num_classes == spec.num_classes and (source.labels is None or source.labels == spec.labels)
+    """Whether the classes are as many, and of the same names where both are known, or ImageNet's by name and by number."""
+    if source.num_classes != spec.num_classes:
+        return False
+    if source.labels in (None, spec.labels):
+        return True
+    from iresnet_models.pretrained import imagenet_labels
+
+    return are_wordnets(spec.labels or (), source.num_classes) and source.labels == imagenet_labels()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
@@ -127,7 +128,9 @@ class Logs:
         try:
             do()
         except Exception as error:
-            self._logs.pop(name, None)
+            if (log := self._logs.pop(name, None)) is not None:
+                with suppress(Exception):  # what cannot be told cannot be ended either, as a rule
+                    log.end("failed")
             _log.warning("The log of %s failed (%.300s) and is left; training goes on.", name, named_line(error))
 
 

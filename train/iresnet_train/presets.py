@@ -130,9 +130,9 @@ def _network_of(said: dict[str, Any], *, sizes: bool) -> dict[str, Any]:
         return {}
     if said.get("resume", "no") != "no" and not said["pretrained"].exists():
         return {}  # a run that goes on has its weights already
-    from iresnet_train.initial import load_pretrained
+    from iresnet_models.checkpoint import load_checkpoint
 
-    spec = load_pretrained(said["pretrained"], said.get("arch"), said.get("depth"), said.get("which")).spec
+    spec = load_checkpoint(said["pretrained"], arch=said.get("arch"), depth=said.get("depth"), which=said.get("which")).spec
     network = {"arch": spec.arch, "depth": spec.depth}
     if not sizes:
         return network

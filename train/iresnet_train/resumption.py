@@ -14,6 +14,7 @@ from iresnet_models.errors import InputError
 from iresnet_models.remembered import recall, remember
 from iresnet_models.spec import ModelSpec
 from iresnet_train.config import TrainConfig
+from iresnet_train.initial import INHERITED
 from iresnet_train.saved import SavedState, checked
 from iresnet_train.state import StateFolder
 
@@ -102,4 +103,4 @@ def spec_of(saved: SavedState, spec: ModelSpec, config: TrainConfig) -> ModelSpe
             "split is another.",
             "Name the folder as it was, or begin another run in another --result-path.",
         )
-    return dataclasses.replace(spec, groups=own.groups, mean=own.mean, std=own.std, interpolation=own.interpolation)
+    return dataclasses.replace(spec, **{name: getattr(own, name) for name in INHERITED})

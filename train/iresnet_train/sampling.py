@@ -20,7 +20,8 @@ def balanced_order(labels: Sequence[int], generator: torch.Generator) -> list[in
     A number is an image's index, the next time that the image comes its index plus the number of images, and so on: what is drawn
     for it follows from its number. Of a class none comes again before all have come.
     """
-    members = [torch.tensor([index for index, label in enumerate(labels) if label == own]) for own in sorted(set(labels))]
+    found = torch.tensor(labels)
+    members = [one for one in torch.split(torch.argsort(found, stable=True), torch.bincount(found).tolist()) if len(one)]
     count, rest = divmod(len(labels), len(members))
     larger = set(torch.randperm(len(members), generator=generator)[:rest].tolist())
     numbers: list[int] = []

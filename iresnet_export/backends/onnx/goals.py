@@ -29,13 +29,6 @@ _TIMES, _LEAST = 5, 500
 """As many labelled images as that times those that show a drop where nothing is lost, and at least so many."""
 
 
-def top1_of(source: Source, options: ExportOptions, quantized: onnx.ModelProto, progress: Progress) -> Top1:
-    """What a quantized graph loses and gains over the labelled images that its options ask for."""
-    labelled = Goal.of(source, options, progress).labelled
-    assert labelled is not None
-    return labelled.top1(quantized)
-
-
 def require_labelled(source: Source, options: ExportOptions) -> None:
     """InputError unless labelled held-out images are there, and enough of them, to show the drop in accuracy that is asked for."""
     if options.max_accuracy_drop is not None:
@@ -51,6 +44,10 @@ def labelled_images(limit: float) -> tuple[int, int]:
     if needed is None:
         raise InputError(f"--max-accuracy-drop {limit:g}: no data set has as many images as would show that.", "Allow more.")
     return needed, max(_LEAST, _TIMES * needed)
+
+
+def held_out_in_words(count: int, data: str) -> str:
+    return f"{count} held-out images of {data}"
 
 
 class Labelled:
@@ -77,7 +74,7 @@ class Labelled:
                 f"holds out {count:,}, which show {100 * drop_bound(0, 0, count):.2g} points at best.",
                 "Allow more, or hold out more images.",
             )
-        self._images = Images(pixels, count, f"{count} held-out images of {short_name(data)}", spec)
+        self._images = Images(pixels, count, held_out_in_words(count, short_name(data)), spec)
         self._source, self._options, self._progress = source, options, progress
 
     def top1(self, quantized: onnx.ModelProto) -> Top1:

@@ -91,6 +91,7 @@ def measured_steps(
     images: Images,
     options: ExportOptions,
     wanted: Quantization,
+    goal: Goal,
     progress: Progress,
     *,
     within: float,
@@ -103,7 +104,7 @@ def measured_steps(
     """
     if not wanted.steps:
         return (), None
-    asked, goal = places_of(source, options).kept(options.keep_float), Goal.of(source, options, progress)
+    asked = places_of(source, options).kept(options.keep_float)
     best = chosen_quantization(source, networks, images, options, progress, kept=asked)
     ways = {(best.calibrator, best.equalized): best}
     for trial in best.tried:
