@@ -66,6 +66,7 @@ def _candidate(candidate: Candidate, options: VerifyOptions) -> dict[str, Any]:
         "decisions": decisions and _decisions(decisions, options.max_accuracy_drop),
         "first_divergence": localisation and localisation.first,
         "localisation": localisation and [dataclasses.asdict(entry) for entry in localisation.places],
+        "steps": [dataclasses.asdict(step) for step in candidate.steps],
     }
     missing = candidate.reason or "not reached"
     reasons = dict.fromkeys(("coverage", "computed_precision", "reference", "decisions", *figures), missing)

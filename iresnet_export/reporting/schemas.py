@@ -236,6 +236,16 @@ class GraphReport:
 
 
 @dataclass(frozen=True, config=STRICT)
+class MixedStep:
+    """What an export measured with one more `place` kept in float32, empty for none: dB, percentage points, one image's time."""
+
+    place: str
+    sqnr_db: Number
+    accuracy_drop: Number | None = None
+    milliseconds: Positive | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class VerifyCandidate:
     """An artifact as one runtime runs it, and its verdict."""
 
@@ -260,6 +270,7 @@ class VerifyCandidate:
     decisions: Decisions | None = None
     first_divergence: str | None = None
     localisation: tuple[Place, ...] | None = None
+    steps: tuple[MixedStep, ...] = ()
     null_reasons: Reasons = field(default_factory=dict)
 
 

@@ -22,12 +22,14 @@ from iresnet_export.reporting.words import (
     figures,
     interval,
     megabytes,
+    milliseconds,
     one_line,
     parity_figure,
     percent,
     printable,
     probability,
     share,
+    step_name,
     times,
 )
 
@@ -341,6 +343,20 @@ def changes_table(number: int, one: Evaluated, most: int) -> Table:
         rows.append([one.label(each.number), f"{each.images:,}", percent(each.reference), percent(each.candidate), *only, *p])
     columns = ["class", ">images", ">recall before", ">now", ">only then right", ">only now", ">p", ">p, corrected"]
     return table(f"changes-{number}", f"{evaluated_name(one)}: classes that change from the reference", columns, rows)
+
+
+def steps_table(number: int, one: VerifyCandidate) -> Table:
+    rows: list[Row] = [
+        [
+            step_name(step.place),
+            f"{step.sqnr_db:.1f} dB",
+            "" if step.accuracy_drop is None else f"{step.accuracy_drop:.2f}",
+            milliseconds(step.milliseconds),
+        ]
+        for step in one.steps
+    ]
+    columns = ["kept in float32", ">signal to noise", ">points lost at most", ">one image"]
+    return table(f"steps-{number}", f"{one.artifact}: places kept in float32, step by step", columns, rows)
 
 
 def evaluated_name(one: Evaluated) -> str:

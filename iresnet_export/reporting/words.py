@@ -105,6 +105,11 @@ def milliseconds(value: float | None) -> str:
     return "" if value is None else f"{figures(value)} ms"
 
 
+def step_name(place: str) -> str:
+    """Of a step of mixed precision, which keeps one place more than the one before."""
+    return f"{place} too" if place else "none of them"
+
+
 def interval(bounds: tuple[float, float] | None) -> str:
     return "" if bounds is None else f"{figures(bounds[0])} to {figures(bounds[1])}"
 

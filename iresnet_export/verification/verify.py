@@ -29,6 +29,7 @@ from iresnet_export.errors import (
     UnavailableError,
 )
 from iresnet_export.graph.compare import WeightsReport
+from iresnet_export.quantization.codes import Step
 from iresnet_export.reporting.schemas import Coverage, GraphReport, Verdict
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.criteria import NOISE_LIMIT, Criterion, criterion_for
@@ -111,6 +112,8 @@ class Candidate:
     """How much of the artifact was compared: see `ReadBack`."""
     notices: tuple[str, ...] = ()
     """What is to be said of how it ran, whatever the verdict."""
+    steps: tuple[Step, ...] = ()
+    """What keeping places in float32 gives and costs, as the export measured it."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,7 @@ def _verdicts(
         unseen = None if limit is None else f"not comparable: {limit}" if found.unlike else f"without --quick it is {limit}"
         status: Verdict = "fail" if found.reason else "skipped" if limit else "pass"
         read: dict[str, Any] = {"weights": found.weights, "graph": found.graph, "coverage": found.coverage}
+        read["steps"] = _steps(artifact)
         read["notices"] = (*said_by_options(artifact), *((REPEATED,) if found.is_repeated and not found.reason else ()))
         return [Candidate(artifact.path, _NO_RUNTIME, found.stored or precision, status, found.reason or unseen, **read)]
 
@@ -245,6 +249,11 @@ def _verdicts(
         return reference, dataclasses.replace(criterion, max_accuracy_drop=options.max_accuracy_drop)
 
     return [_verdict(artifact, runtime, deployment, found, criterion_of, options, progress) for runtime in runtimes]
+
+
+def _steps(artifact: Artifact) -> tuple[Step, ...]:
+    codes = None if artifact.manifest is None else artifact.manifest.details.quantization
+    return () if codes is None else codes.steps
 
 
 def _verdict(
@@ -260,7 +269,7 @@ def _verdict(
     precision, wrong, is_foreign = held.stored or artifact.precision, held.reason, artifact.manifest is None
 
     def verdict(status: Verdict, reason: str | None, **measured: Any) -> Candidate:
-        found = {"weights": held.weights, "graph": held.graph, "coverage": held.coverage, **measured}
+        found = {"weights": held.weights, "graph": held.graph, "coverage": held.coverage, "steps": _steps(artifact), **measured}
         return Candidate(artifact.path, runtime.label, precision, status, reason, **found)
 
     if not held.is_comparable:

@@ -13,8 +13,9 @@ from markdown_it.tree import SyntaxTreeNode
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.reporting.documents import verify_report
 from iresnet_export.reporting.markdown import verify_markdown
+from iresnet_export.reporting.schemas import Flip
 from iresnet_export.reporting.words import figures
-from iresnet_export.verification.decisions import Decisions, Flip, Proportion
+from iresnet_export.verification.decisions import Decisions, Proportion
 from iresnet_export.verification.verify import Candidate, Verification, VerifyOptions, verify
 
 OPTIONS = VerifyOptions(images=32, batch_sizes=(7,))

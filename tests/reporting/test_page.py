@@ -44,8 +44,9 @@ def headings(root: Element) -> list[str]:
 def test_every_section_has_its_data(rich: Shown) -> None:
     root = parsed(rich.text)
     assert headings(root) == [
-        "Verdicts", "Measurements", "Speed-ups", "Latency", "Batch sizes", "Accuracy against latency", "Classes",
-        "Calibration", "Mistakes", "The machine's limit", "Under load", "Cold start", "Parity", "Training", "Environment",
+        "Verdicts", "Measurements", "Speed-ups", "Latency", "Batch sizes", "Accuracy against latency", "Mixed precision",
+        "Classes", "Calibration", "Mistakes", "The machine's limit", "Under load", "Cold start", "Parity", "Training",
+        "Environment",
     ]  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def test_every_section_has_its_data(rich: Shown) -> None:
     ("kind", "expected"),
     [
         ("bench", ["Measurements", "Speed-ups", "Latency", "The machine's limit", "Not measured", "Environment"]),
-        ("verify", ["Verdicts", "Parity", "Not measured", "Environment"]),
+        ("verify", ["Verdicts", "Mixed precision", "Parity", "Not measured", "Environment"]),
         ("evaluation", ["Verdicts", "Accuracy", "Classes", "Calibration", "Mistakes", "Not measured", "Environment"]),
         ("training", ["Verdicts", "Training", "Not measured", "Environment"]),
     ],

@@ -1,8 +1,9 @@
 """Mixed precision with a price: which places of a network stay in float32 so that the rest may be quantized, and what they cost.
 
-Each place is ranked by the signal to noise that keeping it alone gives, over the held-out images. Those that cost most are kept,
-one after another, until as much is predicted, or as little accuracy shown to be lost, as was asked for; then those are given up,
-from the last on, without which it is too.
+Places are ranked over the held-out images in two orders: by the signal to noise that is lost where each alone is quantized, and by
+what is won where each alone is kept. Those that cost most are kept, one after another, in the order that gives more of so many,
+until as much is predicted, or as little accuracy shown to be lost, as was asked for; then those are given up, from the last on,
+without which it is too.
 """
 
 from __future__ import annotations
@@ -62,15 +63,16 @@ def quantization_asked_for(
     if goal.is_reached(made):
         return made
     ranking = _Ranking(graph(made.equalized), made, asked, source, images, goal, progress)
-    free = ranking.ordered([place for place in places.codes if place not in asked])
+    orders = ranking.orders([place for place in places.codes if place not in asked])
     first, shortfall = goal.step("", made), 0.0
     most = goal.value(made)
-    for count in range(1, len(free)):
-        foreseen = ranking.value(free[:count])
+    for count in range(1, len(orders[0])):
+        costly = max((order[:count] for order in orders), key=ranking.sqnr_db)
+        foreseen = ranking.value(costly)
         most = max(most, foreseen - shortfall)
         if foreseen < goal.wanted + shortfall:
             continue
-        needed = ranking.needed(free[:count], goal.wanted + shortfall)
+        needed = ranking.needed(costly, goal.wanted + shortfall)
         made = made_with(tuple(place for place in places.all if place in asked or place in needed))
         steps = ranking.steps(needed)
         if goal.is_reached(made):
@@ -152,6 +154,7 @@ class _Ranking:
         self._goal, self._options, self._progress = goal, goal.options, progress
         self._exact = float32_logits(source, images)
         self._drops: dict[frozenset[str], float] = {}
+        self._predicted: dict[frozenset[str], float] = {}
         values = [model.graph.input[0].name, *(node.output[0] for node in model.graph.node)]
         batches = images.taken(images.measuring(images.measured), self._options)
         observers = observed(OnnxGraph(model), values, batches, images.measured // images.batch, progress)
@@ -159,13 +162,18 @@ class _Ranking:
         self._ranges: dict[str, Range] = {name: find(observer) for name, observer in observers.items()}
         self._gain = made.predicted_sqnr_db - self._uncorrected(())
 
-    def ordered(self, places: Sequence[str]) -> list[str]:
-        """Those first that cost most, as keeping each by itself shows."""
-        alone: dict[str, float] = {}
+    def orders(self, places: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Those first that cost most: as quantizing each by itself shows, and as keeping each by itself does.
+
+        What little the first order says of places that only matter together, the second one does, and the other way round.
+        """
+        lost: dict[str, float] = {}
+        won: dict[str, float] = {}
         for number, place in enumerate(places):
             self._progress("Ranking what quantizing costs", number / len(places))
-            alone[place] = self.sqnr_db([place])
-        return sorted(places, key=lambda place: -alone[place])
+            lost[place] = -self.sqnr_db([other for other in places if other != place])
+            won[place] = self.sqnr_db([place])
+        return sorted(places, key=lambda place: -lost[place]), sorted(places, key=lambda place: -won[place])
 
     def needed(self, kept: Sequence[str], wanted: float) -> list[str]:
         """Without those, from the last on, that what is wanted does not need."""
@@ -187,7 +195,9 @@ class _Ranking:
 
     def sqnr_db(self, kept: Sequence[str]) -> float:
         """Predicted, with these places kept too."""
-        return self._gain + self._uncorrected(kept)
+        if (known := frozenset(kept)) not in self._predicted:
+            self._predicted[known] = self._gain + self._uncorrected(kept)
+        return self._predicted[known]
 
     def _accuracy_drop(self, kept: Sequence[str]) -> float | None:
         if self._goal.labelled is None:

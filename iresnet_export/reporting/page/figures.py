@@ -13,16 +13,17 @@ from iresnet_export.reporting.plots.canvas import Plot
 from iresnet_export.reporting.plots.confusion import MOST_CLASSES, RIGHT, WRONG, confusion_plot
 from iresnet_export.reporting.plots.latency import distribution_plot
 from iresnet_export.reporting.plots.marks import LegendItem, Mark, distinct, legend_item
+from iresnet_export.reporting.plots.mixed import TimedStep, mixed_plot
 from iresnet_export.reporting.plots.parity import Manifest, parity_plot
 from iresnet_export.reporting.plots.reliability import MARK, reliability_plot
 from iresnet_export.reporting.plots.roofline import Reached, Roof, roofline_plot
 from iresnet_export.reporting.plots.serving import cold_plot, server_plot
 from iresnet_export.reporting.plots.speedups import speedup_plot
 from iresnet_export.reporting.plots.training import Run, run_mark, training_plot
-from iresnet_export.reporting.schemas import BenchResult, Evaluated
+from iresnet_export.reporting.schemas import BenchResult, Evaluated, VerifyCandidate
 from iresnet_export.reporting.summary import baseline_name
 from iresnet_export.reporting.tables import evaluated_name
-from iresnet_export.reporting.words import backend_name, network_name, share
+from iresnet_export.reporting.words import backend_name, network_name, share, step_name
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,13 @@ def accuracy_figure(identifier: str, title: str, collection: Collection) -> Figu
     return Figure(
         identifier, title, accuracy_plot(identifier, title, points), _legend([(point.name, point.mark) for point in points])
     )
+
+
+def mixed_figure(number: int, one: VerifyCandidate) -> Figure | None:
+    """None with fewer than two steps whose time was measured."""
+    steps = [TimedStep(step_name(step.place), step.milliseconds, step.sqnr_db) for step in one.steps if step.milliseconds]
+    identifier, title = f"mixed-{number}", f"{one.artifact}: what places in float32 give and cost"
+    return Figure(identifier, title, mixed_plot(identifier, title, steps)) if len(steps) > 1 else None
 
 
 def confusion_figure(number: int, one: Evaluated) -> Figure | None:

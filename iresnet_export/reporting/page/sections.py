@@ -15,6 +15,7 @@ from iresnet_export.reporting.page.figures import (
     cold_figure,
     confusion_figure,
     distribution_figure,
+    mixed_figure,
     parity_figure,
     reliability_figure,
     roofline_figure,
@@ -36,6 +37,7 @@ from iresnet_export.reporting.tables import (
     limits_table,
     mistakes_table,
     server_table,
+    steps_table,
     verify_table,
 )
 from iresnet_export.reporting.words import count
@@ -59,6 +61,8 @@ _LEADS = {
     "of two files are compared over the same images by McNemar's exact test, corrected for their number (Holm).",
     "calibration": "A network that says 80 % should be right in 80 % of such cases: on the dashed line. The expected calibration "
     "error is the distance from it, averaged over all images, in 15 bins of equal width. Few images make it larger than it is.",
+    "mixed": "Each point keeps one place more of the network in float32: what that gives in signal to noise, and what it costs, as "
+    "the export measured both. No step on the dashed line is beaten in both.",
     "mistakes": "Images that are taken for another class, the most confident first: wrong labels are often among them.",
     "roofline": "The lines are this machine's own measured limits: memory on the slope, arithmetic on the level. A point's "
     "distance below its line is what is left.",
@@ -105,8 +109,8 @@ def sections(collection: Collection, comparison: Comparison | None) -> Iterator[
     if comparison is not None:
         yield _comparison(comparison)
     for make in (
-        _measurements, _speedups, _latency, _batches, _accuracy, _classes, _calibration, _mistakes, _roofline, _server, _cold,
-        _parity, _training,
+        _measurements, _speedups, _latency, _batches, _accuracy, _mixed, _classes, _calibration, _mistakes, _roofline, _server,
+        _cold, _parity, _training,
     ):  # fmt: skip
         made = make(collection)
         if made is not None:
@@ -157,6 +161,16 @@ def _accuracy(collection: Collection) -> Section | None:
     if figure is None:
         return Section("accuracy", "Accuracy", "Over all held-out images.", tables=tables) if tables else None
     return Section("accuracy", "Accuracy against latency", _LEADS["accuracy"], (figure,), tables=tables)
+
+
+def _mixed(collection: Collection) -> Section | None:
+    found = list({one.artifact: one for one in collection.candidates if one.steps}.values())
+    if not found:
+        return None
+    figures = tuple(figure for number, one in enumerate(found) if (figure := mixed_figure(number, one)) is not None)
+    tables = [steps_table(number, one) for number, one in enumerate(found)]
+    shown = figures[:1], figures[1:], tuple(tables[:1])
+    return Section("mixed", "Mixed precision", _LEADS["mixed"], *shown, more_tables=tuple(tables[1:]))
 
 
 def _classes(collection: Collection) -> Section | None:

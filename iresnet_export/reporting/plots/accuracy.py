@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from matplotlib.figure import Figure
 
@@ -41,12 +42,28 @@ class Point:
     top1: float
     ci95: tuple[float, float] | None = None
 
+    @property
+    def gain(self) -> float:
+        return self.top1
 
-def pareto_front(points: Sequence[Point]) -> list[Point]:
+
+class Placed(Protocol):
+    """What has a price in milliseconds and gives something for it."""
+
+    @property
+    def latency(self) -> float: ...
+    @property
+    def gain(self) -> float: ...
+
+
+P = TypeVar("P", bound=Placed)
+
+
+def pareto_front(points: Sequence[P]) -> list[P]:
     """Those that no other beats in one figure without losing in the other, the fastest first."""
-    front: list[Point] = []
-    for point in sorted(points, key=lambda one: (one.latency, -one.top1)):
-        if not front or point.top1 > front[-1].top1:
+    front: list[P] = []
+    for point in sorted(points, key=lambda one: (one.latency, -one.gain)):
+        if not front or point.gain > front[-1].gain:
             front.append(point)
     return front
 
