@@ -27,14 +27,13 @@ from iresnet_export.exporting import export_artifact
 from iresnet_export.reporting.documents import _decisions, verify_report
 from iresnet_export.reporting.remarks import decision_lines, flips_in_words
 from iresnet_export.reporting.schemas import Decisions as DecisionsDocument
-from iresnet_export.reporting.schemas import VerifyCandidate, validated
+from iresnet_export.reporting.schemas import Flip, VerifyCandidate, validated
 from iresnet_export.system.progress import no_progress
 from iresnet_export.verification import verify as verify_module
 from iresnet_export.verification.criteria import NOISE_LIMIT, Criterion, Expectation
 from iresnet_export.verification.decisions import (
     AccuracyDrop,
     Decisions,
-    Flip,
     Proportion,
     compare_decisions,
     drop_bound,
