@@ -505,6 +505,16 @@ def test_several_processes_find_what_is_together_already(
         predict_to(lines, artifact, [folder], ALL)
 
 
+@pytest.mark.parametrize(("rank", "told"), [(0, True), (1, False)])
+def test_of_several_processes_one_tells(
+    rank: int, told: bool, folder: Path, artifacts: dict[str, Artifact], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr(prediction, "predict_to", lambda *arguments, **options: Written(3, 1, 0))
+    outcome = run("predict", artifacts["onnx"].path, folder, "--jsonl", "x.jsonl")
+    assert (outcome.status, "Predictions: x.jsonl (3 images)" in outcome.err, "Not read: 1" in outcome.err) == (2, told, told)
+
+
 @pytest.mark.slow
 def test_torchruns_processes_share_images_out(lines: Path, folder: Path, artifacts: dict[str, Artifact]) -> None:
     """The file is that of one process; a share that was cut off is gone on with."""
