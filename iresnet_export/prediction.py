@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from iresnet_models.spec import NOTHING_SAID, NetworkSpec, SpecOptions, Which
 from iresnet_train.distributed import joined_world, world_size
 
 _DECODERS = min(4, usable_cores())
+_PATIENCE = timedelta(days=365)
+"""How long processes wait for the slowest share: of a run that goes on one may be whole, and another hardly begun."""
 
 
 @dataclass(frozen=True)
@@ -118,16 +121,20 @@ def predict_to(
     artifact = open_artifact(path, options.which)
     found = find_images(images)
     by = {"artifact": artifact.path.name, "sha256": sha256_of(artifact.path), "options": options.in_lines}
-    with joined_world(options.device.type) as world:  # type: ignore[arg-type]
+    with joined_world(options.device.type, patience=_PATIENCE) as world:  # type: ignore[arg-type]
         if world.size > 1:
             options = dataclasses.replace(options, device=world.device)
         parts, own = [part_of(file, rank, world.size) for rank in range(world.size)], found[world.rank :: world.size]
-        if not resume or world.size > 1:
+        if not resume:
             require_absent(file)
+        is_merged = world.size > 1 and os.path.lexists(file)
         try:
             require_no_other_parts(file, world.size)
-            with LineFile(parts[world.rank], by, (image.name for image in own), resume=resume) as lines:
-                share = _write(lines, own, artifact, options, progress if world.is_first else no_progress)
+            if is_merged:
+                share = _merged(file, parts, by, found) if world.is_first else (0, 0, 0)
+            else:
+                with LineFile(parts[world.rank], by, (image.name for image in own), resume=resume) as lines:
+                    share = _write(lines, own, artifact, options, progress if world.is_first else no_progress)
         except IResNetError as error:
             world.gather(str(error))  # the others would wait
             raise
@@ -135,7 +142,7 @@ def predict_to(
         for rank, found_there in enumerate(shares):
             if isinstance(found_there, str):
                 raise InputError(f"Process {rank} has failed: {found_there}", "Mend that, and go on with --resume.")
-        if world.size > 1 and world.is_first:
+        if world.size > 1 and world.is_first and not is_merged:
             merge(parts, file)
     return Written(*map(sum, zip(*shares, strict=True)))
 
@@ -150,6 +157,19 @@ def _write(
             for prediction in running_one.predictions(images[before:], progress):
                 lines.write(prediction.to_json())
     return lines.count, lines.unreadable, before
+
+
+def _merged(file: Path, parts: Sequence[Path], by: dict[str, Any], found: Sequence[Found]) -> tuple[int, int, int]:
+    """The same of a file in which the shares are together already; removes what a run that was ended has left of them."""
+    with LineFile(file, by, (image.name for image in found), resume=True) as lines:
+        if lines.count < len(found):
+            reason = (
+                f"{file} has lines of {lines.count:,} of {len(found):,} images, and several processes write shares of their own."
+            )
+            raise InputError(reason, "Go on with it in one process.")
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return lines.count, lines.unreadable, lines.count
 
 
 def find_images(named: Sequence[Path]) -> list[Found]:

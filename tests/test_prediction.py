@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from iresnet_models.files import sha256_of
 from iresnet_models.initialization import untrained_network
 from iresnet_models.json_lines import LineFile
 from iresnet_models.spec import SpecOptions
+from iresnet_train.distributed import World
 
 Run = Callable[..., Outcome]
 Values = np.ndarray[Any, np.dtype[np.float64]]
@@ -478,6 +481,40 @@ def test_a_full_disk_is_told_and_can_be_gone_on_with(lines: Path, folder: Path, 
     assert file.read_bytes() == whole
 
 
+def test_several_processes_find_what_is_together_already(
+    lines: Path, folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of two says so, and takes away what is left of shares; it waits for others as long as their shares take."""
+    whole, artifact, asked = lines.read_bytes(), artifacts["onnx"].path, []
+
+    @contextmanager
+    def joined(device: str, **options: Any) -> Iterator[World]:
+        asked.append(options)
+        yield World(0, 2, torch.device("cpu"))
+
+    monkeypatch.setattr(prediction, "joined_world", joined)
+    monkeypatch.setattr(World, "gather", lambda self, item: [item, (0, 0, 0)])
+    part = lines.with_name(f"{lines.name}.1-of-2")
+    part.write_bytes(whole)
+    assert predict_to(lines, artifact, [folder], ALL, resume=True) == Written(7, 1, 7)
+    assert (lines.read_bytes(), part.exists(), asked) == (whole, False, [{"patience": timedelta(days=365)}])
+    lines.write_bytes(whole[:1000])
+    with pytest.raises(InputError, match="Go on with it in one process"):
+        predict_to(lines, artifact, [folder], ALL, resume=True)
+    with pytest.raises(InputError, match="is there already"):
+        predict_to(lines, artifact, [folder], ALL)
+
+
+@pytest.mark.parametrize(("rank", "told"), [(0, True), (1, False)])
+def test_of_several_processes_one_tells(
+    rank: int, told: bool, folder: Path, artifacts: dict[str, Artifact], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr(prediction, "predict_to", lambda *arguments, **options: Written(3, 1, 0))
+    outcome = run("predict", artifacts["onnx"].path, folder, "--jsonl", "x.jsonl")
+    assert (outcome.status, "Predictions: x.jsonl (3 images)" in outcome.err, "Not read: 1" in outcome.err) == (2, told, told)
+
+
 @pytest.mark.slow
 def test_torchruns_processes_share_images_out(lines: Path, folder: Path, artifacts: dict[str, Artifact]) -> None:
     """The file is that of one process; a share that was cut off is gone on with."""
@@ -491,6 +528,13 @@ def test_torchruns_processes_share_images_out(lines: Path, folder: Path, artifac
     assert [line["file"] for line in found] == [line["file"] for line in expected]
     assert [line["status"] for line in found] == [line["status"] for line in expected]
     assert not list(lines.parent.glob("*-of-*"))
+    # Ended between bringing the lines together and removing the shares; and once more, when all is done.
+    brought_together = merged.read_bytes()
+    for rank in range(2):
+        merged.with_name(f"merged.jsonl.{rank}-of-2").write_bytes(b"".join(brought_together.splitlines(keepends=True)[rank::2]))
+    subprocess.run([*launcher, *command, "--jsonl", merged], capture_output=True, check=False, timeout=300, env=local)
+    assert [path.name for path in lines.parent.glob("merged*")] == ["merged.jsonl"]
+    assert merged.read_bytes() == brought_together
 
 
 def test_lines_say_the_options_that_change_them_and_no_list_of_labels(small_checkpoint: Path) -> None:

@@ -312,6 +312,13 @@ def subject_of(
     """
     if artifact.manifest is not None:
         _require_recorded(artifact, artifact.manifest.spec, said)
+        recorded = artifact.manifest.weights.which
+        if (which or recorded) != recorded and (which, recorded) != ("raw", None):
+            raise InputError(
+                f"{artifact.path} is of {_called(recorded)} of its checkpoint, as its manifest says, and --which {which} was asked "
+                "for.",
+                "Leave out --which, or export the weights that you mean.",
+            )
         return Subject(artifact.manifest.spec, artifact.manifest.weights)
     if artifact.format == "checkpoint":
         own = load_checkpoint(artifact.path, which=artifact.which)

@@ -57,7 +57,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"it is larger than {_LARGEST:,} bytes")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except RecursionError:
         raise InputError(f"The configuration {path} is nested too deeply; it holds lines such as: batch-size = 32") from None
     except (OSError, ValueError) as error:

@@ -26,6 +26,7 @@ from iresnet_export.cli.options import (
     device_from_option,
     spec_options,
 )
+from iresnet_export.cli.training_progress import is_first_process
 from iresnet_export.errors import InputError
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def _write_lines(file: Path, artifact: Path, images: list[Path], options: Predic
         raise InputError("--jsonl is a file that a later run can go on with, and no stream;", "name a file.")
     with progress_bar() as progress:
         found = predict_to(file, artifact, images, options, progress, resume=resume)
+    if not is_first_process():
+        raise typer.Exit(2 if found.unreadable else 0)
     before = f", {found.before:,} of them before" if found.before else ""
     notice(f"Predictions: {file} ({found.images:,} image{'s' if found.images != 1 else ''}{before})")
     if found.unreadable:

@@ -48,7 +48,8 @@ _ROUNDING = 1e-3
 _PROOF = 2.0
 """As a factor, either way: a ratio of two rounding errors."""
 _SQNR_DB = 1.5
-_INTERVAL_DB = 1.0
+_INTERVAL_DB, _NARROWER = 1.0, 2.0
+"""Either way; and no interval is told to be narrower than by this factor, give or take a tenth of the former."""
 _AGREEMENT = 1 / 16
 _FLIPPED = 1 / 128
 """Of images, as a share; of what is lost and gained together half of that."""
@@ -170,7 +171,9 @@ def _is_rounding(place: str, own: float, recorded: float) -> bool:
     name = place.rpartition(".")[2]
     if name in ("error_ratio", "own_precision"):
         return own / _PROOF <= recorded <= own * _PROOF
-    limits = {"sqnr_db": _SQNR_DB, "interval_db": _INTERVAL_DB, "agreement": _AGREEMENT, "accuracy_drop": 100 * _FLIPPED}
+    if name == "predicted_interval_db":
+        return abs(own - recorded) <= _INTERVAL_DB and recorded >= own / _NARROWER - _INTERVAL_DB / 10
+    limits = {"sqnr_db": _SQNR_DB, "agreement": _AGREEMENT, "accuracy_drop": 100 * _FLIPPED}
     allowed = limits.get(name.removeprefix("predicted_"))
     if allowed is not None:
         return abs(own - recorded) <= allowed

@@ -24,8 +24,8 @@ def split_of(images: Sequence[str], labels: Sequence[int], names: Sequence[str],
     """The split of `images` (paths) of the classes `labels`, places in `names`; and whether each is held out.
 
     Photos are taken in the order of their contents' hashes, and held out while every class that they lie in lacks some: of n
-    different photos of a class its `fraction` is held out, rounded, but at least one and at most n - 1. InputError for a class with
-    one photo alone.
+    different photos of a class its `fraction` is held out, rounded, but at least one and at most n - 1; fewer where photos that lie
+    in several classes are in the way. InputError for a class with one photo alone.
     """
     contents = [content_hash(path) for path in images]
     classes = defaultdict[str, set[int]](set)

@@ -20,7 +20,7 @@ _LONGEST = 16 * 2**20
 
 def require_absent(file: Path) -> None:
     if os.path.lexists(file):
-        raise InputError(f"{file} is there already.", "Name another file, remove it, or go on with it by --resume in one process.")
+        raise InputError(f"{file} is there already.", "Name another file, remove it, or go on with it by --resume.")
 
 
 class LineFile:

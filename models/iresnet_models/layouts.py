@@ -29,6 +29,10 @@ _KINDS = "(?:model)?(?:ema|swa|polyak|avg|average|averaged|averaging|shadow)(?:m
 _AVERAGE = re.compile(rf"(?<![a-z]){_KINDS}(?![a-z])")
 _NO_AVERAGE = re.compile(rf"(?<![a-z])(?:no|non|not|without|wo|exp|grad|square)[^a-z]+{_KINDS}(?![a-z])")
 """Names of raw weights, and of what optimizers average."""
+_OF_A_SCORE = re.compile(
+    r"(?:avg|averaged?)_(?:val_|test_|top_?\d_)?(?:acc(?:uracy)?|precision|recall|f1|auroc|iou|loss|error|score|meter)(?![a-z])|(?:macro|micro|weighted)_(?:avg|average)"
+)
+"""What is averaged there are figures: `best_avg_acc` holds the weights of the best one."""
 _LOSS = re.compile(r"(?<![a-z])(?:criterion|criteria|loss|losses|metrics?)(?![a-z])")
 _SCORE = re.compile(r"(?<![a-z])(?:acc|accuracy|auroc|f1|precision|recall)(?![a-z])")
 """Of what is beside a network and is no part of it: its name says what it is for. A layer may be called f1 too."""
@@ -262,7 +266,7 @@ def _roots(names: Mapping[str, Any]) -> list[str]:
 
 
 def _is_called_average(name: str) -> bool:
-    return _AVERAGE.search(_NO_AVERAGE.sub("", _snake(name))) is not None
+    return _AVERAGE.search(_NO_AVERAGE.sub("", _OF_A_SCORE.sub("", _snake(name)))) is not None
 
 
 def _told(content: Mapping[Any, Any]) -> str | None:

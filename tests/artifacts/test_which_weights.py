@@ -10,7 +10,7 @@ import torch
 
 import iresnet_export as ie
 from iresnet_export.artifacts.artifact import Artifact, open_artifact, record
-from iresnet_export.artifacts.source import source_from_checkpoint, source_of_artifact
+from iresnet_export.artifacts.source import source_from_checkpoint, source_of_artifact, subject_of
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.errors import InputError, StaleManifestError
 from iresnet_export.exporting import export_artifact
@@ -66,6 +66,21 @@ def test_other_weights_than_the_recorded_ones_are_refused(both: Path, made: dict
         with pytest.raises(StaleManifestError, match="is of the averaged weights of its checkpoint"):
             source_of_artifact(artifact, given, which)
     assert source_of_artifact(artifact, both, "average").weights.which == "average"
+
+
+def test_other_weights_than_the_recorded_ones_are_not_evaluated_in_their_place(made: dict[Which, Artifact]) -> None:
+    pairs: list[tuple[Which, Which]] = [("raw", "average"), ("average", "raw")]
+    for own, other in pairs:
+        artifact = open_artifact(made[own].path)
+        assert subject_of(artifact, None, own).weights.which == own
+        with pytest.raises(InputError, match=f"weights of its checkpoint, as its manifest says, and --which {other} was asked for"):
+            subject_of(artifact, None, other)
+    assert artifact.manifest is not None
+    only = dataclasses.replace(artifact.manifest.weights, which=None)
+    artifact = dataclasses.replace(artifact, manifest=dataclasses.replace(artifact.manifest, weights=only))
+    assert subject_of(artifact, None, "raw").weights.which is None, "of weights that are no average"
+    with pytest.raises(InputError, match="is of the only weights"):
+        subject_of(artifact, None, "average")
 
 
 def test_which_weights_by_every_way_in(both: Path, tmp_path: Path) -> None:

@@ -169,6 +169,17 @@ def test_weights_that_are_called_no_average_are_raw(name: str, network: Network)
         weights_in({"state_dict": averaged, name: raw}, FILE, None)
 
 
+@pytest.mark.parametrize("name", ["best_avg_acc", "best_by_average_precision", "bestAvgValLoss", "macro_average"])
+def test_an_average_of_figures_is_none_of_weights(name: str, network: Network) -> None:
+    state = network.state_dict()
+    assert "average" not in told_of({name: state}, state).partition("which weights")[2]
+    with pytest.raises(CheckpointError, match=f"several networks: model, {name}"):
+        weights_in({"model": state, name: untrained_network(SPEC, seed=1).state_dict()}, FILE, None)
+    assert told_of({"model": state, "avg_meter": {"avg": torch.zeros(3)}}, state).endswith(
+        "left out: avg_meter (beside the network)"
+    )
+
+
 def test_the_order_of_names_for_one_object_decides_nothing(network: Network) -> None:
     state = network.state_dict()
     for content in ({"model": state, "model_ema": state}, {"model_ema": state, "model": state}):

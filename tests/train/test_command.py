@@ -155,6 +155,12 @@ def test_a_file_of_options_and_the_command_line_which_wins(asked: Callable[[str]
     )
 
 
+def test_a_file_of_options_that_begins_with_a_mark_of_its_encoding(asked: Callable[[str], TrainConfig]) -> None:
+    """As Windows' editors write it."""
+    Path("c.toml").write_text('data = "DATA"\nbatch-size = 32\n', encoding="utf-8-sig")
+    assert asked("--config c.toml") == asked("--data DATA --batch-size 32")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -15,7 +15,7 @@ import pytest
 
 from iresnet_models.errors import UnavailableError
 from iresnet_train import TrainConfig, train
-from iresnet_train.logs import Logs
+from iresnet_train.logs import Logs, require_packages
 from iresnet_train.records import EpochRecord
 
 MakeConfig = Callable[..., TrainConfig]
@@ -119,3 +119,13 @@ def test_a_log_without_its_package_is_refused_before_anything_is_done(
     with pytest.raises(UnavailableError, match=rf"--log {name} needs .* pip install 'iresnet-export\[{name}\]'"):
         train(tiny_config(log=(name,)))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_its_name_is_no_package(tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B leaves wandb/ where it ran, and `python -m` looks for packages there."""
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(UnavailableError, match="--log wandb needs the package wandb"):
+        require_packages(tiny_config(log=("wandb",)))

@@ -51,6 +51,10 @@ def test_what_was_loaded_is_said(classes: int, said: str, theirs: Path, caplog: 
     with caplog.at_level(logging.INFO, "iresnet_train"):
         initial_network(config, ModelSpec("resnet", 34, num_classes=classes, image_size=32, resize=32))
     assert f"Weights of resnet34 from resnet34.pth, {'with ' if classes == 10 else ''}{said}" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "iresnet_train"):
+        initial_network(config, ModelSpec("resnet", 34, num_classes=classes, image_size=32, resize=32), tell=False)
+    assert not caplog.records, "of several processes one tells"
 
 
 def test_a_run_that_goes_on_needs_the_file_no_more(tmp_path: Path) -> None:

@@ -84,6 +84,28 @@ def test_a_better_epoch_makes_up_for_it(tiny_config: MakeConfig, failing: Callab
     assert load_checkpoint(result.best).details["epoch"] == result.best_epoch == 2
 
 
+def test_a_best_checkpoint_of_an_epoch_that_is_done_again_is_not_taken_for_an_earlier_one(
+    tiny_config: MakeConfig, scored: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ended after the second epoch, the best, of which no state was saved; done again it need not be as good."""
+
+    def ended(training: loop.Training) -> None:
+        raise KeyboardInterrupt
+
+    scored(7, 9)
+    with monkeypatch.context() as killed:
+        killed.setattr(loop.Training, "finish", ended)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(checkpoint_every="2"))
+    assert load_checkpoint(tmp_path / "run" / "best.pt").details["epoch"] == 2
+    scored(5)
+    with pytest.raises(UnavailableError, match=r"best\.pt is not the network of epoch 1.* it was replaced \(epoch 2\)"):
+        train(tiny_config(resume="yes"))
+    scored(5, 9)
+    result = train(tiny_config(resume="yes", epochs=3))
+    assert load_checkpoint(result.best).details["epoch"] == result.best_epoch == 3
+
+
 def test_a_last_checkpoint_that_is_not_there_is_made_up_for(
     tiny_config: MakeConfig, failing: Callable[..., None], tmp_path: Path
 ) -> None:

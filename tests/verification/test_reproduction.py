@@ -652,6 +652,7 @@ MEASURED: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "what keeping a place gave": ("int8 kept", lambda m: m["details"]["quantization"]["steps"][1].update(sqnr_db=24.4)),
     "the predicted signal to noise": ("int8", _predicted("sqnr_db", 60.0)),
     "the interval of that": ("int8", field("details", "quantization", "predicted_interval_db", value=9.0)),
+    "no interval at all": ("int8", field("details", "quantization", "predicted_interval_db", value=0.0)),
     "a trial that was not kept": ("int8", _of_another_trial("sqnr_db", 3.0)),
     "images that were asked for": ("int8", field("details", "settings", "calibration_images", value=80)),
     "the fold's proof": ("onnx", field("details", "fold", "proof", "error_ratio", value=0.1)),

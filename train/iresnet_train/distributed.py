@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -86,8 +87,11 @@ def _count(name: str, default: int, least: int) -> int:
 
 
 @contextmanager
-def joined_world(device: Device) -> Iterator[World]:
-    """Joins the processes that torchrun started, by NCCL on GPUs and Gloo on CPUs, and leaves them at the end."""
+def joined_world(device: Device, *, patience: timedelta | None = None) -> Iterator[World]:
+    """Joins the processes that torchrun started, by NCCL on GPUs and Gloo on CPUs, and leaves them at the end.
+
+    `patience`: how long one waits for another; None for PyTorch's 10 minutes by NCCL and 30 by Gloo.
+    """
     size, rank, local_rank = world_size(), _count("RANK", 0, 0), _count("LOCAL_RANK", 0, 0)
     own = _device(device, local_rank, several=size > 1)
     if size == 1 or dist.is_initialized():
@@ -95,9 +99,9 @@ def joined_world(device: Device) -> Iterator[World]:
         return
     try:
         if own.type == "cuda":
-            dist.init_process_group("nccl", device_id=own)
+            dist.init_process_group("nccl", timeout=patience, device_id=own)
         else:
-            dist.init_process_group("gloo")
+            dist.init_process_group("gloo", timeout=patience)
     except (RuntimeError, ValueError) as error:
         raise UnavailableError(
             f"The {size} processes of this run cannot join ({first_line(error)}).",

@@ -19,10 +19,10 @@ INHERITED = ("groups", "mean", "std", "interpolation")
 """What weights ask of a network and of its images, and no option says."""
 
 
-def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
+def initial_network(config: TrainConfig, spec: ModelSpec, *, tell: bool = True) -> Network:
     """A fresh network, or the one of `config.pretrained`, with a fresh classifier where the classes are others.
 
-    From there come mean, standard deviation and interpolation of its images as well.
+    From there come mean, standard deviation and interpolation of its images as well. `tell`: whether to log what was taken.
     """
     if config.pretrained is None:
         return network_from_spec(spec, zero_init_residual=config.zero_init_residual)
@@ -35,6 +35,8 @@ def initial_network(config: TrainConfig, spec: ModelSpec) -> Network:
     model = network_from_spec(replace(spec, **{name: getattr(source.spec, name) for name in INHERITED}))
     fresh = {} if _same_classes(source.spec, spec) else {"fc.weight": model.fc.weight, "fc.bias": model.fc.bias}
     model.load_state_dict(source.model.state_dict() | fresh)
+    if not tell:
+        return model
     head = f"its classifier too ({spec.num_classes} classes)"
     if fresh:
         named = "classes of other names" if source.spec.num_classes == spec.num_classes else f"{source.spec.num_classes} classes"

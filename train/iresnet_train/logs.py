@@ -137,7 +137,9 @@ class Logs:
 def require_packages(config: TrainConfig) -> None:
     """UnavailableError where the package of a log is missing."""
     for name in config.log:
-        if find_spec(name) is None:
+        found = find_spec(name)
+        # A folder of that name, such as W&B leaves where it ran, has no loader.
+        if found is None or (found.loader is None and found.submodule_search_locations is not None):
             raise UnavailableError(
                 f"--log {name} needs the package {name}, which is not installed here.", f"Run: pip install 'iresnet-export[{name}]'"
             )

@@ -101,7 +101,7 @@ class Training:
         # DALI has threads in place of processes, and at least one.
         self._threads = workers or processors() if config.loader == "dali" else workers
         # A run that goes on has its weights from its state.
-        network = initial_network(config, spec) if saved is None else network_from_spec(spec)
+        network = initial_network(config, spec, tell=world.is_first) if saved is None else network_from_spec(spec)
         self._images, self._held_out = self._loaders(network.spec)
         balanced = config.class_weights == "balanced"
         weights = class_weights(self._unreadable.sets[0].labels, spec.num_classes) if balanced else None

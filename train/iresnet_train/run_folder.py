@@ -18,6 +18,7 @@ from iresnet_models.errors import InputError, IResNetError, PreemptedError, Unav
 from iresnet_models.files import sha256_of, write_bytes, write_json, write_text
 from iresnet_models.network import Network
 from iresnet_models.remembered import remember
+from iresnet_models.saved_files import read_saved
 from iresnet_models.spec import ModelSpec
 from iresnet_train.config import TrainConfig
 from iresnet_train.logs import Logs, require_packages
@@ -144,7 +145,19 @@ class RunFolder:
         self._errors = {self._config.folder / name: UnavailableError(reason) for name, reason in saved.unsaved.items()}
         if self._writes:
             self.states.set_aside()
+            self._require_best_of_these()
         self._begin(saved.position.epoch, resumed=True)
+
+    def _require_best_of_these(self) -> None:
+        """Notes a best checkpoint of an epoch after the state: what comes now may be another, and need not be better."""
+        if self.best is None or not self.best_checkpoint.is_file():
+            return
+        try:
+            held = read_saved(self.best_checkpoint).get("epoch")
+        except IResNetError as error:
+            held = error.reason
+        if held != self.best.epoch:
+            self._errors[self.best_checkpoint] = UnavailableError(f"Before the run was ended it was replaced (epoch {held}).")
 
     def start(self) -> None:
         """A run has begun, which takes its first step: only then is one that was there before replaced."""

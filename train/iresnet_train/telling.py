@@ -17,15 +17,17 @@ from iresnet_train.records import EpochRecord
 def beginning(network: Network, config: TrainConfig, sets: Sequence[Any], device: str, precision: str) -> str:
     """One line of network, images, device and precision; then what `sets`, the training and the held-out part, left out and why."""
     spec = network.spec
-    million = sum(value.numel() for value in network.parameters()) / 1e6
-    trained = sum(value.numel() for value in network.parameters() if value.requires_grad) / 1e6
-    frozen = f", of which {trained:.1f} are trained" if trained < million else ""
+    weights = sum(value.numel() for value in network.parameters())
+    trained = sum(value.numel() for value in network.parameters() if value.requires_grad)
+    share = f"{trained / 1e6:.1f} million" if trained >= 1e5 else f"{trained:,}"
+    frozen = f", of which {share} are trained" if trained < weights else ""
     training, held_out = map(len, sets)
     source = config.data if config.needs_no_files else Path(config.data).name or config.data
     remarks = [f"{remark.rstrip('.')}." for remark in dict.fromkeys(getattr(data, "left_out", None) for data in sets) if remark]
     line = (
-        f"Training {spec.name} ({million:.1f} million weights{frozen}) on {training:,} images of {spec.num_classes:,} classes from "
-        f"{source}, with {held_out:,} held out; {config.batch_size} images a step, {device}, {precision}."
+        f"Training {spec.name} ({weights / 1e6:.1f} million weights{frozen}) on {training:,} images of "
+        f"{spec.num_classes:,} classes from {source}, with {held_out:,} held out; "
+        f"{config.batch_size} images a step, {device}, {precision}."
     )
     return " ".join([line, *remarks])
 
