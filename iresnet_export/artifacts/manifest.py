@@ -18,6 +18,7 @@ from iresnet_export.quantization.codes import Quantization
 from iresnet_export.system.environment import command, commit, hardware, versions
 from iresnet_models.files import read_json
 from iresnet_models.folding_plan import FoldPlan
+from iresnet_models.outputs import LOGITS, OutputName, named_outputs
 from iresnet_models.precisions import Precision
 from iresnet_models.spec import Interpolation, ModelSpec, NetworkSpec, SpecOptions, Which, kind_of_spec
 from iresnet_models.typed import choice, shortly, typed
@@ -252,7 +253,8 @@ DETAILS: dict[str, type[Details]] = {"onnx": OnnxDetails, "engine": EngineDetail
 class Manifest(Part):
     """Everything that an artifact depends on.
 
-    `batch` is the range of batch sizes that it takes, None for any; `with_preprocessing`: whether it normalises by itself.
+    `batch` is the range of batch sizes that it takes, None for any; `with_preprocessing`: whether it normalises by itself;
+    `outputs`: what it gives, in order.
     """
 
     file: Place
@@ -265,6 +267,7 @@ class Manifest(Part):
     fold: bool
     batch: tuple[BatchSize, BatchSize] | None
     with_preprocessing: bool = False
+    outputs: tuple[OutputName, ...] = (LOGITS,)
     parent: Parent | None = None
     details: Details = field(default_factory=Details)
     versions: Mapping[Text, Text] = field(default_factory=versions)
@@ -278,6 +281,8 @@ class Manifest(Part):
             raise ValueError(f"batch is a range from a smallest to a largest size, not {self.batch[0]} to {self.batch[1]}")
         if self.batch is None and self.format == "engine":
             raise ValueError("batch is missing, and an engine always has a range of batch sizes")
+        if self.outputs != named_outputs(self.outputs):
+            raise ValueError(f"outputs begins with the logits, and is {', '.join(self.outputs) or 'empty'}")
 
     def to_json(self) -> dict[str, Any]:
         told = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
@@ -306,7 +311,7 @@ class Manifest(Part):
         def key(manifest: Manifest) -> tuple[Any, ...]:
             weights = (manifest.weights.kind, manifest.weights.key)
             settings = (manifest.format, manifest.precision, manifest.fold, manifest.batch)
-            made = (manifest.with_preprocessing, manifest.details.settings)
+            made = (manifest.with_preprocessing, manifest.outputs, manifest.details.settings)
             return manifest.spec, weights, settings, made, manifest.versions.get("iresnet-export")
 
         return key(self) == key(other)

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from iresnet_export import __version__
 from iresnet_export.artifacts.artifact import Artifact
-from iresnet_export.artifacts.manifest import FormatName, Manifest, Spec, Text, Weights
+from iresnet_export.artifacts.manifest import FormatName, Manifest, Spec, Text
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_models.archives import opened
+from iresnet_models.outputs import OutputName, named_outputs
 from iresnet_models.precisions import PRECISIONS
 from iresnet_models.spec import NetworkSpec, spec_from_json
 from iresnet_models.typed import json_from, shortly, typed
@@ -34,6 +35,7 @@ class Identity:
     precision: Text = ""
     fold: bool = True
     with_preprocessing: bool = False
+    outputs: tuple[Text, ...] = ()
     input: Text = ""
 
 
@@ -64,17 +66,19 @@ def identity_of(path: Path, format: FormatName) -> dict[str, Any] | None:
     return found
 
 
-def embedded_identity(spec: NetworkSpec, weights: Weights, precision: str, fold: bool, with_preprocessing: bool) -> dict[str, Any]:
-    """What an artifact says of itself from inside: the spec and hashes, and nothing of the machine."""
+def embedded_identity(manifest: Manifest) -> dict[str, Any]:
+    """What an artifact of this manifest says of itself from inside: the spec and hashes, and nothing of the machine."""
+    takes_pixels = manifest.with_preprocessing
     return {
         "producer": f"iresnet-export {__version__}",
-        "spec": spec.to_json(),
-        "weights_sha256": weights.sha256,
-        "precision": precision,
-        "fold": fold,
-        "with_preprocessing": with_preprocessing,
-        "input": "uint8 (batch, height, width, RGB)" if with_preprocessing else "float32 (batch, RGB, height, width), normalised",
-        "preprocessing": preprocessing_steps(spec, with_preprocessing),
+        "spec": manifest.spec.to_json(),
+        "weights_sha256": manifest.weights.sha256,
+        "precision": manifest.precision,
+        "fold": manifest.fold,
+        "with_preprocessing": takes_pixels,
+        "outputs": list(manifest.outputs),
+        "input": "uint8 (batch, height, width, RGB)" if takes_pixels else "float32 (batch, RGB, height, width), normalised",
+        "preprocessing": preprocessing_steps(manifest.spec, takes_pixels),
     }
 
 
@@ -122,6 +126,18 @@ def normalises(artifact: Artifact) -> bool:
     return identity is not None and identity.get("with_preprocessing") is True
 
 
+def outputs_of(artifact: Artifact) -> tuple[OutputName, ...] | None:
+    """What an artifact gives, in order, by its manifest or else by what it says of itself; None where nothing is said."""
+    if artifact.manifest is not None:
+        return artifact.manifest.outputs
+    told = (identity_of(artifact.path, artifact.format) or {}).get("outputs") or ()
+    try:
+        found = named_outputs(told)
+    except InputError:
+        return None
+    return found if list(found) == list(told) else None
+
+
 def contradiction(artifact: Artifact, checkpoint: NetworkSpec) -> str | None:
     """The first thing that file, manifest and checkpoint tell differently, such as the mean of the images; else None."""
     manifest = artifact.manifest
@@ -142,7 +158,7 @@ def contradiction(artifact: Artifact, checkpoint: NetworkSpec) -> str | None:
     inside = identity_of(artifact.path, manifest.format)
     if inside is None:
         return None
-    expected = embedded_identity(manifest.spec, manifest.weights, manifest.precision, manifest.fold, manifest.with_preprocessing)
+    expected = embedded_identity(manifest)
     for key, value in _flat(expected).items():
         if key != "producer" and _flat(inside).get(key) != value:
             return f"the file says of itself that {key} is {_flat(inside).get(key)}, and the manifest that it is {value}"

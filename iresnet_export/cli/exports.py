@@ -29,6 +29,7 @@ from iresnet_export.cli.options import (
     MinSqnr,
     NumClasses,
     Output,
+    OutputNames,
     PrecisionName,
     QuantizedPrecisionName,
     Resize,
@@ -39,6 +40,7 @@ from iresnet_export.cli.options import (
     WhichWeights,
     WithPreprocessing,
     offering,
+    output_names,
     source_from_options,
     spec_options,
 )
@@ -101,6 +103,7 @@ def torchscript(
     precision: PrecisionName = "fp32",
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
+    outputs: OutputNames = None,
     calibration_data: CalibrationData = None,
     output: Output = None,
     force: Force = False,
@@ -112,7 +115,11 @@ def torchscript(
     from iresnet_export.backends.base import ExportOptions
 
     options = ExportOptions(
-        precision=precision, fold=fold, with_preprocessing=with_preprocessing, calibration_data=calibration_data
+        precision=precision,
+        fold=fold,
+        with_preprocessing=with_preprocessing,
+        outputs=output_names(outputs),
+        calibration_data=calibration_data,
     )
     said = spec_options(image_size, resize, interpolation, mean, std, labels)
     source = source_from_options(arch, depth, checkpoint, weights, seed, num_classes, which, said)
@@ -143,6 +150,7 @@ def onnx(
     ] = "cpu",
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
+    outputs: OutputNames = None,
     calibration_data: CalibrationData = None,
     calibrator: CalibratorName = "auto",
     calibration_images: CalibrationImages = 512,
@@ -165,6 +173,7 @@ def onnx(
         precision=precision,
         fold=fold,
         with_preprocessing=with_preprocessing,
+        outputs=output_names(outputs),
         target=target,
         calibrator=calibrator,
         calibration_data=calibration_data,
@@ -217,6 +226,8 @@ def run_export(format: FormatName, source: Source, options: ExportOptions, outpu
         _say_quantized(about)
     if shares := manifest.details.multiply_accumulates:
         say(f"Multiply-accumulates: {in_words(shares)}.")
+    if len(manifest.outputs) > 1:
+        say(f"Outputs: {', '.join(manifest.outputs)}.")
     say(
         f"{artifact.path}: {source.spec.name}, {manifest.size_bytes / 1e6:.1f} MB, {manifest.precision}, {batch}; "
         "weights read back."

@@ -226,6 +226,18 @@ WithPreprocessing = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+OutputNames = Annotated[
+    str | None,
+    typer.Option(
+        "--outputs",
+        metavar="NAMES",
+        help="What the file gives, with commas: logits (always first), probabilities, embedding, layer1 to layer4. Default: "
+        "logits; for pixels probabilities too.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+        autocompletion=offering("logits,probabilities", "logits,embedding", "logits,layer1,layer2,layer3,layer4"),
+    ),
+]
 CalibratorName = Annotated[
     Literal["auto", "minmax", "percentile", "entropy"],
     typer.Option(
@@ -325,6 +337,13 @@ Trust = Annotated[
         "--trust", help="Load files that run native code (TorchScript, .pt2, engines) even if no manifest vouches for them."
     ),
 ]
+
+
+def output_names(given: str | None) -> tuple[str, ...]:
+    """The names of an option; InputError for ones that cannot be."""
+    from iresnet_models.outputs import named_outputs
+
+    return () if given is None else named_outputs([name.strip() for name in given.split(",")])
 
 
 def spec_options(

@@ -248,6 +248,20 @@ def _weights(weights: Weights | None, status: str) -> str:
     return "differ" if weights.first_difference else f"{weights.compared:,} equal"
 
 
+def further_tables(candidates: Sequence[VerifyCandidate]) -> list[Table]:
+    """A row for each output beside the logits; no table where there is none."""
+    rows = list[Row]()
+    for one in candidates:
+        for output in one.further_outputs:
+            expected = "" if output.expected_sqnr_db is None else parity_figure(None, output.expected_sqnr_db)
+            figure = Cell(parity_figure(output.noise_ratio, output.sqnr_db), strong=True)
+            verdict = status_cell("fail" if output.reason else "pass")
+            rows.append([one.artifact, backend_name(one.backend), output.name, verdict, figure, expected, figures(output.max_abs)])
+    columns = ["artifact", "by", "output", "verdict", ">error", ">of its own graph", ">largest error"]
+    made = table("further-outputs", "Outputs beside the logits, each in units of its own place", columns, rows, keys=3)
+    return [made] if rows else []
+
+
 def localisation_table(candidate: VerifyCandidate) -> Table:
     rows = list[Row]()
     for entry in candidate.localisation or ():

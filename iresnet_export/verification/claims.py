@@ -37,9 +37,10 @@ from iresnet_export.verification.fold import FOLD_LIMIT, kept_in_words
 from iresnet_models.deployed import DeployedNetwork
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.folding_decisions import TAU
+from iresnet_models.outputs import is_of_output
 from iresnet_models.spec import NetworkSpec
 
-_SHARED = ("spec", "weights", "precision", "fold", "with_preprocessing")
+_SHARED = ("spec", "weights", "precision", "fold", "with_preprocessing", "outputs")
 """What a compiled artifact has from its parent."""
 _SHARED_SETTINGS = tuple(entry.name for entry in fields(OnnxSettings))
 _FLOATING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Relu")
@@ -213,7 +214,7 @@ def _are_all_tried(codes: Quantization, calibrators: Sequence[str], measured: in
 def _kept(codes: Quantization, details: dict[str, Any], model: onnx.ModelProto) -> dict[str, Any]:
     """The places that were asked to stay in float32, and beyond them those that keeping step by step led to."""
     settings, told = details["settings"], details["quantization"]["steps"]
-    places = list(dict.fromkeys(place_of(node.name) for node in model.graph.node))
+    places = list(dict.fromkeys(place_of(node.name) for node in model.graph.node if not is_of_output(node.name)))
     asked = {place for place in places if any(stands_for(name, place) for name in settings.get("keep_float") or ())}
     found = {step.place for step in codes.steps[1:]} if _are_steps(codes, settings, {*places} - asked) else set()
     return {"kept": [place for place in places if place in asked | found], "steps": told if found else []}
@@ -237,8 +238,9 @@ def _are_steps(codes: Quantization, settings: dict[str, Any], free: set[str]) ->
 
 def _in_integers(told: dict[str, int], model: onnx.ModelProto, kept: Sequence[str]) -> dict[str, int]:
     """What a runtime made of a graph, with its convolutions and additions in integers and none in float, but for what is kept."""
-    counts = Counter(node.op_type for node in model.graph.node if not is_kept(node.name, kept))
-    floats = Counter(node.op_type for node in model.graph.node if is_kept(node.name, kept))
+    counts, floats = Counter[str](), Counter[str]()
+    for node in model.graph.node:
+        (floats if is_kept(node.name, kept) or is_of_output(node.name) else counts)[node.op_type] += 1
     made = {name: count for name, count in told.items() if name not in _FLOATING}
     made |= {name: count for name, count in (("QLinearConv", counts["Conv"]), ("QLinearAdd", counts["Add"])) if count}
     for names, least, most in (  # ONNX Runtime makes convolutions of multiplications, and adds within convolutions

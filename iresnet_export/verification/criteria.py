@@ -175,7 +175,7 @@ def criterion_for(
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         found = form(batch)
-        logits: torch.Tensor = found[0] if with_preprocessing else found
+        logits: torch.Tensor = found if isinstance(found, torch.Tensor) else found[0]
         return logits
 
     sizes = sorted({min(size, len(pixels)) for size in batch_sizes})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +20,9 @@ from iresnet_export.graph.network import NetworkProbe
 from iresnet_export.graph.probe import Probe
 from iresnet_export.quantization.codes import Quantization, quantized_graph
 from iresnet_export.quantization.schemes import QUANTIZED
-from iresnet_models.deployed import DTYPES, Deployable, deployed
+from iresnet_models.deployed import DTYPES, Deployable, deployed, with_probabilities
+from iresnet_models.folding_plan import FoldPlan
+from iresnet_models.outputs import LOGITS, OutputName, require_had
 from iresnet_models.spec import NetworkSpec
 
 
@@ -35,6 +38,21 @@ def probe_of(network: nn.Module, spec: NetworkSpec, batch: tuple[int, int] | Non
     return ProgramProbe(program_of(network, example, dynamic_batch=batch is None), torch.device("cpu"))
 
 
+def as_exported(
+    source: Source,
+    plan: FoldPlan | None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    with_preprocessing: bool,
+    outputs: Sequence[OutputName],
+) -> nn.Module:
+    """A source's network as a file of these settings holds it; InputError where it has no such outputs."""
+    require_had(outputs, source.spec)
+    if source.weights.kind == "module" and plan is None and dtype is torch.float32 and not with_preprocessing:
+        return source.network if tuple(outputs) == (LOGITS,) else with_probabilities(source.network)
+    return deployed(source.own, plan, dtype, with_preprocessing=with_preprocessing, outputs=outputs)
+
+
 @dataclass(frozen=True)
 class Deployment:
     """Of an artifact with a manifest, or of a foreign one, which should hold the source's network as it is.
@@ -47,16 +65,15 @@ class Deployment:
 
     @cached_property
     def network(self) -> nn.Module:
-        manifest = self.manifest
-        if manifest is None or (manifest.precision == "fp32" and not manifest.fold and not manifest.with_preprocessing):
+        manifest, plan = self.manifest, None
+        if manifest is None:
             return self.source.network
-        plan = None
         if manifest.fold:
             if manifest.details.fold is None:
                 raise ArtifactError(f"The manifest of {manifest.file} tells of a fold but holds no plan of it.", "Export it again.")
             plan = manifest.details.fold.plan
         dtype = DTYPES.get(manifest.precision, torch.float32)
-        return deployed(self.source.own, plan, dtype, with_preprocessing=manifest.with_preprocessing)
+        return as_exported(self.source, plan, dtype, with_preprocessing=manifest.with_preprocessing, outputs=manifest.outputs)
 
     @cached_property
     def quantization(self) -> Quantization | None:
@@ -101,6 +118,11 @@ class Deployment:
         """What the file should hold."""
         graph = self.probe.graph
         return graph if self.quantization is None else quantized_graph(graph, self.quantization)
+
+    @property
+    def outputs(self) -> tuple[OutputName, ...]:
+        """What it gives, in order."""
+        return (LOGITS,) if self.manifest is None else self.manifest.outputs
 
     @property
     def with_preprocessing(self) -> bool:

@@ -58,19 +58,20 @@ class PackageSession(Session):
         with torch.inference_mode(), torch_threads(self._threads):
             return self._logits(batch.contiguous())
 
-    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...] | None:
-        if self.device.type == "cuda":
-            return None
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...]:
+        self.require_fitting(batch, self._image, self._type)
         with torch.inference_mode(), torch_threads(self._threads):
-            found: Tensor | tuple[Tensor, ...] = self._package(batch.contiguous())
-        return (found,) if isinstance(found, Tensor) else tuple(found)
+            return self._everything(batch.contiguous())
 
     def close(self) -> None:
         del self._package  # and with it the temporary folder that its library was unpacked to
 
     def _logits(self, batch: Tensor) -> Tensor:
-        found: Tensor | tuple[Tensor, Tensor] = self._package(batch)
-        return found if isinstance(found, Tensor) else found[0]
+        return self._everything(batch)[0]
+
+    def _everything(self, batch: Tensor) -> tuple[Tensor, ...]:
+        found: Tensor | tuple[Tensor, ...] = self._package(batch)
+        return (found,) if isinstance(found, Tensor) else tuple(found)
 
 
 @dataclass
@@ -114,6 +115,21 @@ class CudaPackageSession(PackageSession):
                 slot.graph.replay()
                 found.append(slot.logits.clone())
         return found[0]
+
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """Without a graph: what is captured gives the logits alone."""
+        self.require_fitting(batch, self._image, self._type)
+        with (
+            self._lock,
+            torch.inference_mode(),
+            without_tf32(),
+            torch.cuda.device(self.device),
+            on_stream(self._stream, batch) as found,
+        ):
+            own = readable(batch)
+            own.record_stream(self._stream)
+            found += self._everything(own)
+        return tuple(found)
 
     def close(self) -> None:
         torch.cuda.synchronize(self.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
@@ -14,16 +15,16 @@ from torch import nn
 from iresnet_export import __version__
 from iresnet_export.artifacts.metadata import METADATA_KEY
 from iresnet_export.backends.onnx.reading import SCOPES
-from iresnet_export.backends.onnx.writing import INPUT, OUTPUT
+from iresnet_export.backends.onnx.writing import INPUT
 from iresnet_export.backends.pt2.reading import quiet
 from iresnet_export.errors import ExportError, MissingPackageError
 from iresnet_models.errors import named_line
 
 
 def onnx_from_module(
-    network: nn.Module, image_size: int, *, opset: int, static_batch: int | None, identity: dict[str, Any]
+    network: nn.Module, image_size: int, *, opset: int, static_batch: int | None, outputs: Sequence[str], identity: dict[str, Any]
 ) -> onnx.ModelProto:
-    """A module as an ONNX model: `input` (batch, 3, h, w) to `logits`, float32. The same module gives the same bytes.
+    """A module as an ONNX model: `input` (batch, 3, h, w) to `outputs`, float32. The same module gives the same bytes.
 
     Raises ExportError where torch.onnx.export refuses it, MissingPackageError without onnxscript, by which that writes.
     """
@@ -45,7 +46,7 @@ def onnx_from_module(
                 optimize=False,
                 opset_version=opset,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=list(outputs),
                 verbose=False,
             )
     except Exception as error:

@@ -23,8 +23,9 @@ from iresnet_export.errors import ExportError
 from iresnet_export.graph.ir import Array, array_of
 from iresnet_export.graph.network import plain_name, traced
 from iresnet_models.deployed import Deployable, DeployedNetwork
+from iresnet_models.outputs import LOGITS, OF_ANY_NETWORK, OutputName, is_of_output, output_shape
 
-INPUT, OUTPUT, PROBABILITIES = "input", "logits", "probabilities"
+INPUT, OUTPUT = "input", LOGITS
 
 
 class _Graph:
@@ -60,9 +61,9 @@ def onnx_from_network(
 ) -> onnx.ModelProto:
     """The network in evaluation mode as an ONNX model: `input` (batch, 3, h, w) to `logits` (batch, classes), float32.
 
-    One that takes pixels has an `input` (batch, h, w, 3), uint8, and a second output, `probabilities`. The batch is symbolic
-    unless `static_batch` is given. Initialisers have the names of the state dict; a node and its output have the name of the
-    module, or of the block and operation. `identity` goes into the model's metadata.
+    One that takes pixels has an `input` (batch, h, w, 3), uint8; one of several outputs gives them under their names. The batch
+    is symbolic unless `static_batch` is given. Initialisers have the names of the state dict; a node and its output have that of
+    the module, or of the block and operation. `identity` goes into the model's metadata.
     """
     module = traced(network.eval())
     graph, values, names = _Graph(), {}, Counter[str]()
@@ -85,11 +86,17 @@ def onnx_from_network(
             values[node] = graph.weight(plain_name(str(node.target)), array_of(module.get_buffer(str(node.target))))
         elif node.op == "output":
             found = node.args[0] if isinstance(node.args[0], tuple) else (node.args[0],)
-            for value, name in zip(found, (OUTPUT, PROBABILITIES), strict=False):
-                graph.rename(values[value], name)
+            for value, name in zip(found, names_of_outputs(network), strict=True):
+                # What the network itself goes on with keeps its name there.
+                own = name in OF_ANY_NETWORK or is_of_output(values[value])
+                graph.rename(values[value] if own else graph.add("Identity", [values[value]], f"outputs.{name}"), name)
         else:
             raise ExportError(f"The network's forward pass holds a {node.op} ({node.target}), which cannot be exported to ONNX.")
     return _model(graph, network, opset, static_batch, identity)
+
+
+def names_of_outputs(network: Deployable) -> tuple[OutputName, ...]:
+    return network.names if isinstance(network, DeployedNetwork) else (LOGITS,)
 
 
 def _supported(key: Any, table: dict[Any, Any], where: str) -> Any:
@@ -177,8 +184,8 @@ def _model(
     else:
         image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, 3, size, size])
     outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, spec.num_classes])
-        for name in (OUTPUT, PROBABILITIES)[: 1 + with_preprocessing]
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *output_shape(name, spec, size, size)])
+        for name in names_of_outputs(network)
     ]
     body = helper.make_graph(graph.nodes, spec.name, [image], outputs, graph.initializers)
     operators = helper.make_opsetid("", opset)

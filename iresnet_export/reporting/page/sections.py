@@ -33,6 +33,7 @@ from iresnet_export.reporting.tables import (
     comparison_table,
     confusions_table,
     eval_table,
+    further_tables,
     limits_table,
     mistakes_table,
     server_table,
@@ -221,7 +222,8 @@ def _parity(collection: Collection) -> Section | None:
     figures = tuple(parity_figure(collection))
     notes = [f"Compared with {line}." for _, report in collection.verifications for line in references_in_words(report)]
     lead = _LEADS["parity"] + (_LEADS["parity by block"] if figures else "")
-    return Section("parity", "Parity", lead, figures, (), (verify_table(collection.candidates),), tuple(dict.fromkeys(notes)))
+    tables = (verify_table(collection.candidates), *further_tables(collection.candidates))
+    return Section("parity", "Parity", lead, figures, (), tables, tuple(dict.fromkeys(notes)))
 
 
 def _training(collection: Collection) -> Section | None:
