@@ -20,7 +20,7 @@ from iresnet_export.errors import InputError
 from iresnet_export.system.devices import device_named
 from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.preprocessing import ImagePreset, preprocessing_of
-from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing, SpecOptions, Which
+from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing, Sides, SpecOptions, Which
 from iresnet_models.typed import shortly
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def load(
     return source_from_checkpoint(path, arch=arch, depth=depth, num_classes=num_classes, which=which, said=options)
 
 
-def untrained(arch: str = "iresnet", depth: int = 50, *, num_classes: int = 1000, image_size: int = 224, seed: int = 0) -> Source:
-    """An untrained network, filled from `seed`: good for measuring latency."""
+def untrained(arch: str = "iresnet", depth: int = 50, *, num_classes: int = 1000, image_size: Sides = 224, seed: int = 0) -> Source:
+    """An untrained network, filled from `seed`: good for measuring latency. `image_size`: a side, or height and width."""
     return untrained_source(ModelSpec(arch, depth, num_classes=num_classes).with_image_size(image_size), seed)
 
 
@@ -182,8 +182,7 @@ class CheckedSession(Session):
         self.computed_precision, self.notices = session.computed_precision, session.notices
         self.outputs = session.outputs or outputs_of(artifact)
         spec = _known_spec(artifact)
-        size = None if spec is None else spec.image_size
-        self._image = None if size is None else (size, size, 3) if self.with_preprocessing else (3, size, size)
+        self._image = None if spec is None else spec.image_shape(as_pixels=self.with_preprocessing)
 
     def run(self, batch: torch.Tensor) -> torch.Tensor:
         session = self._ready(batch)

@@ -110,7 +110,7 @@ class Fold(Part):
 class SaidOfSpec(Part):
     """What of the spec was said by options of the export, and is not the checkpoint's: of the labels their hash."""
 
-    image_size: Count | None = None
+    image_size: Count | tuple[Count, Count] | None = None
     resize: Count | None = None
     interpolation: Interpolation | None = None
     mean: tuple[Number, Number, Number] | None = None

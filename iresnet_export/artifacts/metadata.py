@@ -84,12 +84,13 @@ def embedded_identity(manifest: Manifest) -> dict[str, Any]:
 
 def preprocessing_steps(spec: NetworkSpec, with_preprocessing: bool) -> list[str]:
     """From an image file to the input, exactly: who follows them has the same pixels, bit for bit."""
-    size, resampling = spec.image_size, f"Image.Resampling.{spec.interpolation.upper()}"
+    (height, width), resampling = spec.sides, f"Image.Resampling.{spec.interpolation.upper()}"
+    crop = f"crop {width} x {height}" + ("" if height == width else " (width x height)")
     steps = [
         "decode with Pillow; turn upright by EXIF; transparent pixels on white; greys of 16 bits by their upper 8; 8-bit RGB",
         f"resize with Pillow: image.resize((width, height), {resampling}), of 8-bit pixels, which antialiases; the shorter side "
         f"becomes {spec.resize}, the longer int({spec.resize} * longer / shorter), rounded down",
-        f"crop {size} x {size}: left = round((width - {size}) / 2), top = round((height - {size}) / 2), halves to the even number",
+        f"{crop}: left = round((width - {width}) / 2), top = round((height - {height}) / 2), halves to the even number",
     ]
     if with_preprocessing:
         return [*steps, "stack: uint8 (batch, height, width, RGB)"]
@@ -169,11 +170,12 @@ def _other_images(path: Path, manifest: Manifest) -> str | None:
     """What an ONNX file takes, if those are no images of the manifest's size: nothing of them should be computed then."""
     from iresnet_export.artifacts.onnx_files import images_of, read_onnx
 
-    size, image = manifest.spec.image_size, images_of(read_onnx(path, external=False))[0].type.tensor_type
+    image = images_of(read_onnx(path, external=False))[0].type.tensor_type
     taken = [extent.dim_value or extent.dim_param for extent in image.shape.dim][1:]
-    if taken == ([size, size, 3] if manifest.with_preprocessing else [3, size, size]):
+    if taken == list(manifest.spec.image_shape(as_pixels=manifest.with_preprocessing)):
         return None
-    return f"the manifest says that it takes images of {size} by {size}, and the file takes {' by '.join(map(str, taken))}"
+    said = " by ".join(map(str, manifest.spec.sides))
+    return f"the manifest says that it takes images of {said}, and the file takes {' by '.join(map(str, taken))}"
 
 
 def stored_precision(artifact: Artifact) -> str:

@@ -408,7 +408,7 @@ class Subject:
     threads: int
     arch: str | None = None
     depth: int | None = None
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     peer: bool = False
     baseline: str | None = None
     size_bytes: int | None = None
@@ -673,7 +673,7 @@ class TrainedNetwork:
     arch: str
     depth: int
     num_classes: int | None = None
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -128,7 +128,7 @@ def _settings(manifest: Manifest, codes: Quantization | None, details: dict[str,
 
 
 def _fold(manifest: Manifest, deployment: Deployment, details: dict[str, Any]) -> dict[str, Any]:
-    told, network, size = details["fold"], deployment.network, manifest.spec.image_size
+    told, network = details["fold"], deployment.network
     folded = network.network if isinstance(network, DeployedNetwork) else network
     assert isinstance(folded, FoldedNetwork)
     count, chose, is_half = told["proof"]["images"], told["plan"]["sample"][0], manifest.precision in ("fp16", "bf16")
@@ -136,7 +136,7 @@ def _fold(manifest: Manifest, deployment: Deployment, details: dict[str, Any]) -
     is_third = abs(chose - 2 * count) <= 1 or (chose, count) == (1, 1)
     kept, words = told.get("kept"), kept_in_words(deployment.source.own, folded.plan)
     return {
-        "plan": told["plan"] | {"tau": TAU, "sample": [chose if is_third else 2 * count, 3, size, size]},
+        "plan": told["plan"] | {"tau": TAU, "sample": [chose if is_third else 2 * count, 3, *manifest.spec.sides]},
         "exact_everywhere": folded.report.is_exact_everywhere,
         "exactness": folded.report.exactness,
         "proof": {
@@ -193,7 +193,7 @@ def _are_all_tried(codes: Quantization, calibrators: Sequence[str], measured: in
 
     tried, few = [trial for trial in codes.tried if not trial.corrected], min(few_images(spec), measured)
     last = codes.tried[len(tried) :]
-    if not tried or is_corrected(codes.scheme, few, spec.image_size) != bool(last):
+    if not tried or is_corrected(codes.scheme, few, spec.longer_side) != bool(last):
         return False
     best = preferred(tried, codes.compared)
     if any(trial != replace(best, sqnr_db=trial.sqnr_db, agreement=trial.agreement, corrected=True) for trial in last):

@@ -33,8 +33,8 @@ def probe_of(network: nn.Module, spec: NetworkSpec, batch: tuple[int, int] | Non
     """
     if isinstance(network, Deployable):
         return NetworkProbe(network)
-    size, dtype = spec.image_size, next(network.parameters()).dtype
-    example = torch.zeros(2 if batch is None else batch[0], 3, size, size, dtype=dtype)
+    dtype = next(network.parameters()).dtype
+    example = torch.zeros(2 if batch is None else batch[0], 3, *spec.sides, dtype=dtype)
     return ProgramProbe(program_of(network, example, dynamic_batch=batch is None), torch.device("cpu"))
 
 

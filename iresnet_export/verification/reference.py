@@ -112,7 +112,7 @@ def _exact_logits(source: Source, pixels: Tensor, progress: Progress) -> Array:
 
 def looked_into(spec: NetworkSpec) -> int:
     """How many images are compared inside a network: an early stage gives a million numbers for each large one."""
-    return 32 if spec.image_size <= 64 else 16
+    return 32 if spec.longer_side <= 64 else 16
 
 
 def in_batches(run: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:

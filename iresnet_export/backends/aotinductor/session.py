@@ -16,6 +16,7 @@ from iresnet_export.errors import ArtifactError, UnavailableError
 from iresnet_export.system.cuda_graphs import Capturing, on_stream, readable
 from iresnet_export.system.torch_settings import torch_threads, without_tf32
 from iresnet_models.errors import first_line, is_out_of_memory
+from iresnet_models.spec import spec_from_json
 
 
 class PackageSession(Session):
@@ -33,13 +34,11 @@ class PackageSession(Session):
                 manifest.with_preprocessing,
                 manifest.precision,
             )
-            size = manifest.spec.image_size
-            self._image = (size, size, 3) if self.with_preprocessing else (3, size, size)
+            self._image = manifest.spec.image_shape(as_pixels=self.with_preprocessing)
             self._type = torch.uint8 if self.with_preprocessing else torch.float32
         elif (identity := identity_of(artifact.path, artifact.format)) is not None:
             self.with_preprocessing, self.computed_precision = normalises(artifact), stored_precision(artifact)
-            size = identity["spec"]["image_size"]
-            self._image = (size, size, 3) if self.with_preprocessing else (3, size, size)
+            self._image = spec_from_json(identity["spec"]).image_shape(as_pixels=self.with_preprocessing)
             self._type = torch.uint8 if self.with_preprocessing else torch.float32
         try:
             self._package = open_package(artifact.path, device)

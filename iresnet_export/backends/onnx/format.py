@@ -58,9 +58,9 @@ class Onnx(Format):
         if isinstance(job.network, Deployable):
             model = onnx_from_network(job.network, opset=opset, static_batch=static_batch, identity=job.identity)
         else:
-            size, given = job.spec.image_size, job.options.given
+            sides, given = job.spec.sides, job.options.given
             model = onnx_from_module(
-                job.network, size, opset=opset, static_batch=static_batch, outputs=given, identity=job.identity
+                job.network, sides, opset=opset, static_batch=static_batch, outputs=given, identity=job.identity
             )
         if job.quantization is not None:
             model = quantized_onnx(model, job.quantization)

@@ -22,14 +22,20 @@ from iresnet_models.errors import named_line
 
 
 def onnx_from_module(
-    network: nn.Module, image_size: int, *, opset: int, static_batch: int | None, outputs: Sequence[str], identity: dict[str, Any]
+    network: nn.Module,
+    sides: tuple[int, int],
+    *,
+    opset: int,
+    static_batch: int | None,
+    outputs: Sequence[str],
+    identity: dict[str, Any],
 ) -> onnx.ModelProto:
     """A module as an ONNX model: `input` (batch, 3, h, w) to `outputs`, float32. The same module gives the same bytes.
 
     Raises ExportError where torch.onnx.export refuses it, MissingPackageError without onnxscript, by which that writes.
     """
     # Two images: torch.export takes a batch of one for a constant.
-    example = torch.zeros(static_batch or 2, 3, image_size, image_size)
+    example = torch.zeros(static_batch or 2, 3, *sides)
     shapes = None if static_batch else ({0: torch.export.Dim("batch")},)
     try:
         import onnxscript  # noqa: F401

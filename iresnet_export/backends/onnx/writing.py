@@ -178,13 +178,11 @@ def _model(
     graph: _Graph, network: Deployable, opset: int, static_batch: int | None, identity: dict[str, Any] | None
 ) -> onnx.ModelProto:
     spec, batch = network.spec, static_batch or "batch"
-    size, with_preprocessing = spec.image_size, isinstance(network, DeployedNetwork) and network.mean is not None
-    if with_preprocessing:
-        image = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [batch, size, size, 3])
-    else:
-        image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, 3, size, size])
+    takes_pixels = isinstance(network, DeployedNetwork) and network.mean is not None
+    kind = TensorProto.UINT8 if takes_pixels else TensorProto.FLOAT
+    image = helper.make_tensor_value_info(INPUT, kind, [batch, *spec.image_shape(as_pixels=takes_pixels)])
     outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *output_shape(name, spec, size, size)])
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *output_shape(name, spec, *spec.sides)])
         for name in names_of_outputs(network)
     ]
     body = helper.make_graph(graph.nodes, spec.name, [image], outputs, graph.initializers)

@@ -33,10 +33,9 @@ class Program(Format):
 
     def content(self, job: ExportJob) -> bytes:
         # An extent of 1 in the example would be taken for a constant: a dynamic batch is traced with two images.
-        batch, size = 2 if job.options.dynamic_batch else job.options.batch, job.spec.image_size
-        example = torch.zeros(batch, 3, size, size)
-        if job.options.with_preprocessing:
-            example = torch.zeros(batch, size, size, 3, dtype=torch.uint8)
+        batch, takes_pixels = 2 if job.options.dynamic_batch else job.options.batch, job.options.with_preprocessing
+        kind = torch.uint8 if takes_pixels else torch.float32
+        example = torch.zeros(batch, *job.spec.image_shape(as_pixels=takes_pixels), dtype=kind)
         job.progress("Tracing", 0.0)
         program = program_of(job.network, example, dynamic_batch=job.options.dynamic_batch)
         for module in program.graph_module.modules():
