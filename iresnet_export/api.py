@@ -12,7 +12,7 @@ from torch import nn
 
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.manifest import FormatName, Manifest
-from iresnet_export.artifacts.metadata import embedded_spec, outputs_of
+from iresnet_export.artifacts.metadata import embedded_spec, outputs_of, sides_of
 from iresnet_export.artifacts.source import Source, source_from_checkpoint, source_from_module, untrained_source
 from iresnet_export.backends.base import MOST_THREADS, Session, running
 from iresnet_export.backends.registry import FORMATS, format_named, runtime_named, runtimes_for
@@ -89,8 +89,9 @@ def export(
     """Exports a network to `torchscript`, `pt2`, `aotinductor`, `onnx` or `engine`, and reads the file back.
 
     `options` are those of the format: `precision` ("fp32", "fp16", "bf16", "int8", "fp8"), `fold`, `with_preprocessing`, `outputs`,
-    `dynamic_batch`, `batch`, `calibration_data` and so on. `output`: the file; by default artifacts/<network>.<format>. Raises
-    InputError for options that do not go together, ExportError where the file does not hold what it should.
+    `dynamic_size`, `dynamic_batch`, `batch`, `calibration_data` and so on. `output`: the file; by default
+    artifacts/<network>.<format>. Raises InputError for options that do not go together, ExportError where the file does not hold
+    what it should.
     """
     from iresnet_export.exporting import export_artifact
 
@@ -182,6 +183,7 @@ class CheckedSession(Session):
         self.computed_precision, self.notices = session.computed_precision, session.notices
         self.outputs = session.outputs or outputs_of(artifact)
         spec = _known_spec(artifact)
+        self.sides = sides_of(artifact)
         self._image = None if spec is None else spec.image_shape(as_pixels=self.with_preprocessing)
 
     def run(self, batch: torch.Tensor) -> torch.Tensor:

@@ -54,6 +54,7 @@ def default_output(format: Format, source: Source, options: ExportOptions, folde
     parts += ["nofold"] if not options.fold else []
     parts += ["pre"] if options.with_preprocessing else []
     parts += [name for name in options.given if name not in default_outputs(with_preprocessing=options.with_preprocessing)]
+    parts += ["dynamic"] if options.dynamic_size else []
     parts += format.name_parts(options)
     return folder / f"{'-'.join(parts)}{format.suffix}"
 
@@ -108,6 +109,8 @@ def _require_offered(format: Format, source: Source, options: ExportOptions) -> 
         raise InputError(f"{format.name} files take any batch size;", "leave out dynamic_batch and batch.")
     if options.scheme is not None and source.weights.kind != "module":
         places_of(source, options).kept(options.keep_float)
+    if options.dynamic_size and not format.frees_sizes:
+        raise InputError(f"{format.name} files take images of one size;", "leave out --dynamic-size.")
     require_had(options.given, source.spec)
     if source.weights.kind != "module":
         return
@@ -165,6 +168,7 @@ def _planned(format: Format, source: Source, options: ExportOptions, output: Pat
         batch=format.batch_range(options),
         with_preprocessing=options.with_preprocessing,
         outputs=options.given,
+        sides=source.spec.free_sides if options.dynamic_size else None,
         details=DETAILS.get(format.name, Details)(settings=settings),
     )
 
@@ -258,7 +262,7 @@ def _shares_read_back(
     if graph is None:
         stored = details.pop("layer_precisions", None)
         return {} if stored is None else shares(stored, list(layer_multiply_accumulates(planned.spec).values()))
-    expected = probe_of(network, planned.spec, planned.batch).graph
+    expected = probe_of(network, planned.spec, planned.batch, planned.sides).graph
     difference = compare(expected if quantization is None else quantized_graph(expected, quantization), graph).first_difference
     if difference is not None:
         raise ExportError(f"The export was refused: read back from the file, {difference}.")

@@ -65,6 +65,7 @@ class Inspection:
                 ("precision", manifest.precision),
                 ("multiply-accumulates", in_words(manifest.details.multiply_accumulates)),
                 ("takes", "uint8 pixels" if manifest.with_preprocessing else "normalised float32 images"),
+                ("sizes", "" if manifest.sides is None else f"{manifest.sides[0]} to {manifest.sides[1]} pixels a side"),
                 ("gives", ", ".join(manifest.outputs)),
                 ("batch", "any" if manifest.batch is None else f"{manifest.batch[0]} to {manifest.batch[1]}"),
                 *({} if (codes := manifest.details.quantization) is None else codes.in_words()).items(),

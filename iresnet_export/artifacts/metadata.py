@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from iresnet_export import __version__
 from iresnet_export.artifacts.artifact import Artifact
-from iresnet_export.artifacts.manifest import FormatName, Manifest, Spec, Text
+from iresnet_export.artifacts.manifest import FormatName, Manifest, Side, Spec, Text
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_models.archives import opened
 from iresnet_models.outputs import OutputName, named_outputs
@@ -18,6 +18,9 @@ from iresnet_models.typed import json_from, shortly, typed
 
 METADATA_KEY, METADATA_FILE = "iresnet-export", "iresnet-export.json"
 """Where ONNX files and archives of torch say what they are."""
+
+FREE_SIDES = ("height", "width")
+"""What graphs call extents of images that are free."""
 
 _LIMIT = 4 << 20
 """Of what a file says of itself, in bytes: the names of a hundred thousand classes."""
@@ -36,6 +39,7 @@ class Identity:
     fold: bool = True
     with_preprocessing: bool = False
     outputs: tuple[Text, ...] = ()
+    sides: tuple[Side, Side] | None = None
     input: Text = ""
 
 
@@ -77,6 +81,7 @@ def embedded_identity(manifest: Manifest) -> dict[str, Any]:
         "fold": manifest.fold,
         "with_preprocessing": takes_pixels,
         "outputs": list(manifest.outputs),
+        **({} if manifest.sides is None else {"sides": list(manifest.sides)}),
         "input": "uint8 (batch, height, width, RGB)" if takes_pixels else "float32 (batch, RGB, height, width), normalised",
         "preprocessing": preprocessing_steps(manifest.spec, takes_pixels),
     }
@@ -139,6 +144,14 @@ def outputs_of(artifact: Artifact) -> tuple[OutputName, ...] | None:
     return found if list(found) == list(told) else None
 
 
+def sides_of(artifact: Artifact) -> tuple[int, int] | None:
+    """The smallest and largest sides of images that an artifact takes, where these are free; else None."""
+    if artifact.manifest is not None:
+        return artifact.manifest.sides
+    told = (identity_of(artifact.path, artifact.format) or {}).get("sides")
+    return None if told is None else (told[0], told[1])
+
+
 def contradiction(artifact: Artifact, checkpoint: NetworkSpec) -> str | None:
     """The first thing that file, manifest and checkpoint tell differently, such as the mean of the images; else None."""
     manifest = artifact.manifest
@@ -172,9 +185,13 @@ def _other_images(path: Path, manifest: Manifest) -> str | None:
 
     image = images_of(read_onnx(path, external=False))[0].type.tensor_type
     taken = [extent.dim_value or extent.dim_param for extent in image.shape.dim][1:]
-    if taken == list(manifest.spec.image_shape(as_pixels=manifest.with_preprocessing)):
+    wanted: list[int | str] = list(manifest.spec.image_shape(as_pixels=manifest.with_preprocessing))
+    if manifest.sides is not None:
+        first = 0 if manifest.with_preprocessing else 1
+        wanted[first : first + 2] = FREE_SIDES
+    if taken == wanted:
         return None
-    said = " by ".join(map(str, manifest.spec.sides))
+    said = " by ".join(map(str, manifest.spec.sides if manifest.sides is None else FREE_SIDES))
     return f"the manifest says that it takes images of {said}, and the file takes {' by '.join(map(str, taken))}"
 
 

@@ -18,6 +18,7 @@ from iresnet_export.cli.options import (
     CheckpointFile,
     Depth,
     DynamicBatch,
+    DynamicSize,
     Fold,
     Force,
     ImageSize,
@@ -104,6 +105,7 @@ def torchscript(
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
     outputs: OutputNames = None,
+    dynamic_size: DynamicSize = False,
     calibration_data: CalibrationData = None,
     output: Output = None,
     force: Force = False,
@@ -119,6 +121,7 @@ def torchscript(
         fold=fold,
         with_preprocessing=with_preprocessing,
         outputs=output_names(outputs),
+        dynamic_size=dynamic_size,
         calibration_data=calibration_data,
     )
     said = spec_options(image_size, resize, interpolation, mean, std, labels)
@@ -151,6 +154,7 @@ def onnx(
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
     outputs: OutputNames = None,
+    dynamic_size: DynamicSize = False,
     calibration_data: CalibrationData = None,
     calibrator: CalibratorName = "auto",
     calibration_images: CalibrationImages = 512,
@@ -174,6 +178,7 @@ def onnx(
         fold=fold,
         with_preprocessing=with_preprocessing,
         outputs=output_names(outputs),
+        dynamic_size=dynamic_size,
         target=target,
         calibrator=calibrator,
         calibration_data=calibration_data,
@@ -226,6 +231,9 @@ def run_export(format: FormatName, source: Source, options: ExportOptions, outpu
         _say_quantized(about)
     if shares := manifest.details.multiply_accumulates:
         say(f"Multiply-accumulates: {in_words(shares)}.")
+    if manifest.sides is not None:
+        calibrated = "" if manifest.details.quantization is None else "; ranges were measured at the usual size"
+        say(f"Images of {manifest.sides[0]} to {manifest.sides[1]} pixels a side{calibrated}.")
     if len(manifest.outputs) > 1:
         say(f"Outputs: {', '.join(manifest.outputs)}.")
     say(

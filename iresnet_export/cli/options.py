@@ -225,6 +225,14 @@ WithPreprocessing = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+DynamicSize = Annotated[
+    bool,
+    typer.Option(
+        "--dynamic-size",
+        help="Leave height and width of images free, from 32 pixels to twice the network's size; verified at three sizes.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 OutputNames = Annotated[
     str | None,
     typer.Option(

@@ -254,6 +254,21 @@ class FurtherOutput:
 
 
 @dataclass(frozen=True, config=STRICT)
+class SizeResult:
+    """The outputs for images of another size (height, width) than usual, of an artifact that takes any."""
+
+    image_size: tuple[int, int]
+    reference: str | None = None
+    noise_ratio: Number | None = None
+    max_abs: Number | None = None
+    sqnr_db: Number | None = None
+    top1_agreement: Number | None = None
+    further_outputs: tuple[FurtherOutput, ...] = ()
+    reason: str | None = None
+    null_reasons: Reasons = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
 class VerifyCandidate:
     """An artifact as one runtime runs it, and its verdict."""
 
@@ -276,6 +291,7 @@ class VerifyCandidate:
     sqnr_db: Number | None = None
     top1_agreement: Number | None = None
     further_outputs: tuple[FurtherOutput, ...] = ()
+    other_sizes: tuple[SizeResult, ...] = ()
     decisions: Decisions | None = None
     first_divergence: str | None = None
     localisation: tuple[Place, ...] | None = None

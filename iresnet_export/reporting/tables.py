@@ -262,6 +262,26 @@ def further_tables(candidates: Sequence[VerifyCandidate]) -> list[Table]:
     return [made] if rows else []
 
 
+def sizes_tables(candidates: Sequence[VerifyCandidate]) -> list[Table]:
+    """A row for each size of images beside the usual one; no table where sizes are not free."""
+    rows: list[Row] = [
+        [
+            one.artifact,
+            backend_name(one.backend),
+            " x ".join(map(str, size.image_size)),
+            status_cell("fail" if size.reason else "pass"),
+            Cell(parity_figure(size.noise_ratio, size.sqnr_db), strong=True),
+            figures(size.max_abs),
+            share(size.top1_agreement),
+        ]
+        for one in candidates
+        for size in one.other_sizes
+    ]
+    columns = ["artifact", "by", "height x width", "verdict", ">error", ">largest error", ">top-1 agrees"]
+    made = table("other-sizes", "Images of other sizes, each against the float64 network at that size", columns, rows, keys=3)
+    return [made] if rows else []
+
+
 def localisation_table(candidate: VerifyCandidate) -> Table:
     rows = list[Row]()
     for entry in candidate.localisation or ():

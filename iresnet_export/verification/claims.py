@@ -40,7 +40,7 @@ from iresnet_models.folding_decisions import TAU
 from iresnet_models.outputs import is_of_output
 from iresnet_models.spec import NetworkSpec
 
-_SHARED = ("spec", "weights", "precision", "fold", "with_preprocessing", "outputs")
+_SHARED = ("spec", "weights", "precision", "fold", "with_preprocessing", "outputs", "sides")
 """What a compiled artifact has from its parent."""
 _SHARED_SETTINGS = tuple(entry.name for entry in fields(OnnxSettings))
 _FLOATING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Relu")

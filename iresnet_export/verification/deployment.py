@@ -12,7 +12,7 @@ from torch import nn
 
 from iresnet_export.artifacts.manifest import Manifest
 from iresnet_export.artifacts.source import Source
-from iresnet_export.backends.pt2.format import program_of
+from iresnet_export.backends.pt2.format import example_of, program_of
 from iresnet_export.backends.pt2.runtime import ProgramProbe
 from iresnet_export.errors import ArtifactError
 from iresnet_export.graph.ir import Graph
@@ -26,16 +26,20 @@ from iresnet_models.outputs import LOGITS, OutputName, require_had
 from iresnet_models.spec import NetworkSpec
 
 
-def probe_of(network: nn.Module, spec: NetworkSpec, batch: tuple[int, int] | None = None) -> Probe:
-    """A network in PyTorch, traced with the names of its modules; for batches of any size unless one is given.
+def probe_of(
+    network: nn.Module, spec: NetworkSpec, batch: tuple[int, int] | None = None, sides: tuple[int, int] | None = None
+) -> Probe:
+    """A network in PyTorch, traced with the names of its modules; for batches of any size unless one is given, and images of the
+    spec's size unless `sides` are free.
 
     Networks of this project's own layers are traced by torch.fx, others by torch.export; ExportError where that cannot be.
     """
     if isinstance(network, Deployable):
         return NetworkProbe(network)
     dtype = next(network.parameters()).dtype
-    example = torch.zeros(2 if batch is None else batch[0], 3, *spec.sides, dtype=dtype)
-    return ProgramProbe(program_of(network, example, dynamic_batch=batch is None), torch.device("cpu"))
+    example = example_of(spec, None if batch is None else batch[0], sides).to(dtype)
+    program = program_of(network, example, dynamic_batch=batch is None, sides=sides)
+    return ProgramProbe(program, torch.device("cpu"))
 
 
 def as_exported(
@@ -111,7 +115,8 @@ class Deployment:
     @cached_property
     def probe(self) -> Probe:
         """The network's own graph, its places and its inner values."""
-        return probe_of(self.network, self.source.spec, None if self.manifest is None else self.manifest.batch)
+        batch, sides = (None, None) if self.manifest is None else (self.manifest.batch, self.manifest.sides)
+        return probe_of(self.network, self.source.spec, batch, sides)
 
     @cached_property
     def graph(self) -> Graph:

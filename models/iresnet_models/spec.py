@@ -25,6 +25,8 @@ MOST_CLASSES = 100_000
 LARGEST_IMAGE = 2048
 """Pixels of a side. A spec may come from a file, and memory follows from it: it is bounded before any is taken."""
 
+_SMALLEST_SIDE = 32
+"""Five times halved it is one pixel."""
 _LARGEST_RESIZE = 4096
 _LONGEST_LABEL = 1000
 MOST_SYNTHETIC = 20_000_000
@@ -185,6 +187,12 @@ class Preprocessing:
     def size_in_words(self) -> str:
         """`224`, or height and width: `224 x 320`."""
         return shortly(self.image_size) if not isinstance(self.image_size, tuple) else " x ".join(map(shortly, self.image_size))
+
+    @property
+    def free_sides(self) -> tuple[int, int]:
+        """The smallest and the largest height and width of images where these are free: 32, or half its own if that is less, to
+        twice its own."""
+        return max(1, min(_SMALLEST_SIDE, min(self.sides) // 2)), min(LARGEST_IMAGE, 2 * self.longer_side)
 
     def image_shape(self, *, as_pixels: bool) -> tuple[int, int, int]:
         """Of one image as an artifact takes it: pixels (h, w, 3), or an input (3, h, w)."""

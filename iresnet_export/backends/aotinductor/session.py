@@ -23,8 +23,9 @@ class PackageSession(Session):
     """A compiled library. It reads its inputs' memory without asking for their shape, so that is checked here."""
 
     def __init__(self, artifact: Artifact, device: torch.device, threads: int | None = None) -> None:
-        from iresnet_export.artifacts.metadata import identity_of, normalises, stored_precision
+        from iresnet_export.artifacts.metadata import identity_of, normalises, sides_of, stored_precision
 
+        self.sides = sides_of(artifact)
         self.device, self._threads, manifest = device, threads, artifact.manifest
         self._image: tuple[int, ...] | None = None
         self._type: torch.dtype | None = None

@@ -37,6 +37,7 @@ from iresnet_export.reporting.tables import (
     limits_table,
     mistakes_table,
     server_table,
+    sizes_tables,
     verify_table,
 )
 from iresnet_export.reporting.words import count
@@ -222,7 +223,8 @@ def _parity(collection: Collection) -> Section | None:
     figures = tuple(parity_figure(collection))
     notes = [f"Compared with {line}." for _, report in collection.verifications for line in references_in_words(report)]
     lead = _LEADS["parity"] + (_LEADS["parity by block"] if figures else "")
-    tables = (verify_table(collection.candidates), *further_tables(collection.candidates))
+    found = collection.candidates
+    tables = (verify_table(found), *further_tables(found), *sizes_tables(found))
     return Section("parity", "Parity", lead, figures, (), tables, tuple(dict.fromkeys(notes)))
 
 
