@@ -12,7 +12,7 @@ from torch import nn
 
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.manifest import FormatName, Manifest
-from iresnet_export.artifacts.metadata import embedded_spec
+from iresnet_export.artifacts.metadata import embedded_spec, outputs_of, sides_of
 from iresnet_export.artifacts.source import Source, source_from_checkpoint, source_from_module, untrained_source
 from iresnet_export.backends.base import MOST_THREADS, Session, running
 from iresnet_export.backends.registry import FORMATS, format_named, runtime_named, runtimes_for
@@ -20,7 +20,7 @@ from iresnet_export.errors import InputError
 from iresnet_export.system.devices import device_named
 from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.preprocessing import ImagePreset, preprocessing_of
-from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing, SpecOptions, Which
+from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing, Sides, SpecOptions, Which
 from iresnet_models.typed import shortly
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def load(
     return source_from_checkpoint(path, arch=arch, depth=depth, num_classes=num_classes, which=which, said=options)
 
 
-def untrained(arch: str = "iresnet", depth: int = 50, *, num_classes: int = 1000, image_size: int = 224, seed: int = 0) -> Source:
-    """An untrained network, filled from `seed`: good for measuring latency."""
+def untrained(arch: str = "iresnet", depth: int = 50, *, num_classes: int = 1000, image_size: Sides = 224, seed: int = 0) -> Source:
+    """An untrained network, filled from `seed`: good for measuring latency. `image_size`: a side, or height and width."""
     return untrained_source(ModelSpec(arch, depth, num_classes=num_classes).with_image_size(image_size), seed)
 
 
@@ -88,9 +88,10 @@ def export(
 ) -> Artifact:
     """Exports a network to `torchscript`, `pt2`, `aotinductor`, `onnx` or `engine`, and reads the file back.
 
-    `options` are those of the format: `precision` ("fp32", "fp16", "bf16", "int8", "fp8"), `fold`, `with_preprocessing`,
-    `dynamic_batch`, `batch`, `calibration_data` and so on. `output`: the file; by default artifacts/<network>.<format>. Raises
-    InputError for options that do not go together, ExportError where the file does not hold what it should.
+    `options` are those of the format: `precision` ("fp32", "fp16", "bf16", "int8", "fp8"), `fold`, `with_preprocessing`, `outputs`,
+    `dynamic_size`, `dynamic_batch`, `batch`, `calibration_data` and so on. `output`: the file; by default
+    artifacts/<network>.<format>. Raises InputError for options that do not go together, ExportError where the file does not hold
+    what it should.
     """
     from iresnet_export.exporting import export_artifact
 
@@ -180,11 +181,23 @@ class CheckedSession(Session):
         self._path = artifact.path
         self.device, self.batch, self.with_preprocessing = session.device, session.batch, session.with_preprocessing
         self.computed_precision, self.notices = session.computed_precision, session.notices
+        self.outputs = session.outputs or outputs_of(artifact)
         spec = _known_spec(artifact)
-        size = None if spec is None else spec.image_size
-        self._image = None if size is None else (size, size, 3) if self.with_preprocessing else (3, size, size)
+        self.sides = sides_of(artifact)
+        self._image = None if spec is None else spec.image_shape(as_pixels=self.with_preprocessing)
 
     def run(self, batch: torch.Tensor) -> torch.Tensor:
+        session = self._ready(batch)
+        with running(self._path):
+            return session.run(batch)
+
+    def all_outputs(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
+        session = self._ready(batch)
+        with running(self._path):
+            return session.all_outputs(batch)
+
+    def _ready(self, batch: torch.Tensor) -> Session:
+        """The session, for a batch that it takes."""
         if self._session is None:
             raise InputError(f"The session of {self._path} is closed.", "Open another one.")
         if not isinstance(batch, torch.Tensor):
@@ -193,8 +206,7 @@ class CheckedSession(Session):
         if not batch.dim() or not len(batch):
             raise InputError(f"A batch has at least one image, and its shape is {tuple(batch.shape)}.")
         self.require_fitting(batch, self._image, torch.uint8 if self.with_preprocessing else torch.float32)
-        with running(self._path):
-            return self._session.run(batch)
+        return self._session
 
     def close(self) -> None:
         if self._session is not None:

@@ -31,11 +31,12 @@ from iresnet_export.graph.precision import in_words, precision_shares, shares
 from iresnet_export.quantization.codes import Quantization, Step, quantized_graph
 from iresnet_export.quantization.placement import quantized_onnx
 from iresnet_export.system.progress import Progress, no_progress
-from iresnet_export.verification.deployment import probe_of
+from iresnet_export.verification.deployment import as_exported, probe_of
 from iresnet_export.verification.fold import FoldSample, fold_sample, folds_for_codes, proved_fold
-from iresnet_models.deployed import DTYPES, Deployable, deployed
+from iresnet_models.deployed import DTYPES, Deployable, default_outputs
 from iresnet_models.files import replacing, sha256_of
 from iresnet_models.operations import layer_multiply_accumulates
+from iresnet_models.outputs import require_had
 from iresnet_models.temporary import temporary_folder
 
 _SECONDS = 1.0
@@ -52,6 +53,8 @@ def default_output(format: Format, source: Source, options: ExportOptions, folde
     parts += ["mixed"] if options.keep_float or options.is_searched else []
     parts += ["nofold"] if not options.fold else []
     parts += ["pre"] if options.with_preprocessing else []
+    parts += [name for name in options.given if name not in default_outputs(with_preprocessing=options.with_preprocessing)]
+    parts += ["dynamic"] if options.dynamic_size else []
     parts += format.name_parts(options)
     return folder / f"{'-'.join(parts)}{format.suffix}"
 
@@ -81,7 +84,7 @@ def export_artifact(
     planned = _planned(format, source, options, output)
     require_replaceable(output, planned, _inputs(source, options), force=force)
     parent = _parent(format, source, options, output, force, progress)
-    identity = embedded_identity(source.spec, source.weights, options.precision, options.fold, options.with_preprocessing)
+    identity = embedded_identity(planned)
     network, fold, quantization = _deployable(source, options, parent, progress)
     with replacing(output) as temporary:
         job = ExportJob(network, source.spec, temporary, options, identity, quantization, parent, progress)
@@ -106,6 +109,9 @@ def _require_offered(format: Format, source: Source, options: ExportOptions) -> 
         raise InputError(f"{format.name} files take any batch size;", "leave out dynamic_batch and batch.")
     if options.scheme is not None and source.weights.kind != "module":
         places_of(source, options).kept(options.keep_float)
+    if options.dynamic_size and not format.frees_sizes:
+        raise InputError(f"{format.name} files take images of one size;", "leave out --dynamic-size.")
+    require_had(options.given, source.spec)
     if source.weights.kind != "module":
         return
     asked = {
@@ -161,6 +167,8 @@ def _planned(format: Format, source: Source, options: ExportOptions, output: Pat
         fold=options.fold,
         batch=format.batch_range(options),
         with_preprocessing=options.with_preprocessing,
+        outputs=options.given,
+        sides=source.spec.free_sides if options.dynamic_size else None,
         details=DETAILS.get(format.name, Details)(settings=settings),
     )
 
@@ -189,24 +197,21 @@ def _deployable(
     source: Source, options: ExportOptions, parent: Artifact | None, progress: Progress
 ) -> tuple[nn.Module, Fold | None, Quantization | None]:
     """What is exported, its fold and its quantization. What is built from a parent has the parent's."""
-    dtype = DTYPES.get(options.precision, torch.float32)
+    dtype, given = DTYPES.get(options.precision, torch.float32), options.given
     if parent is not None:
         made = parent.require_intact().details
         return source.network, made.fold, made.quantization
     if not options.fold:
-        as_it_is = dtype is torch.float32 and not options.with_preprocessing
-        return source.network if as_it_is else deployed(source.own, None, with_preprocessing=True), None, None
+        return as_exported(source, None, with_preprocessing=options.with_preprocessing, outputs=given), None, None
     sample = fold_sample(source, options.calibration_data)
     if options.scheme is not None:
         return _quantized(sample, options, progress)
     folded, fold = proved_fold(sample, progress, precision=options.precision)
-    network: Deployable = folded
-    if dtype is not torch.float32 or options.with_preprocessing:
-        network = deployed(source.own, folded.plan, dtype, with_preprocessing=options.with_preprocessing)
+    network = as_exported(source, folded.plan, dtype, with_preprocessing=options.with_preprocessing, outputs=given)
     return network, fold, None
 
 
-def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -> tuple[Deployable, Fold, Quantization]:
+def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -> tuple[nn.Module, Fold, Quantization]:
     """The fold and the quantization of it that measure best, with or without the stream's channels equalized."""
     images = calibration_images(sample.source, options)
     networks, folds = folds_for_codes(sample, images, options, progress)
@@ -214,7 +219,10 @@ def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -
     network = networks[quantization.equalized]
     if quantization.target == "cpu" and quantization.steps:
         quantization = dataclasses.replace(quantization, steps=_timed(quantization, network, images, options, progress))
-    return network, folds[quantization.equalized], quantization
+    fold = folds[quantization.equalized]
+    source, with_preprocessing = sample.source, options.with_preprocessing
+    made = as_exported(source, fold.plan, with_preprocessing=with_preprocessing, outputs=options.given)
+    return made, fold, quantization
 
 
 def _timed(made: Quantization, network: Deployable, images: Images, options: ExportOptions, progress: Progress) -> tuple[Step, ...]:
@@ -254,7 +262,7 @@ def _shares_read_back(
     if graph is None:
         stored = details.pop("layer_precisions", None)
         return {} if stored is None else shares(stored, list(layer_multiply_accumulates(planned.spec).values()))
-    expected = probe_of(network, planned.spec, planned.batch).graph
+    expected = probe_of(network, planned.spec, planned.batch, planned.sides).graph
     difference = compare(expected if quantization is None else quantized_graph(expected, quantization), graph).first_difference
     if difference is not None:
         raise ExportError(f"The export was refused: read back from the file, {difference}.")

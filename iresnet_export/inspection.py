@@ -51,8 +51,9 @@ class Inspection:
         rows += [("sha256", self.sha256), ("manifest", self.manifest_state)]
         if self.identity is not None and "spec" in self.identity:
             spec = self.identity["spec"]
-            rows.append(("network", f"{spec['arch']}{spec['depth']}, {spec['num_classes']} classes, {spec['image_size']} pixels"))
-            rows.append(("images", self.notes.get("images") or spec_from_json(spec).in_words))
+            known = spec_from_json(spec)
+            rows.append(("network", f"{spec['arch']}{spec['depth']}, {spec['num_classes']} classes, {known.size_in_words} pixels"))
+            rows.append(("images", self.notes.get("images") or known.in_words))
             if "producer" in self.identity:
                 said = f"{self.identity['producer']}, weights {str(self.identity.get('weights_sha256', ''))[:16]}…"
                 rows.append(("says of itself", said))
@@ -64,6 +65,8 @@ class Inspection:
                 ("precision", manifest.precision),
                 ("multiply-accumulates", in_words(manifest.details.multiply_accumulates)),
                 ("takes", "uint8 pixels" if manifest.with_preprocessing else "normalised float32 images"),
+                ("sizes", "" if manifest.sides is None else f"{manifest.sides[0]} to {manifest.sides[1]} pixels a side"),
+                ("gives", ", ".join(manifest.outputs)),
                 ("batch", "any" if manifest.batch is None else f"{manifest.batch[0]} to {manifest.batch[1]}"),
                 *({} if (codes := manifest.details.quantization) is None else codes.in_words()).items(),
                 ("built from", manifest.parent.file if manifest.parent else ""),

@@ -18,6 +18,7 @@ from iresnet_export.quantization.codes import Quantization
 from iresnet_export.system.environment import command, commit, hardware, versions
 from iresnet_models.files import read_json
 from iresnet_models.folding_plan import FoldPlan
+from iresnet_models.outputs import LOGITS, OutputName, named_outputs
 from iresnet_models.precisions import Precision
 from iresnet_models.spec import Interpolation, ModelSpec, NetworkSpec, SpecOptions, Which, kind_of_spec
 from iresnet_models.typed import choice, shortly, typed
@@ -33,6 +34,7 @@ Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0, le=2**60)]
 Count = Annotated[int, Field(ge=0, le=2**32)]
 BatchSize = Annotated[int, Field(ge=1, le=2**20)]
+Side = Annotated[int, Field(ge=1, le=2**20)]
 Profile = tuple[BatchSize, BatchSize, BatchSize]
 Number = Annotated[float, Field(ge=-1e38, le=1e38)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -109,7 +111,7 @@ class Fold(Part):
 class SaidOfSpec(Part):
     """What of the spec was said by options of the export, and is not the checkpoint's: of the labels their hash."""
 
-    image_size: Count | None = None
+    image_size: Count | tuple[Count, Count] | None = None
     resize: Count | None = None
     interpolation: Interpolation | None = None
     mean: tuple[Number, Number, Number] | None = None
@@ -252,7 +254,9 @@ DETAILS: dict[str, type[Details]] = {"onnx": OnnxDetails, "engine": EngineDetail
 class Manifest(Part):
     """Everything that an artifact depends on.
 
-    `batch` is the range of batch sizes that it takes, None for any; `with_preprocessing`: whether it normalises by itself.
+    `batch` is the range of batch sizes that it takes, None for any; `with_preprocessing`: whether it normalises by itself;
+    `outputs`: what it gives, in order; `sides`: the smallest and largest height and width of images that it takes, None for those
+    of its spec alone.
     """
 
     file: Place
@@ -265,6 +269,8 @@ class Manifest(Part):
     fold: bool
     batch: tuple[BatchSize, BatchSize] | None
     with_preprocessing: bool = False
+    outputs: tuple[OutputName, ...] = (LOGITS,)
+    sides: tuple[Side, Side] | None = None
     parent: Parent | None = None
     details: Details = field(default_factory=Details)
     versions: Mapping[Text, Text] = field(default_factory=versions)
@@ -278,6 +284,10 @@ class Manifest(Part):
             raise ValueError(f"batch is a range from a smallest to a largest size, not {self.batch[0]} to {self.batch[1]}")
         if self.batch is None and self.format == "engine":
             raise ValueError("batch is missing, and an engine always has a range of batch sizes")
+        if self.sides not in (None, self.spec.free_sides):
+            raise ValueError(f"sides reach from {self.spec.free_sides[0]} to {self.spec.free_sides[1]} where they are free")
+        if self.outputs != named_outputs(self.outputs):
+            raise ValueError(f"outputs begins with the logits, and is {', '.join(self.outputs) or 'empty'}")
 
     def to_json(self) -> dict[str, Any]:
         told = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
@@ -306,7 +316,7 @@ class Manifest(Part):
         def key(manifest: Manifest) -> tuple[Any, ...]:
             weights = (manifest.weights.kind, manifest.weights.key)
             settings = (manifest.format, manifest.precision, manifest.fold, manifest.batch)
-            made = (manifest.with_preprocessing, manifest.details.settings)
+            made = (manifest.with_preprocessing, manifest.outputs, manifest.sides, manifest.details.settings)
             return manifest.spec, weights, settings, made, manifest.versions.get("iresnet-export")
 
         return key(self) == key(other)

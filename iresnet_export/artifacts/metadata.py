@@ -8,15 +8,19 @@ from typing import Any, ClassVar
 
 from iresnet_export import __version__
 from iresnet_export.artifacts.artifact import Artifact
-from iresnet_export.artifacts.manifest import FormatName, Manifest, Spec, Text, Weights
+from iresnet_export.artifacts.manifest import FormatName, Manifest, Side, Spec, Text
 from iresnet_export.errors import ArtifactError, InputError
 from iresnet_models.archives import opened
+from iresnet_models.outputs import OutputName, named_outputs
 from iresnet_models.precisions import PRECISIONS
 from iresnet_models.spec import NetworkSpec, spec_from_json
 from iresnet_models.typed import json_from, shortly, typed
 
 METADATA_KEY, METADATA_FILE = "iresnet-export", "iresnet-export.json"
 """Where ONNX files and archives of torch say what they are."""
+
+FREE_SIDES = ("height", "width")
+"""What graphs call extents of images that are free."""
 
 _LIMIT = 4 << 20
 """Of what a file says of itself, in bytes: the names of a hundred thousand classes."""
@@ -34,6 +38,8 @@ class Identity:
     precision: Text = ""
     fold: bool = True
     with_preprocessing: bool = False
+    outputs: tuple[Text, ...] = ()
+    sides: tuple[Side, Side] | None = None
     input: Text = ""
 
 
@@ -64,28 +70,32 @@ def identity_of(path: Path, format: FormatName) -> dict[str, Any] | None:
     return found
 
 
-def embedded_identity(spec: NetworkSpec, weights: Weights, precision: str, fold: bool, with_preprocessing: bool) -> dict[str, Any]:
-    """What an artifact says of itself from inside: the spec and hashes, and nothing of the machine."""
+def embedded_identity(manifest: Manifest) -> dict[str, Any]:
+    """What an artifact of this manifest says of itself from inside: the spec and hashes, and nothing of the machine."""
+    takes_pixels = manifest.with_preprocessing
     return {
         "producer": f"iresnet-export {__version__}",
-        "spec": spec.to_json(),
-        "weights_sha256": weights.sha256,
-        "precision": precision,
-        "fold": fold,
-        "with_preprocessing": with_preprocessing,
-        "input": "uint8 (batch, height, width, RGB)" if with_preprocessing else "float32 (batch, RGB, height, width), normalised",
-        "preprocessing": preprocessing_steps(spec, with_preprocessing),
+        "spec": manifest.spec.to_json(),
+        "weights_sha256": manifest.weights.sha256,
+        "precision": manifest.precision,
+        "fold": manifest.fold,
+        "with_preprocessing": takes_pixels,
+        "outputs": list(manifest.outputs),
+        **({} if manifest.sides is None else {"sides": list(manifest.sides)}),
+        "input": "uint8 (batch, height, width, RGB)" if takes_pixels else "float32 (batch, RGB, height, width), normalised",
+        "preprocessing": preprocessing_steps(manifest.spec, takes_pixels),
     }
 
 
 def preprocessing_steps(spec: NetworkSpec, with_preprocessing: bool) -> list[str]:
     """From an image file to the input, exactly: who follows them has the same pixels, bit for bit."""
-    size, resampling = spec.image_size, f"Image.Resampling.{spec.interpolation.upper()}"
+    (height, width), resampling = spec.sides, f"Image.Resampling.{spec.interpolation.upper()}"
+    crop = f"crop {width} x {height}" + ("" if height == width else " (width x height)")
     steps = [
         "decode with Pillow; turn upright by EXIF; transparent pixels on white; greys of 16 bits by their upper 8; 8-bit RGB",
         f"resize with Pillow: image.resize((width, height), {resampling}), of 8-bit pixels, which antialiases; the shorter side "
         f"becomes {spec.resize}, the longer int({spec.resize} * longer / shorter), rounded down",
-        f"crop {size} x {size}: left = round((width - {size}) / 2), top = round((height - {size}) / 2), halves to the even number",
+        f"{crop}: left = round((width - {width}) / 2), top = round((height - {height}) / 2), halves to the even number",
     ]
     if with_preprocessing:
         return [*steps, "stack: uint8 (batch, height, width, RGB)"]
@@ -122,6 +132,26 @@ def normalises(artifact: Artifact) -> bool:
     return identity is not None and identity.get("with_preprocessing") is True
 
 
+def outputs_of(artifact: Artifact) -> tuple[OutputName, ...] | None:
+    """What an artifact gives, in order, by its manifest or else by what it says of itself; None where nothing is said."""
+    if artifact.manifest is not None:
+        return artifact.manifest.outputs
+    told = (identity_of(artifact.path, artifact.format) or {}).get("outputs") or ()
+    try:
+        found = named_outputs(told)
+    except InputError:
+        return None
+    return found if list(found) == list(told) else None
+
+
+def sides_of(artifact: Artifact) -> tuple[int, int] | None:
+    """The smallest and largest sides of images that an artifact takes, where these are free; else None."""
+    if artifact.manifest is not None:
+        return artifact.manifest.sides
+    told = (identity_of(artifact.path, artifact.format) or {}).get("sides")
+    return None if told is None else (told[0], told[1])
+
+
 def contradiction(artifact: Artifact, checkpoint: NetworkSpec) -> str | None:
     """The first thing that file, manifest and checkpoint tell differently, such as the mean of the images; else None."""
     manifest = artifact.manifest
@@ -142,7 +172,7 @@ def contradiction(artifact: Artifact, checkpoint: NetworkSpec) -> str | None:
     inside = identity_of(artifact.path, manifest.format)
     if inside is None:
         return None
-    expected = embedded_identity(manifest.spec, manifest.weights, manifest.precision, manifest.fold, manifest.with_preprocessing)
+    expected = embedded_identity(manifest)
     for key, value in _flat(expected).items():
         if key != "producer" and _flat(inside).get(key) != value:
             return f"the file says of itself that {key} is {_flat(inside).get(key)}, and the manifest that it is {value}"
@@ -153,11 +183,16 @@ def _other_images(path: Path, manifest: Manifest) -> str | None:
     """What an ONNX file takes, if those are no images of the manifest's size: nothing of them should be computed then."""
     from iresnet_export.artifacts.onnx_files import images_of, read_onnx
 
-    size, image = manifest.spec.image_size, images_of(read_onnx(path, external=False))[0].type.tensor_type
+    image = images_of(read_onnx(path, external=False))[0].type.tensor_type
     taken = [extent.dim_value or extent.dim_param for extent in image.shape.dim][1:]
-    if taken == ([size, size, 3] if manifest.with_preprocessing else [3, size, size]):
+    wanted: list[int | str] = list(manifest.spec.image_shape(as_pixels=manifest.with_preprocessing))
+    if manifest.sides is not None:
+        first = 0 if manifest.with_preprocessing else 1
+        wanted[first : first + 2] = FREE_SIDES
+    if taken == wanted:
         return None
-    return f"the manifest says that it takes images of {size} by {size}, and the file takes {' by '.join(map(str, taken))}"
+    said = " by ".join(map(str, manifest.spec.sides if manifest.sides is None else FREE_SIDES))
+    return f"the manifest says that it takes images of {said}, and the file takes {' by '.join(map(str, taken))}"
 
 
 def stored_precision(artifact: Artifact) -> str:

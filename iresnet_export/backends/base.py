@@ -28,7 +28,9 @@ from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.schemes import AUTO, CALIBRATORS, TARGETS, Calibrator, Scheme, Target, scheme_for
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_models.archives import is_archive, require_whole
+from iresnet_models.deployed import default_outputs
 from iresnet_models.errors import is_out_of_memory, named_line
+from iresnet_models.outputs import OutputName, named_outputs
 from iresnet_models.precisions import PRECISIONS, Precision
 from iresnet_models.preprocessing import normalised
 from iresnet_models.spec import NetworkSpec
@@ -48,7 +50,11 @@ class ExportOptions:
     precision: Precision = "fp32"
     fold: bool = True
     with_preprocessing: bool = False
-    """Whether the artifact normalises by itself: pixels in, logits and probabilities out."""
+    """Whether the artifact normalises by itself: pixels in."""
+    outputs: tuple[str, ...] = ()
+    """What the artifact gives: the logits first, and what else is named. None named: the logits, and probabilities for pixels."""
+    dynamic_size: bool = False
+    """Whether height and width of images are free, within the spec's `free_sides`."""
     dynamic_batch: bool = True
     batch: int = 1
     max_batch: int = 32
@@ -86,6 +92,7 @@ class ExportOptions:
         ):
             if value not in known:
                 raise InputError(f"{option} takes {', '.join(known[:-1])} or {known[-1]}, not {value!r}.")
+        named_outputs(self.outputs)
         if self.precision != "fp32" and not self.fold:
             raise InputError(f"--precision {self.precision} goes with the fold:", "leave out --no-fold, which is for float32.")
         scheme = scheme_for(self.precision, self.target)
@@ -111,6 +118,11 @@ class ExportOptions:
             raise InputError(f"--min-sqnr takes decibels, more than 0 and no more than {MOST_SQNR_DB:g}, not {self.min_sqnr:g}.")
         if self.calibration_images < 1:
             raise InputError(f"--calibration-images takes a number of at least 1, not {self.calibration_images}.")
+
+    @property
+    def given(self) -> tuple[OutputName, ...]:
+        """The outputs of the artifact, in order."""
+        return named_outputs(self.outputs) if self.outputs else default_outputs(with_preprocessing=self.with_preprocessing)
 
     @property
     def is_searched(self) -> bool:
@@ -169,8 +181,12 @@ class Session(ABC):
     """The smallest and largest batch that it takes; None for any."""
     with_preprocessing: bool = False
     """Whether the artifact does its own normalisation: its batches are pixels (n, h, w, 3), uint8, and not inputs."""
+    sides: tuple[int, int] | None = None
+    """The smallest and largest height and width of images where these are free; None where they are not, or nothing is said."""
     image: tuple[int | None, ...] | None = None
     """The extents of what it takes for each image, None for those that may be any; None as a whole where nothing says so."""
+    outputs: Sequence[str] | None = None
+    """The names of what it gives, in its own order; None where the file has no names for it."""
     computed_precision: str = "fp32"
     """The precision that its convolutions are really computed in here, whatever the artifact stores."""
     notices: Sequence[str] = ()
@@ -181,7 +197,7 @@ class Session(ABC):
         """Logits (n, classes), float32, for inputs (n, 3, h, w), float32, or for pixels, both on `device`."""
 
     def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...] | None:
-        """Everything that the artifact gives for a batch, logits first, in its own order; None where only logits can be had."""
+        """Everything that the artifact gives for a batch, in its own order, float32; None where only logits can be had."""
         return None
 
     def batch_of(self, pixels: Tensor, spec: NetworkSpec) -> Tensor:
@@ -191,13 +207,20 @@ class Session(ABC):
             host = host.pin_memory()  # else the driver copies it to such memory itself, and waits for each copy
         return host.to(self.device, non_blocking=True)
 
-    def require_fitting(self, batch: Tensor, image: tuple[int, ...] | None, kind: torch.dtype | None) -> None:
+    def require_fitting(self, batch: Tensor, image: Sequence[int] | None, kind: torch.dtype | None) -> None:
         """ArtifactError for images of another number, shape, type or device; for sessions that read them by their address.
 
-        None for a shape or type that nothing is known of.
+        None for a shape or type that nothing is known of. Where `sides` are free, they may be any within these.
         """
         smallest, largest = self.batch or (1, max(1, len(batch)))
-        image, kind = image or tuple(batch.shape[1:]), kind or batch.dtype
+        if image is not None and self.sides is not None and batch.dim() == len(image) + 1:
+            first, (least, most) = 0 if self.with_preprocessing else 1, self.sides
+            own = batch.shape[1 + first : 3 + first]
+            if not all(least <= side <= most for side in own):
+                shape = " x ".join(map(str, own))
+                raise ArtifactError(f"The artifact takes images of {least} to {most} pixels a side, not of {shape}.")
+            image = (*image[:first], *own, *image[first + 2 :])
+        image, kind = tuple(image or batch.shape[1:]), kind or batch.dtype
         if not smallest <= len(batch) <= largest or tuple(batch.shape[1:]) != image or batch.dtype != kind:
             images = "any number of" if self.batch is None else f"{smallest} to {largest}"
             raise ArtifactError(
@@ -230,6 +253,8 @@ class Format(ABC):
     """The format that it is built from, where that is not the network itself."""
     precisions: ClassVar[tuple[Precision, ...]] = PRECISIONS
     options_type: ClassVar[type[ExportOptions]] = ExportOptions
+    frees_sizes: ClassVar[bool] = True
+    """Whether height and width of images may be free."""
     takes_modules: ClassVar[bool] = False
     """Whether it can be written of any module, and not of this project's own networks alone."""
 
@@ -247,7 +272,8 @@ class Format(ABC):
 
     def options_of(self, manifest: Manifest) -> ExportOptions:
         """Those of the export that a manifest tells of, as far as they decide what the file holds; InputError if they cannot be."""
-        told: dict[str, Any] = {name: getattr(manifest, name) for name in ("precision", "fold", "with_preprocessing")}
+        told: dict[str, Any] = {name: getattr(manifest, name) for name in ("precision", "fold", "with_preprocessing", "outputs")}
+        told["dynamic_size"] = manifest.sides is not None
         if manifest.batch is not None:
             told |= {"dynamic_batch": False, "batch": manifest.batch[0]}
         if isinstance(settings := manifest.details.settings, OnnxSettings):

@@ -100,6 +100,7 @@ class OpenVinoSession(Session):
             self.batch = None if batch.is_dynamic else (batch.get_length(), batch.get_length())
             self.image = tuple(None if extent.is_dynamic else extent.get_length() for extent in list(taken.partial_shape)[1:])
             self.with_preprocessing = taken.element_type == openvino.Type.u8
+            self.outputs = [output.any_name for output in self._compiled.outputs]
             self.computed_precision = computed(_computed_precisions(self._compiled), in_float)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

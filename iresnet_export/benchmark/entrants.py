@@ -66,7 +66,7 @@ class Origin:
 
     @cached_property
     def work(self) -> Work:
-        return work_of(self.source.network, self.source.spec.image_size)
+        return work_of(self.source.network, self.source.spec.sides)
 
     def recipe(self, opener: str, options: BenchOptions, threads: int) -> Recipe:
         """How its network is opened as it is."""

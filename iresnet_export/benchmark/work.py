@@ -32,13 +32,13 @@ class Work:
         return None if width is None else width * (self.weights + batch * self.activations)
 
 
-def work_of(network: nn.Module, image_size: int) -> Work:
+def work_of(network: nn.Module, sides: tuple[int, int]) -> Work:
     """Counted over all products of tensors in a forward pass of one image, without computing any."""
     state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     with torch.device("meta"), torch.no_grad():
         empty = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
         with _Counting(empty.values()) as counted:
-            torch.func.functional_call(network, empty, (torch.empty(1, 3, image_size, image_size),))
+            torch.func.functional_call(network, empty, (torch.empty(1, 3, *sides),))
     return Work(counted.macs, counted.weights, counted.activations)
 
 
@@ -75,4 +75,4 @@ def work_of_torchvision(spec: NetworkSpec) -> Work:
 
     with torch.device("meta"):
         network = getattr(models, f"resnet{spec.depth}")(weights=None, num_classes=spec.num_classes)
-    return work_of(network.eval(), spec.image_size)
+    return work_of(network.eval(), spec.sides)

@@ -18,6 +18,7 @@ from iresnet_export.cli.options import (
     CheckpointFile,
     Depth,
     DynamicBatch,
+    DynamicSize,
     Fold,
     Force,
     ImageSize,
@@ -29,6 +30,7 @@ from iresnet_export.cli.options import (
     MinSqnr,
     NumClasses,
     Output,
+    OutputNames,
     PrecisionName,
     QuantizedPrecisionName,
     Resize,
@@ -39,6 +41,7 @@ from iresnet_export.cli.options import (
     WhichWeights,
     WithPreprocessing,
     offering,
+    output_names,
     source_from_options,
     spec_options,
 )
@@ -101,6 +104,8 @@ def torchscript(
     precision: PrecisionName = "fp32",
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
+    outputs: OutputNames = None,
+    dynamic_size: DynamicSize = False,
     calibration_data: CalibrationData = None,
     output: Output = None,
     force: Force = False,
@@ -112,7 +117,12 @@ def torchscript(
     from iresnet_export.backends.base import ExportOptions
 
     options = ExportOptions(
-        precision=precision, fold=fold, with_preprocessing=with_preprocessing, calibration_data=calibration_data
+        precision=precision,
+        fold=fold,
+        with_preprocessing=with_preprocessing,
+        outputs=output_names(outputs),
+        dynamic_size=dynamic_size,
+        calibration_data=calibration_data,
     )
     said = spec_options(image_size, resize, interpolation, mean, std, labels)
     source = source_from_options(arch, depth, checkpoint, weights, seed, num_classes, which, said)
@@ -143,6 +153,8 @@ def onnx(
     ] = "cpu",
     fold: Fold = True,
     with_preprocessing: WithPreprocessing = False,
+    outputs: OutputNames = None,
+    dynamic_size: DynamicSize = False,
     calibration_data: CalibrationData = None,
     calibrator: CalibratorName = "auto",
     calibration_images: CalibrationImages = 512,
@@ -165,6 +177,8 @@ def onnx(
         precision=precision,
         fold=fold,
         with_preprocessing=with_preprocessing,
+        outputs=output_names(outputs),
+        dynamic_size=dynamic_size,
         target=target,
         calibrator=calibrator,
         calibration_data=calibration_data,
@@ -217,6 +231,11 @@ def run_export(format: FormatName, source: Source, options: ExportOptions, outpu
         _say_quantized(about)
     if shares := manifest.details.multiply_accumulates:
         say(f"Multiply-accumulates: {in_words(shares)}.")
+    if manifest.sides is not None:
+        calibrated = "" if manifest.details.quantization is None else "; ranges were measured at the usual size"
+        say(f"Images of {manifest.sides[0]} to {manifest.sides[1]} pixels a side{calibrated}.")
+    if len(manifest.outputs) > 1:
+        say(f"Outputs: {', '.join(manifest.outputs)}.")
     say(
         f"{artifact.path}: {source.spec.name}, {manifest.size_bytes / 1e6:.1f} MB, {manifest.precision}, {batch}; "
         "weights read back."

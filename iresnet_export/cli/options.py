@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from iresnet_export.errors import InputError
-from iresnet_models.spec import BLOCKS, FAMILIES, Interpolation, ModelSpec, SpecOptions, Which
+from iresnet_models.spec import BLOCKS, FAMILIES, Interpolation, ModelSpec, Sides, SpecOptions, Which
 
 if TYPE_CHECKING:
     import torch
@@ -121,14 +121,13 @@ Seed = Annotated[
     ),
 ]
 ImageSize = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--image-size",
-        help="Height and width of the input, cropped from the middle. Default: the checkpoint's, or 224.",
+        metavar="N|HxW",
+        help="Height and width of the input, cropped from the middle: 224, or 224x320. Default: the checkpoint's, or 224.",
         rich_help_panel=IMAGES,
         show_default=False,
-        min=1,
-        max=MOST_PIXELS,
     ),
 ]
 Resize = Annotated[
@@ -224,6 +223,26 @@ WithPreprocessing = Annotated[
         "--with-preprocessing",
         help="Take uint8 pixels (batch, height, width, RGB), and give logits and probabilities.",
         rich_help_panel=OUTPUT,
+    ),
+]
+DynamicSize = Annotated[
+    bool,
+    typer.Option(
+        "--dynamic-size",
+        help="Leave height and width of images free, from 32 pixels to twice the network's size; verified at three sizes.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+OutputNames = Annotated[
+    str | None,
+    typer.Option(
+        "--outputs",
+        metavar="NAMES",
+        help="What the file gives, with commas: logits (always first), probabilities, embedding, layer1 to layer4. Default: "
+        "logits; for pixels probabilities too.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+        autocompletion=offering("logits,probabilities", "logits,embedding", "logits,layer1,layer2,layer3,layer4"),
     ),
 ]
 CalibratorName = Annotated[
@@ -327,8 +346,15 @@ Trust = Annotated[
 ]
 
 
+def output_names(given: str | None) -> tuple[str, ...]:
+    """The names of an option; InputError for ones that cannot be."""
+    from iresnet_models.outputs import named_outputs
+
+    return () if given is None else named_outputs([name.strip() for name in given.split(",")])
+
+
 def spec_options(
-    image_size: int | None,
+    image_size: str | None,
     resize: int | None,
     interpolation: Interpolation | None,
     mean: str | None,
@@ -337,13 +363,23 @@ def spec_options(
 ) -> SpecOptions:
     """What the options say of images and classes; InputError for what they cannot be."""
     return SpecOptions(
-        image_size=image_size,
+        image_size=None if image_size is None else _sides(image_size),
         resize=resize,
         interpolation=interpolation,
         mean=_channels(mean, "--mean"),
         std=_channels(std, "--std"),
         labels=None if labels is None else labels_from(labels),
     )
+
+
+def _sides(text: str) -> Sides:
+    numbers = text.lower().split("x")
+    if len(numbers) > 2 or not all(number.isascii() and number.isdigit() and len(number) < 6 for number in numbers):
+        raise InputError(f"--image-size takes a side in pixels, or height and width: 224 or 224x320; not {text[:80]!r}.")
+    sides = [int(number) for number in numbers]
+    if not all(1 <= side <= MOST_PIXELS for side in sides):
+        raise InputError(f"--image-size takes from 1 to {MOST_PIXELS} pixels, not {text[:80]}.")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def _channels(text: str | None, option: str) -> tuple[float, float, float] | None:

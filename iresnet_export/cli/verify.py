@@ -101,7 +101,7 @@ def verify(
     from iresnet_export.reporting.documents import verify_report
     from iresnet_export.reporting.markdown import verify_markdown
     from iresnet_export.reporting.remarks import references_in_words, verify_remarks
-    from iresnet_export.reporting.tables import localisation_table, verify_table
+    from iresnet_export.reporting.tables import further_tables, localisation_table, sizes_tables, verify_table
     from iresnet_export.verification.verify import VerifyOptions
     from iresnet_export.verification.verify import verify as verify_artifacts
 
@@ -127,6 +127,8 @@ def verify(
     for line in references_in_words(report):
         say(f"Reference: {line}.")
     show(verify_table(report.candidates))
+    for made in (*further_tables(report.candidates), *sizes_tables(report.candidates)):
+        show(made)
     for candidate in report.candidates if localise else ():
         if candidate.localisation is not None:
             show(localisation_table(candidate))

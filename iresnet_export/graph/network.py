@@ -14,6 +14,7 @@ from iresnet_export.graph.ir import KINDS, Graph, Node, Wiring, array_of, conv_a
 from iresnet_export.graph.probe import Probe
 from iresnet_models.deployed import Deployable
 from iresnet_models.network import Network
+from iresnet_models.outputs import is_of_output
 
 STEM, POOL, CLASSIFIER = "stem", "pool", "classifier"
 
@@ -36,7 +37,8 @@ class NetworkProbe(Probe):
 
     @cached_property
     def places(self) -> dict[str, int]:
-        return {place_of(node): number for number, node in enumerate(self.graph.nodes) if node.kind != "softmax"}
+        inner = ((number, node) for number, node in enumerate(self.graph.nodes) if node.kind != "softmax")
+        return {place_of(node): number for number, node in inner if not is_of_output(node.name)}
 
     def in_words(self, place: str) -> str:
         return place_in_words(place, self._network) if isinstance(self._network, Network) else place

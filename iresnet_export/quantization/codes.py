@@ -17,6 +17,7 @@ from iresnet_export.graph.ir import Array, Graph, Node
 from iresnet_export.quantization.kept import is_kept
 from iresnet_export.quantization.schemes import CALIBRATORS, SCHEMES, Scheme, Target, scheme_for
 from iresnet_export.verification.decisions import AccuracyDrop, drop_of
+from iresnet_models.outputs import is_of_output
 from iresnet_models.typed import shortly, typed
 
 FORMAT = "iresnet-export/quantization/1"
@@ -307,7 +308,8 @@ def quantized_graph(graph: Graph, quantization: Quantization) -> Graph:
     Raises ArtifactError where the quantization leaves out layers that its scheme quantizes.
     """
     activations = [activation_codes(name, quantization.codes(name)) for name in sorted(quantization.ranges)]
-    return Graph([_quantized(node, quantization) if node.tensors else node for node in graph.nodes], activations)
+    coded = [_quantized(node, quantization) if node.tensors and not is_of_output(node.name) else node for node in graph.nodes]
+    return Graph(coded, activations)
 
 
 def activation_codes(name: str, codes: Codes) -> Node:

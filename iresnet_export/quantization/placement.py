@@ -20,6 +20,7 @@ from iresnet_export.graph.ir import Array, Node
 from iresnet_export.quantization.codes import Quantization, constant_codes, quantized_weights
 from iresnet_export.quantization.kept import is_kept
 from iresnet_export.quantization.schemes import Scheme
+from iresnet_models.outputs import is_of_output
 
 _WEIGHTED = ("Conv", "Gemm")
 _SAME_CODES = ("MaxPool", "Flatten")
@@ -40,9 +41,10 @@ class Placement:
         self.scheme, self._kept = scheme, kept
         self.floating = floating_layers(model, scheme, kept)
         self.constants = {tensor.name for tensor in graph.initializer}
-        self._producers = {node.output[0]: node for node in graph.node}
+        nodes = [node for node in graph.node if not is_of_output(node.name)]  # what is given besides changes no code
+        self._producers = {node.output[0]: node for node in nodes}
         self._consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in graph.node:
+        for node in nodes:
             for name in node.input:
                 self._consumers[name].append(node)
         self._outputs = {value.name for value in graph.output}
@@ -51,7 +53,7 @@ class Placement:
         self.quantized = [value for value in values if wanted(value)]
         self.ranged = [value for value in self.quantized if self.codes_from(value) == value]
         """Those that need a range of their own."""
-        self.inputs = {node.name: self.codes_from(node.input[0]) for node in graph.node if self.quantizes(node)}
+        self.inputs = {node.name: self.codes_from(node.input[0]) for node in nodes if self.quantizes(node)}
 
     def codes_from(self, value: str) -> str:
         """The value whose codes a value shares: itself, or what it only moves, or rectifies."""
@@ -149,6 +151,9 @@ class _Writer:
     def copy(self, node: onnx.NodeProto, sites: Placement) -> None:
         """The node as it is in the quantized graph, with what has to stand before and after it."""
         value = node.output[0]
+        if is_of_output(node.name):
+            self._give(node, everywhere=sites.scheme.everywhere)
+            return
         if sites.rectifies_codes(node):
             self._rectify_codes(node, sites.codes_from(value))
             return
@@ -166,6 +171,19 @@ class _Writer:
         self.nodes.append(copy)
         if value in sites.quantized:
             self.quantize(value, sites.codes_from(value))
+
+    def _give(self, node: onnx.NodeProto, *, everywhere: bool) -> None:
+        """A node that gives a value besides, in float32: of what is there as codes what these say, by a conversion of its own."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for index, name in enumerate(node.input):
+            if name in self._codes and everywhere:
+                copy.input[index] = f"{node.name}.dequantized"
+                inputs = [f"{name}.codes", *self._parameters(self._codes[name])]
+                self._add("DequantizeLinear", inputs, copy.input[index], f"{node.name}.dequantize")
+            elif name in self._known:
+                self._weight(name, self._known[name])
+        self.nodes.append(copy)
 
     def quantize(self, value: str, codes_from: str) -> None:
         scale, zero = self._parameters(codes_from)

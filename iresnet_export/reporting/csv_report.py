@@ -132,7 +132,9 @@ def _classes(one: Evaluated) -> Iterator[dict[str, Any]]:
 
 
 def cell(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    """Text that a spreadsheet would take for a formula gets an apostrophe in front; height and width are one text."""
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str) and value.startswith(_FORMULA):

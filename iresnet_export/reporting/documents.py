@@ -63,6 +63,8 @@ def _candidate(candidate: Candidate, options: VerifyOptions) -> dict[str, Any]:
         "weights": candidate.weights and dataclasses.asdict(candidate.weights),
         "graph": candidate.graph and dataclasses.asdict(candidate.graph),
         **{key: getattr(outputs, key) if outputs else None for key in figures},
+        "other_sizes": [dataclasses.asdict(size) for size in candidate.sizes],
+        "further_outputs": [dataclasses.asdict(further) for further in candidate.further],
         "decisions": decisions and _decisions(decisions, options.max_accuracy_drop),
         "first_divergence": localisation and localisation.first,
         "localisation": localisation and [dataclasses.asdict(entry) for entry in localisation.places],

@@ -11,7 +11,16 @@ from iresnet_export.reporting.missing import not_measured
 from iresnet_export.reporting.remarks import evaluation_remarks, references_in_words, verify_remarks
 from iresnet_export.reporting.schemas import VerifyReport
 from iresnet_export.reporting.summary import headline, verdicts
-from iresnet_export.reporting.tables import Table, comparison_table, environment_rows, eval_table, measurement_tables, verify_table
+from iresnet_export.reporting.tables import (
+    Table,
+    comparison_table,
+    environment_rows,
+    eval_table,
+    further_tables,
+    measurement_tables,
+    sizes_tables,
+    verify_table,
+)
 from iresnet_export.reporting.words import printable
 
 
@@ -20,6 +29,7 @@ def verify_markdown(report: VerifyReport) -> str:
     parts = [
         f"### Verification {'passed' if report.passed else 'did not pass'}",
         _table(verify_table(report.candidates)),
+        *map(_table, (*further_tables(report.candidates), *sizes_tables(report.candidates))),
         _bullets(map(text, verify_remarks(report.candidates))),
         "Compared with:" if report.references else "",
         _bullets(map(text, references_in_words(report))),
@@ -37,6 +47,7 @@ def markdown_report(collection: Collection, comparison: Comparison | None, title
     parts.append(_bullets(f"**{text(one.status)}** {text(f'{one.subject} {one.text}'.strip())}" for one in verdicts(collection)))
     parts += map(_table, measurement_tables(collection.measurements))
     parts += [_table(verify_table(collection.candidates))] if collection.candidates else []
+    parts += map(_table, (*further_tables(collection.candidates), *sizes_tables(collection.candidates)))
     parts += [_table(eval_table(collection.evaluations))] if collection.evaluations else []
     parts += [_bullets(map(text, evaluation_remarks(collection.evaluations)))]
     absent = [f"{text(what)}: {_how(how)}" for what, how in not_measured(collection)]

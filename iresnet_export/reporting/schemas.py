@@ -20,6 +20,8 @@ from iresnet_export.system.environment import environment
 from iresnet_models.typed import adapter
 
 VERSION = 1
+MOST_RATIO = 1e38
+"""In place of what is infinitely many times nothing."""
 LARGEST = 1e40
 """Beyond every float32, and so beyond what a network, a clock or a loss gives. Plots square and add what they show."""
 
@@ -246,6 +248,37 @@ class MixedStep:
 
 
 @dataclass(frozen=True, config=STRICT)
+class FurtherOutput:
+    """An output beside the logits against the float64 network's value at its place; the worst over the batch sizes.
+
+    `noise_ratio`: in units of the rounding error there. `expected_sqnr_db`: of codes, what the file's own quantized graph gives.
+    """
+
+    name: str
+    noise_ratio: Number | None = None
+    sqnr_db: Number | None = None
+    expected_sqnr_db: Number | None = None
+    max_abs: Number | None = None
+    reason: str | None = None
+    null_reasons: Reasons = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
+class SizeResult:
+    """The outputs for images of another size (height, width) than usual, of an artifact that takes any."""
+
+    image_size: tuple[int, int]
+    reference: str | None = None
+    noise_ratio: Number | None = None
+    max_abs: Number | None = None
+    sqnr_db: Number | None = None
+    top1_agreement: Number | None = None
+    further_outputs: tuple[FurtherOutput, ...] = ()
+    reason: str | None = None
+    null_reasons: Reasons = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
 class VerifyCandidate:
     """An artifact as one runtime runs it, and its verdict."""
 
@@ -267,6 +300,8 @@ class VerifyCandidate:
     cosine: Number | None = None
     sqnr_db: Number | None = None
     top1_agreement: Number | None = None
+    further_outputs: tuple[FurtherOutput, ...] = ()
+    other_sizes: tuple[SizeResult, ...] = ()
     decisions: Decisions | None = None
     first_divergence: str | None = None
     localisation: tuple[Place, ...] | None = None
@@ -400,7 +435,7 @@ class Subject:
     threads: int
     arch: str | None = None
     depth: int | None = None
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     peer: bool = False
     baseline: str | None = None
     size_bytes: int | None = None
@@ -665,7 +700,7 @@ class TrainedNetwork:
     arch: str
     depth: int
     num_classes: int | None = None
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -250,6 +250,40 @@ def _weights(weights: Weights | None, status: str) -> str:
     return "differ" if weights.first_difference else f"{weights.compared:,} equal"
 
 
+def further_tables(candidates: Sequence[VerifyCandidate]) -> list[Table]:
+    """A row for each output beside the logits; no table where there is none."""
+    rows = list[Row]()
+    for one in candidates:
+        for output in one.further_outputs:
+            expected = "" if output.expected_sqnr_db is None else parity_figure(None, output.expected_sqnr_db)
+            figure = Cell(parity_figure(output.noise_ratio, output.sqnr_db), strong=True)
+            verdict = status_cell("fail" if output.reason else "pass")
+            rows.append([one.artifact, backend_name(one.backend), output.name, verdict, figure, expected, figures(output.max_abs)])
+    columns = ["artifact", "by", "output", "verdict", ">error", ">of its own graph", ">largest error"]
+    made = table("further-outputs", "Outputs beside the logits, each in units of its own place", columns, rows, keys=3)
+    return [made] if rows else []
+
+
+def sizes_tables(candidates: Sequence[VerifyCandidate]) -> list[Table]:
+    """A row for each size of images beside the usual one; no table where sizes are not free."""
+    rows: list[Row] = [
+        [
+            one.artifact,
+            backend_name(one.backend),
+            " x ".join(map(str, size.image_size)),
+            status_cell("fail" if size.reason else "pass"),
+            Cell(parity_figure(size.noise_ratio, size.sqnr_db), strong=True),
+            figures(size.max_abs),
+            share(size.top1_agreement),
+        ]
+        for one in candidates
+        for size in one.other_sizes
+    ]
+    columns = ["artifact", "by", "height x width", "verdict", ">error", ">largest error", ">top-1 agrees"]
+    made = table("other-sizes", "Images of other sizes, each against the float64 network at that size", columns, rows, keys=3)
+    return [made] if rows else []
+
+
 def localisation_table(candidate: VerifyCandidate) -> Table:
     rows = list[Row]()
     for entry in candidate.localisation or ():

@@ -37,9 +37,10 @@ from iresnet_export.verification.fold import FOLD_LIMIT, kept_in_words
 from iresnet_models.deployed import DeployedNetwork
 from iresnet_models.folded import FoldedNetwork
 from iresnet_models.folding_decisions import TAU
+from iresnet_models.outputs import is_of_output
 from iresnet_models.spec import NetworkSpec
 
-_SHARED = ("spec", "weights", "precision", "fold", "with_preprocessing")
+_SHARED = ("spec", "weights", "precision", "fold", "with_preprocessing", "outputs", "sides")
 """What a compiled artifact has from its parent."""
 _SHARED_SETTINGS = tuple(entry.name for entry in fields(OnnxSettings))
 _FLOATING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Relu")
@@ -127,7 +128,7 @@ def _settings(manifest: Manifest, codes: Quantization | None, details: dict[str,
 
 
 def _fold(manifest: Manifest, deployment: Deployment, details: dict[str, Any]) -> dict[str, Any]:
-    told, network, size = details["fold"], deployment.network, manifest.spec.image_size
+    told, network = details["fold"], deployment.network
     folded = network.network if isinstance(network, DeployedNetwork) else network
     assert isinstance(folded, FoldedNetwork)
     count, chose, is_half = told["proof"]["images"], told["plan"]["sample"][0], manifest.precision in ("fp16", "bf16")
@@ -135,7 +136,7 @@ def _fold(manifest: Manifest, deployment: Deployment, details: dict[str, Any]) -
     is_third = abs(chose - 2 * count) <= 1 or (chose, count) == (1, 1)
     kept, words = told.get("kept"), kept_in_words(deployment.source.own, folded.plan)
     return {
-        "plan": told["plan"] | {"tau": TAU, "sample": [chose if is_third else 2 * count, 3, size, size]},
+        "plan": told["plan"] | {"tau": TAU, "sample": [chose if is_third else 2 * count, 3, *manifest.spec.sides]},
         "exact_everywhere": folded.report.is_exact_everywhere,
         "exactness": folded.report.exactness,
         "proof": {
@@ -192,7 +193,7 @@ def _are_all_tried(codes: Quantization, calibrators: Sequence[str], measured: in
 
     tried, few = [trial for trial in codes.tried if not trial.corrected], min(few_images(spec), measured)
     last = codes.tried[len(tried) :]
-    if not tried or is_corrected(codes.scheme, few, spec.image_size) != bool(last):
+    if not tried or is_corrected(codes.scheme, few, spec.longer_side) != bool(last):
         return False
     best = preferred(tried, codes.compared)
     if any(trial != replace(best, sqnr_db=trial.sqnr_db, agreement=trial.agreement, corrected=True) for trial in last):
@@ -213,7 +214,7 @@ def _are_all_tried(codes: Quantization, calibrators: Sequence[str], measured: in
 def _kept(codes: Quantization, details: dict[str, Any], model: onnx.ModelProto) -> dict[str, Any]:
     """The places that were asked to stay in float32, and beyond them those that keeping step by step led to."""
     settings, told = details["settings"], details["quantization"]["steps"]
-    places = list(dict.fromkeys(place_of(node.name) for node in model.graph.node))
+    places = list(dict.fromkeys(place_of(node.name) for node in model.graph.node if not is_of_output(node.name)))
     asked = {place for place in places if any(stands_for(name, place) for name in settings.get("keep_float") or ())}
     found = {step.place for step in codes.steps[1:]} if _are_steps(codes, settings, {*places} - asked) else set()
     return {"kept": [place for place in places if place in asked | found], "steps": told if found else []}
@@ -237,8 +238,9 @@ def _are_steps(codes: Quantization, settings: dict[str, Any], free: set[str]) ->
 
 def _in_integers(told: dict[str, int], model: onnx.ModelProto, kept: Sequence[str]) -> dict[str, int]:
     """What a runtime made of a graph, with its convolutions and additions in integers and none in float, but for what is kept."""
-    counts = Counter(node.op_type for node in model.graph.node if not is_kept(node.name, kept))
-    floats = Counter(node.op_type for node in model.graph.node if is_kept(node.name, kept))
+    counts, floats = Counter[str](), Counter[str]()
+    for node in model.graph.node:
+        (floats if is_kept(node.name, kept) or is_of_output(node.name) else counts)[node.op_type] += 1
     made = {name: count for name, count in told.items() if name not in _FLOATING}
     made |= {name: count for name, count in (("QLinearConv", counts["Conv"]), ("QLinearAdd", counts["Add"])) if count}
     for names, least, most in (  # ONNX Runtime makes convolutions of multiplications, and adds within convolutions

@@ -106,11 +106,13 @@ class Criterion:
     noise_floor: float | None = None
     expectations: tuple[Expectation, ...] = ()
     max_accuracy_drop: float | None = None
+    least_sqnr_db: float = LEAST_SQNR_DB
+    """Asked of codes whatever was expected."""
 
     def rounding(self, logits: Array) -> float:
         """The largest root-mean-square error, over these logits of the reference, that passes as the precision's own."""
         if self.expectations:
-            least = max(LEAST_SQNR_DB, *(expected.least_sqnr_db() for expected in self.expectations))
+            least = max(self.least_sqnr_db, *(expected.least_sqnr_db() for expected in self.expectations))
             return rms(logits) * float(10 ** (-least / 20))
         return NOISE_LIMIT * (self.noise_floor or 0.0)
 
@@ -144,7 +146,7 @@ class Criterion:
             if found is not None:
                 why = expected.explained()
                 return found if why is None else f"{found}; {why}"
-        return self._of_noise(sqnr_db) if sqnr_db is not None and sqnr_db < LEAST_SQNR_DB else None
+        return self._of_noise(sqnr_db) if sqnr_db is not None and sqnr_db < self.least_sqnr_db else None
 
     def _of_noise(self, sqnr_db: float) -> str:
         return (
@@ -175,7 +177,7 @@ def criterion_for(
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         found = form(batch)
-        logits: torch.Tensor = found[0] if with_preprocessing else found
+        logits: torch.Tensor = found if isinstance(found, torch.Tensor) else found[0]
         return logits
 
     sizes = sorted({min(size, len(pixels)) for size in batch_sizes})

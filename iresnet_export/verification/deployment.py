@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from iresnet_export.artifacts.manifest import Manifest
 from iresnet_export.artifacts.source import Source
-from iresnet_export.backends.pt2.format import program_of
+from iresnet_export.backends.pt2.format import example_of, program_of
 from iresnet_export.backends.pt2.runtime import ProgramProbe
 from iresnet_export.errors import ArtifactError
 from iresnet_export.graph.ir import Graph
@@ -19,20 +20,41 @@ from iresnet_export.graph.network import NetworkProbe
 from iresnet_export.graph.probe import Probe
 from iresnet_export.quantization.codes import Quantization, quantized_graph
 from iresnet_export.quantization.schemes import QUANTIZED
-from iresnet_models.deployed import DTYPES, Deployable, deployed
+from iresnet_models.deployed import DTYPES, Deployable, deployed, with_probabilities
+from iresnet_models.folding_plan import FoldPlan
+from iresnet_models.outputs import LOGITS, OutputName, require_had
 from iresnet_models.spec import NetworkSpec
 
 
-def probe_of(network: nn.Module, spec: NetworkSpec, batch: tuple[int, int] | None = None) -> Probe:
-    """A network in PyTorch, traced with the names of its modules; for batches of any size unless one is given.
+def probe_of(
+    network: nn.Module, spec: NetworkSpec, batch: tuple[int, int] | None = None, sides: tuple[int, int] | None = None
+) -> Probe:
+    """A network in PyTorch, traced with the names of its modules; for batches of any size unless one is given, and images of the
+    spec's size unless `sides` are free.
 
     Networks of this project's own layers are traced by torch.fx, others by torch.export; ExportError where that cannot be.
     """
     if isinstance(network, Deployable):
         return NetworkProbe(network)
-    size, dtype = spec.image_size, next(network.parameters()).dtype
-    example = torch.zeros(2 if batch is None else batch[0], 3, size, size, dtype=dtype)
-    return ProgramProbe(program_of(network, example, dynamic_batch=batch is None), torch.device("cpu"))
+    dtype = next(network.parameters()).dtype
+    example = example_of(spec, None if batch is None else batch[0], sides).to(dtype)
+    program = program_of(network, example, dynamic_batch=batch is None, sides=sides)
+    return ProgramProbe(program, torch.device("cpu"))
+
+
+def as_exported(
+    source: Source,
+    plan: FoldPlan | None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    with_preprocessing: bool,
+    outputs: Sequence[OutputName],
+) -> nn.Module:
+    """A source's network as a file of these settings holds it; InputError where it has no such outputs."""
+    require_had(outputs, source.spec)
+    if source.weights.kind == "module" and plan is None and dtype is torch.float32 and not with_preprocessing:
+        return source.network if tuple(outputs) == (LOGITS,) else with_probabilities(source.network)
+    return deployed(source.own, plan, dtype, with_preprocessing=with_preprocessing, outputs=outputs)
 
 
 @dataclass(frozen=True)
@@ -47,16 +69,15 @@ class Deployment:
 
     @cached_property
     def network(self) -> nn.Module:
-        manifest = self.manifest
-        if manifest is None or (manifest.precision == "fp32" and not manifest.fold and not manifest.with_preprocessing):
+        manifest, plan = self.manifest, None
+        if manifest is None:
             return self.source.network
-        plan = None
         if manifest.fold:
             if manifest.details.fold is None:
                 raise ArtifactError(f"The manifest of {manifest.file} tells of a fold but holds no plan of it.", "Export it again.")
             plan = manifest.details.fold.plan
         dtype = DTYPES.get(manifest.precision, torch.float32)
-        return deployed(self.source.own, plan, dtype, with_preprocessing=manifest.with_preprocessing)
+        return as_exported(self.source, plan, dtype, with_preprocessing=manifest.with_preprocessing, outputs=manifest.outputs)
 
     @cached_property
     def quantization(self) -> Quantization | None:
@@ -94,13 +115,19 @@ class Deployment:
     @cached_property
     def probe(self) -> Probe:
         """The network's own graph, its places and its inner values."""
-        return probe_of(self.network, self.source.spec, None if self.manifest is None else self.manifest.batch)
+        batch, sides = (None, None) if self.manifest is None else (self.manifest.batch, self.manifest.sides)
+        return probe_of(self.network, self.source.spec, batch, sides)
 
     @cached_property
     def graph(self) -> Graph:
         """What the file should hold."""
         graph = self.probe.graph
         return graph if self.quantization is None else quantized_graph(graph, self.quantization)
+
+    @property
+    def outputs(self) -> tuple[OutputName, ...]:
+        """What it gives, in order."""
+        return (LOGITS,) if self.manifest is None else self.manifest.outputs
 
     @property
     def with_preprocessing(self) -> bool:

@@ -118,7 +118,7 @@ def fold_sample(source: Source, data: str | None, seed: int = 0) -> FoldSample:
     """
     spec = source.spec
     named, data = is_named(data, spec), chosen_data(data, spec, source.weights)
-    small, kind = spec.image_size <= 64, "seeded noise"
+    small, kind = spec.longer_side <= 64, "seeded noise"
     if data is not None:
         try:
             pixels, _ = training_pixels(data, spec, 96 if small else 48, seed)

@@ -19,8 +19,7 @@ _REMEDY = "export it without its last operation"
 
 def other_images(session: Session, spec: NetworkSpec) -> str | None:
     """What a session takes, if that is no image of the spec; None where it is, or nothing says so."""
-    taken, size = session.image, spec.image_size
-    wanted = (size, size, 3) if session.with_preprocessing else (3, size, size)
+    taken, wanted = session.image, spec.image_shape(as_pixels=session.with_preprocessing)
     if taken is None or (len(taken) == 3 and all(extent in (None, own) for extent, own in zip(taken, wanted, strict=True))):
         return None
     shape = " x ".join("any" if extent is None else str(extent) for extent in taken)

@@ -25,7 +25,7 @@ from iresnet_export.system.torch_settings import without_tf32
 from iresnet_export.verification.criteria import NOISE_LIMIT
 from iresnet_export.verification.deployment import Deployment, probe_of
 from iresnet_export.verification.places import at_places, original_terms
-from iresnet_export.verification.reference import Reference, filled, onednn_off
+from iresnet_export.verification.reference import Reference, filled, looked_into, onednn_off
 from iresnet_export.verification.tf32 import with_tf32
 from iresnet_models.preprocessing import normalised
 
@@ -83,7 +83,7 @@ def localise(
     places = own.places
     found = aligned(own.graph, probe.graph, places)
     terms = original_terms(deployment.network, places)
-    count = min(len(reference.pixels), 32 if source.spec.image_size <= 64 else 16)
+    count = min(len(reference.pixels), looked_into(source.spec))
     smallest, largest = batch or (1, _BATCH)
     size = max(smallest, min(_BATCH, largest))
     sums = {place: _Sums(len(forms)) for place in places}

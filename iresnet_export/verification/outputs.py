@@ -20,6 +20,7 @@ from iresnet_export.verification.criteria import Criterion
 from iresnet_export.verification.decisions import Decisions, compare_decisions
 from iresnet_export.verification.foreign import other_outputs
 from iresnet_export.verification.reference import Reference, filled, in_batches, rms
+from iresnet_models.outputs import OF_ANY_NETWORK, PROBABILITIES
 
 _LARGEST_BATCH, _LARGEST_END = 65_536, 256
 _PROBABILITY = 1e-4
@@ -65,30 +66,51 @@ def usable_batch_sizes(session: Session, wanted: Sequence[int]) -> tuple[int, ..
 
 
 def interface_reason(
-    session: Session, reference: Reference, manifest: Manifest | None, batch_sizes: Sequence[int], *, is_rebuilt: bool
+    session: Session,
+    reference: Reference,
+    manifest: Manifest | None,
+    told: Sequence[str] | None,
+    batch_sizes: Sequence[int],
+    *,
+    is_rebuilt: bool,
 ) -> str | None:
-    """What a session takes or gives beside logits that is not as its manifest says: batches, number of outputs, probabilities.
+    """What a session takes or gives that is not as its manifest says: batches, names and number of outputs, probabilities.
 
-    Of a file that `is_rebuilt`, whose outputs are known, the smallest batch is run, unless there are probabilities to look at.
+    `told`: its outputs by its manifest, or by what it says of itself; None where nothing is said. Of a file that `is_rebuilt`,
+    whose outputs are known, the smallest batch is run, unless there are probabilities to look at.
     """
     if manifest is not None and manifest.batch != session.batch and (session.batch is not None or manifest.format in _TELLING):
         return f"it takes batches of {_range(session.batch)}, and the manifest says of {_range(manifest.batch)}"
-    sizes, wanted = usable_batch_sizes(session, batch_sizes), 2 if session.with_preprocessing else 1
+    order = list(told or ()) if session.outputs is None else list(session.outputs)
+    if told is not None and sorted(order) != sorted(told):
+        return f"it gives {', '.join(order)}, and not {', '.join(told)}"
+    sizes, has_probabilities = usable_batch_sizes(session, batch_sizes), PROBABILITIES in (told or ())
     largest = min(max(sizes), max(len(reference.pixels), (session.batch or (1, 1))[0]))
-    size = min(sizes) if is_rebuilt and wanted == 1 else largest
+    size = min(sizes) if is_rebuilt and not has_probabilities else largest
     batch = session.batch_of(filled(reference.pixels[:size], size), reference.source.spec)
     found = session.all_outputs(batch)
     if found is None:
         return None
-    if manifest is not None and len(found) != wanted:
-        return f"it gives {len(found)} outputs and not {wanted}"
-    if wanted == 1 or len(found) < wanted:
+    if told is not None and len(found) != len(told):
+        return f"it gives {len(found)} outputs and not {len(told)}"
+    if not has_probabilities:
         return None
-    logits, probabilities = (values.cpu().double().numpy() for values in found[:2])
+    logits, probabilities = (found[order.index(name)].cpu().double().numpy() for name in OF_ANY_NETWORK)
     error = np.abs(probabilities - softmax(logits, axis=1)).max() if probabilities.shape == logits.shape else math.inf
     if error <= _PROBABILITY:
         return None
     return f"its probabilities are not the softmax of its logits: they differ by up to {error:.2g}"
+
+
+def not_compared(session: Session, reference: Reference, batch_sizes: Sequence[int]) -> str | None:
+    """What is to be said of outputs beside the first, of which nothing says what they should be; None where there are none."""
+    size = min(usable_batch_sizes(session, batch_sizes))
+    given = session.all_outputs(session.batch_of(filled(reference.pixels[:size], size), reference.source.spec))
+    if given is None or len(given) == 1:
+        return None
+    names = "" if session.outputs is None else f" ({', '.join(session.outputs[1:])})"
+    others = f"{len(given) - 1} other{'s' if len(given) > 2 else ''}{names}"
+    return f"only its first output was compared: it gives {others}, and nothing says what of the network"
 
 
 def _range(batch: tuple[int, int] | None) -> str:

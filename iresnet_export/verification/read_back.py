@@ -150,8 +150,8 @@ def _difference(
     artifact: Artifact, format: Format, options: ExportOptions, manifest: Manifest, deployment: Deployment, progress: Progress
 ) -> str | None:
     """The first thing in which the file is not the one that its checkpoint and manifest give; None where it is, bit by bit."""
-    identity = embedded_identity(manifest.spec, manifest.weights, manifest.precision, manifest.fold, manifest.with_preprocessing)
-    job = ExportJob(deployment.network, deployment.source.spec, artifact.path, options, identity, deployment.quantization)
+    spec, identity = deployment.source.spec, embedded_identity(manifest)
+    job = ExportJob(deployment.network, spec, artifact.path, options, identity, deployment.quantization)
     expected = format.content(job)
     if expected is None:
         raise AssertionError(f"{format.name} is built from no other format, and cannot be rebuilt")

@@ -23,6 +23,7 @@ from iresnet_export.errors import CheckFailedError, InputError
 from iresnet_export.graph.ir import Array
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_models.preprocessing import normalised
+from iresnet_models.spec import NetworkSpec
 
 MINIMUM_IMAGES = 32
 """Below this many images the pooled error depends on which images they are."""
@@ -88,7 +89,7 @@ def noise_floor(
     Not a finite number where the network's values leave float32.
     """
     errors = [2.0**-24 * rms(exact)]
-    steps = [(form, size) for form in _FORMS for size in batch_sizes]
+    steps = [(form, size) for form in FORMS for size in batch_sizes]
     for step, (form, size) in enumerate(steps):
         progress("Noise floor of float32", step / len(steps))
         errors.append(rms(form(network, images, size).numpy() - exact))
@@ -107,6 +108,11 @@ def _exact_logits(source: Source, pixels: Tensor, progress: Progress) -> Array:
         return logits
 
     return in_batches(exact, pixels, _DOUBLE_BATCH).numpy()
+
+
+def looked_into(spec: NetworkSpec) -> int:
+    """How many images are compared inside a network: an early stage gives a million numbers for each large one."""
+    return 32 if spec.longer_side <= 64 else 16
 
 
 def in_batches(run: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
@@ -144,7 +150,7 @@ def _without_onednn(network: nn.Module, images: Tensor, size: int) -> Tensor:
         return in_batches(network, images, size)
 
 
-_FORMS = (_nchw, _channels_last, _without_onednn)
+FORMS = (_nchw, _channels_last, _without_onednn)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from iresnet_data.named_data import remark, short_name
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.data_choice import chosen_data, is_named
 from iresnet_export.artifacts.manifest import Weights
+from iresnet_export.artifacts.metadata import outputs_of, sides_of
 from iresnet_export.artifacts.source import Source, source_of_artifact, subject_of
 from iresnet_export.backends.base import MOST_BATCH, Runtime, require_trusted
 from iresnet_export.backends.registry import format_named, require_settings_used, runtimes_for
@@ -30,18 +31,21 @@ from iresnet_export.errors import (
 )
 from iresnet_export.graph.compare import WeightsReport
 from iresnet_export.quantization.codes import Step
-from iresnet_export.reporting.schemas import Coverage, GraphReport, Verdict
+from iresnet_export.reporting.schemas import Coverage, FurtherOutput, GraphReport, SizeResult, Verdict
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.criteria import NOISE_LIMIT, Criterion, criterion_for
 from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.foreign import other_images, takes_channels_last
 from iresnet_export.verification.from_scratch import REPEATED, data_of, not_repeated, was_measured
+from iresnet_export.verification.further import Expected, compare_further, expected_outputs
 from iresnet_export.verification.localisation import OUTPUT, Localisation, localise
-from iresnet_export.verification.outputs import OutputsReport, compare_outputs, interface_reason
+from iresnet_export.verification.outputs import OutputsReport, compare_outputs, interface_reason, not_compared
 from iresnet_export.verification.read_back import ReadBack, read_back
 from iresnet_export.verification.reference import MINIMUM_IMAGES, Reference, reference_of
 from iresnet_export.verification.reference_cache import cached_reference
+from iresnet_export.verification.sizes import calibrated_elsewhere, compare_sizes
 from iresnet_models.errors import named_line
+from iresnet_models.outputs import LOGITS, OutputName, require_had
 from iresnet_models.preprocessing import noise_pixels
 from iresnet_models.spec import NOTHING_SAID, NetworkSpec, SpecOptions, Which
 
@@ -106,6 +110,10 @@ class Candidate:
     reference: str | None = None
     weights: WeightsReport | None = None
     outputs: OutputsReport | None = None
+    further: tuple[FurtherOutput, ...] = ()
+    """What is given beside the logits."""
+    sizes: tuple[SizeResult, ...] = ()
+    """The outputs at other sizes of images, where these are free."""
     localisation: Localisation | None = None
     graph: GraphReport | None = None
     coverage: Coverage = "outputs"
@@ -248,7 +256,12 @@ def _verdicts(
         criterion = criterion_for(computed, deployment, reference, options.batch_sizes, progress)
         return reference, dataclasses.replace(criterion, max_accuracy_drop=options.max_accuracy_drop)
 
-    return [_verdict(artifact, runtime, deployment, found, criterion_of, options, progress) for runtime in runtimes]
+    @functools.cache
+    def expected_of(computed: str, names: tuple[OutputName, ...]) -> Expected:
+        return expected_outputs(names, deployment, references.of(source), computed, options.batch_sizes, progress)
+
+    held_against = (criterion_of, expected_of, references.of)
+    return [_verdict(artifact, runtime, deployment, found, *held_against, options, progress) for runtime in runtimes]
 
 
 def _steps(artifact: Artifact) -> tuple[Step, ...]:
@@ -262,10 +275,13 @@ def _verdict(
     deployment: Deployment,
     held: ReadBack,
     criterion_of: Callable[[str], tuple[Reference, Criterion]],
+    expected_of: Callable[[str, tuple[OutputName, ...]], Expected],
+    reference_of: Callable[[Source], Reference],
     options: VerifyOptions,
     progress: Progress,
 ) -> Candidate:
-    """`held`: what the file holds. `criterion_of`: what outputs are held against, by the precision that is computed in."""
+    """`held`: what the file holds. What outputs are held against, by the precision that is computed in: `criterion_of` the logits,
+    `expected_of` those beside them, `reference_of` those for images of other sizes."""
     precision, wrong, is_foreign = held.stored or artifact.precision, held.reason, artifact.manifest is None
 
     def verdict(status: Verdict, reason: str | None, **measured: Any) -> Candidate:
@@ -294,10 +310,20 @@ def _verdict(
     try:
         with session:
             outputs = compare_outputs(session, reference, criterion, options.batch_sizes, progress, is_foreign=is_foreign)
-            is_rebuilt = held.coverage == "whole file"
-            beside = interface_reason(session, reference, artifact.manifest, options.batch_sizes, is_rebuilt=is_rebuilt)
+            is_rebuilt, told = held.coverage == "whole file", outputs_of(artifact)
+            sizes, further = options.batch_sizes, tuple[FurtherOutput, ...]()
+            beside = interface_reason(session, reference, artifact.manifest, told, sizes, is_rebuilt=is_rebuilt)
+            if beside is None and told is not None and told != (LOGITS,):
+                require_had(told, deployment.source.spec)
+                further = compare_further(session, told, expected_of(computed, told[1:]), sizes, progress)
             limit = held.limit(f"{criterion.images} images")
+            sizes_free = sides_of(artifact) is not None and beside is None
+            others = (session, told or (LOGITS,), deployment, reference_of, computed, sizes, progress)
+            by_size = tuple(compare_sizes(*others)) if sizes_free else ()
+            unknown = not_compared(session, reference, sizes) if told is None else None
             notices = (
+                *([elsewhere] if (elsewhere := calibrated_elsewhere(deployment, by_size)) else []),
+                *([unknown] if unknown else []),
                 *session.notices,
                 *([limit] if limit else []),
                 *said_by_options(artifact),
@@ -313,9 +339,17 @@ def _verdict(
             return verdict("skipped", unlike, computed_precision=computed, reference=reference.id)
         failure = f"it does not run: {error if isinstance(error, IResNetError) else named_line(error)}"
         return verdict("fail", f"{wrong}; {failure}" if wrong else failure, computed_precision=computed, reference=reference.id)
-    reason = "; ".join(text for text in (wrong, outputs.reason, beside) if text) or None
+    besides = (*(output.reason for output in further), *(size.reason for size in by_size))
+    reason = "; ".join(text for text in (wrong, outputs.reason, beside, *besides) if text) or None
     status: Verdict = "fail" if reason else "pass"
-    measured = {"computed_precision": computed, "reference": reference.id, "outputs": outputs, "notices": notices}
+    measured = {
+        "computed_precision": computed,
+        "reference": reference.id,
+        "outputs": outputs,
+        "notices": notices,
+        "further": further,
+        "sizes": by_size,
+    }
     if not (reason or options.localise):
         return verdict(status, reason, **measured)
     try:

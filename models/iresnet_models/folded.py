@@ -127,9 +127,22 @@ class FoldedNetwork(nn.Module):
         return [list(stage) for stage in (self.layer1, self.layer2, self.layer3, self.layer4)]  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.values(x)["logits"]
+
+    def values(self, x: Tensor) -> dict[str, Tensor]:
+        """The same as `Network.values`, in this network's own terms: `readings` says how the original's are read from them."""
         x = relu(self.conv1(x))
         if self.maxpool is not None:
             x = self.maxpool(x)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
-        return logits
+        found = {}
+        for name, stage in (("layer1", self.layer1), ("layer2", self.layer2), ("layer3", self.layer3), ("layer4", self.layer4)):
+            x = stage(x)
+            found[name] = x
+        x = torch.flatten(self.avgpool(x), 1)
+        return {**found, "embedding": x, "logits": self.fc(x)}
+
+    @property
+    def readings(self) -> dict[str, Reading]:
+        """How the original's value is read from this network's, at the ends of the stages and behind the pooling."""
+        ends = {f"layer{stage}": blocks[-1].output for stage, blocks in enumerate(self.stages, start=1)}
+        return {**ends, "embedding": ends["layer4"]}

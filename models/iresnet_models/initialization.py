@@ -71,9 +71,9 @@ def _set_statistics(network: Network, seed: int) -> None:
     Computed in float64 and rounded to 8 bits, so that another machine, which adds in another order, gets the same.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    size = network.spec.image_size
-    images = math.ceil(_STATISTICS_SAMPLES / math.ceil(size / 32) ** 2)
-    batch = torch.from_numpy(_generator("batch", seed).standard_normal((images, 3, size, size)))
+    height, width = network.spec.sides
+    images = math.ceil(_STATISTICS_SAMPLES / (math.ceil(height / 32) * math.ceil(width / 32)))
+    batch = torch.from_numpy(_generator("batch", seed).standard_normal((images, 3, height, width)))
     network.double().train()
     momentum = norms[0].momentum
     for norm in norms:

@@ -138,15 +138,23 @@ class Network(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.values(x)["logits"]
+
+    def values(self, x: Tensor) -> dict[str, Tensor]:
+        """What comes out at the ends of the stages (batch, channels, height, width), the `embedding` (batch, features) and the
+        logits."""
         x = relu(self.bn1(self.conv1(x)))
         if self.maxpool is not None:
             x = self.maxpool(x)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        found = {}
+        for name, stage in (("layer1", self.layer1), ("layer2", self.layer2), ("layer3", self.layer3), ("layer4", self.layer4)):
+            x = stage(x)
+            found[name] = x
         x = torch.flatten(self.avgpool(x), 1)
+        found["embedding"] = x
         if self.dropout is not None:
             x = self.dropout(x)
-        logits: Tensor = self.fc(x)
-        return logits
+        return {**found, "logits": self.fc(x)}
 
 
 def _stage(spec: ModelSpec, stage: int, inputs: int, stride: int) -> nn.Sequential:

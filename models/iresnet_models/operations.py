@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,14 +11,14 @@ from iresnet_models.spec import ModelSpec, NetworkSpec
 
 
 class Convolution(NamedTuple):
-    """`pixels`: of a side of what it gives. `norm`: channels of the BatchNorms that belong to it."""
+    """`pixels`: of the height and the width of what it gives. `norm`: channels of the BatchNorms that belong to it."""
 
     name: str
     inputs: int
     outputs: int
     kernel: int
     groups: int
-    pixels: int
+    pixels: tuple[int, int]
     norm: int
 
     @property
@@ -39,7 +40,7 @@ def layer_multiply_accumulates(spec: NetworkSpec) -> dict[str, int]:
     """The same for each convolution and the classifier, by name, in execution order; nothing for networks of other families."""
     if not isinstance(spec, ModelSpec):
         return {}
-    found = {convolution.name: convolution.pixels**2 * convolution.weights for convolution in _convolutions(spec)}
+    found = {each.name: math.prod(each.pixels) * each.weights for each in _convolutions(spec)}
     return found | {"fc": _features(spec) * spec.num_classes}
 
 
@@ -50,7 +51,7 @@ def _features(spec: ModelSpec) -> int:
 def _convolutions(spec: ModelSpec) -> Iterator[Convolution]:
     """In execution order."""
     pooled = spec.family.shortcut == "pool"
-    pixels = _reduced(spec.image_size, 7, 2)
+    pixels = _reduced(spec.sides, 7, 2)
     yield Convolution("conv1", 3, 64, 7, 1, pixels, 64)
     if not pooled:
         pixels = _reduced(pixels, 3, 2)
@@ -69,7 +70,7 @@ def _convolutions(spec: ModelSpec) -> Iterator[Convolution]:
 
 
 def _block(
-    spec: ModelSpec, stage: int, name: str, inputs: int, pixels: int, stride: int, layout: BlockLayout
+    spec: ModelSpec, stage: int, name: str, inputs: int, pixels: tuple[int, int], stride: int, layout: BlockLayout
 ) -> Iterator[Convolution]:
     (width, outputs), groups = widths(spec, stage), spec.stage_groups[stage]
     ends = _reduced(pixels, 3, stride)
@@ -84,6 +85,7 @@ def _block(
         yield Convolution(f"{name}.conv2", width, outputs, 3, groups, ends, last)
 
 
-def _reduced(pixels: int, kernel: int, stride: int) -> int:
-    """Of a side of what a square layer gives that pads by half its kernel."""
-    return (pixels + 2 * (kernel // 2) - kernel) // stride + 1
+def _reduced(pixels: tuple[int, int], kernel: int, stride: int) -> tuple[int, int]:
+    """Of height and width of what a layer gives that pads by half its kernel."""
+    height, width = ((side + 2 * (kernel // 2) - kernel) // stride + 1 for side in pixels)
+    return height, width

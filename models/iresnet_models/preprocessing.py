@@ -50,7 +50,7 @@ def preprocessing_of(preset: ImagePreset) -> Preprocessing:
 
 
 def preprocessing(spec: Preprocessing) -> v2.Transform:
-    """A transform from a PIL image of any size and mode to a float32 tensor (3, image_size, image_size).
+    """A transform from a PIL image of any size and mode to a float32 tensor (3, height, width).
 
     RGB; the shorter side resized (on 8-bit pixels, antialiased, as the official evaluation does it), centre crop,
     scaled to [0, 1], normalised by the spec's mean and std.
@@ -59,7 +59,7 @@ def preprocessing(spec: Preprocessing) -> v2.Transform:
 
 
 def to_pixels(spec: Preprocessing) -> Callable[[Image.Image], Tensor]:
-    """The first steps alone: a PIL image of any size and mode to a uint8 tensor (image_size, image_size, 3)."""
+    """The first steps alone: a PIL image of any size and mode to a uint8 tensor (height, width, 3)."""
     crop = _cropping(spec)
     return lambda image: torch.from_numpy(np.array(crop(image)))
 
@@ -77,9 +77,9 @@ def normalised(pixels: Tensor, spec: Preprocessing) -> Tensor:
 
 
 def noise_pixels(spec: Preprocessing, count: int, seed: int) -> Tensor:
-    """Seeded noise in place of images (count, image_size, image_size, 3), uint8."""
+    """Seeded noise in place of images (count, height, width, 3), uint8."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, spec.image_size, spec.image_size, 3), generator=generator, dtype=torch.uint8)
+    return torch.randint(0, 256, (count, *spec.sides, 3), generator=generator, dtype=torch.uint8)
 
 
 def _cropping(spec: Preprocessing) -> v2.Transform:
@@ -87,7 +87,7 @@ def _cropping(spec: Preprocessing) -> v2.Transform:
         [
             v2.RGB(),
             v2.Resize(spec.resize, interpolation=InterpolationMode(spec.interpolation), antialias=True),
-            v2.CenterCrop(spec.image_size),
+            v2.CenterCrop(spec.sides),
         ]
     )
 

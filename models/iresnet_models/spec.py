@@ -16,6 +16,8 @@ from iresnet_models.typed import shortly, typed
 
 Shortcut = Literal["conv", "pool"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Sides = int | tuple[int, int]
+"""Of a square image its side, of any other its height and width, in pixels."""
 Which = Literal["average", "raw"]
 """Of a checkpoint's weights: their average over training, or those of the last step."""
 
@@ -23,6 +25,8 @@ MOST_CLASSES = 100_000
 LARGEST_IMAGE = 2048
 """Pixels of a side. A spec may come from a file, and memory follows from it: it is bounded before any is taken."""
 
+_SMALLEST_SIDE = 32
+"""Five times halved it is one pixel."""
 _LARGEST_RESIZE = 4096
 _LONGEST_LABEL = 1000
 MOST_SYNTHETIC = 20_000_000
@@ -126,26 +130,29 @@ def list_models() -> list[tuple[str, int]]:
 class Preprocessing:
     """How an image becomes an input: its shorter side resized to `resize`, the middle cropped to `image_size`, both in pixels.
 
+    No crop is larger than the resized image: `resize` is at least the longer side of `image_size`.
     `mean`, `std`: per channel, RGB, of pixel values in [0, 1]. Raises InputError for values that make no sense, or that would take
     memory without bound.
     """
 
-    image_size: int = 224
+    image_size: Sides = 224
     resize: int = 256
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.image_size < 1 or self.resize < self.image_size:
+        if self.height == self.width:
+            object.__setattr__(self, "image_size", self.height)
+        if min(self.sides) < 1 or self.resize < self.longer_side:
             raise InputError(
-                f"An image is resized to {shortly(self.resize)} pixels and then cropped to {shortly(self.image_size)}; "
+                f"An image is resized to {shortly(self.resize)} pixels and then cropped to {self.size_in_words}; "
                 "both must be positive, and the crop no larger than the image."
             )
-        if self.image_size > LARGEST_IMAGE or self.resize > _LARGEST_RESIZE:
+        if self.longer_side > LARGEST_IMAGE or self.resize > _LARGEST_RESIZE:
             raise InputError(
                 f"image_size is at most {LARGEST_IMAGE} pixels and resize at most {_LARGEST_RESIZE}, "
-                f"not {shortly(self.image_size)} and {shortly(self.resize)}."
+                f"not {self.size_in_words} and {shortly(self.resize)}."
             )
         if not (len(self.mean) == 3 and all(-_FURTHEST_MEAN <= value <= _FURTHEST_MEAN for value in self.mean)):
             raise InputError(
@@ -160,15 +167,47 @@ class Preprocessing:
             raise InputError(f"interpolation is one of {', '.join(get_args(Interpolation))}, not {shortly(self.interpolation)}.")
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the crop."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def height(self) -> int:
+        return self.sides[0]
+
+    @property
+    def width(self) -> int:
+        return self.sides[1]
+
+    @property
+    def longer_side(self) -> int:
+        return max(self.sides)
+
+    @property
+    def size_in_words(self) -> str:
+        """`224`, or height and width: `224 x 320`."""
+        return shortly(self.image_size) if not isinstance(self.image_size, tuple) else " x ".join(map(shortly, self.image_size))
+
+    @property
+    def free_sides(self) -> tuple[int, int]:
+        """The smallest and the largest height and width of images where these are free: 32, or half its own if that is less, to
+        twice its own."""
+        return max(1, min(_SMALLEST_SIDE, min(self.sides) // 2)), min(LARGEST_IMAGE, 2 * self.longer_side)
+
+    def image_shape(self, *, as_pixels: bool) -> tuple[int, int, int]:
+        """Of one image as an artifact takes it: pixels (h, w, 3), or an input (3, h, w)."""
+        return (*self.sides, 3) if as_pixels else (3, *self.sides)
+
+    @property
     def in_words(self) -> str:
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
-        return f"resize {self.resize}, crop {self.image_size}, {self.interpolation}, mean {mean}, std {std}"
+        return f"resize {self.resize}, crop {self.size_in_words}, {self.interpolation}, mean {mean}, std {std}"
 
-    def with_image_size(self, image_size: int) -> Self:
-        """The same for other images; the resize keeps its proportion to the crop, as 256 to 224."""
-        return dataclasses.replace(
-            self, image_size=image_size, resize=max(image_size, round(image_size * self.resize / self.image_size))
-        )
+    def with_image_size(self, image_size: Sides) -> Self:
+        """The same for other images; the resize keeps its proportion to the crop's longer side, as 256 to 224."""
+        longer = max(image_size) if isinstance(image_size, tuple) else image_size
+        resize = max(longer, round(longer * self.resize / self.longer_side))
+        return dataclasses.replace(self, image_size=image_size, resize=resize)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +293,7 @@ Spec = TypeVar("Spec", bound=NetworkSpec)
 class SpecOptions:
     """How images are prepared and classes called, as a user says it; None leaves it to the network's file."""
 
-    image_size: int | None = None
+    image_size: Sides | None = None
     resize: int | None = None
     interpolation: Interpolation | None = None
     mean: tuple[float, float, float] | None = None

@@ -143,7 +143,7 @@ def test_operations_are_those_that_are_published(arch: str, depth: int) -> None:
     spec = ModelSpec(arch, depth)
     with torch.device("meta"):
         network = Network(spec).eval()
-    work = work_of(network, spec.image_size)
+    work = work_of(network, spec.sides)
     assert work.macs == multiply_accumulates(spec)
     layers = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]
     assert work.weights == sum(layer.weight.numel() for layer in layers)

@@ -136,5 +136,5 @@ def _network_of(said: dict[str, Any], *, sizes: bool) -> dict[str, Any]:
     network = {"arch": spec.arch, "depth": spec.depth}
     if not sizes:
         return network
-    spec = spec.with_image_size(said.get("val_crop_size", spec.image_size))
-    return network | {"val_crop_size": spec.image_size, "val_resize": spec.resize, "train_crop_size": spec.image_size}
+    spec = spec.with_image_size(said.get("val_crop_size", spec.longer_side))  # training crops squares
+    return network | {"val_crop_size": spec.height, "val_resize": spec.resize, "train_crop_size": spec.height}

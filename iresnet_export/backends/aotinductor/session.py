@@ -16,14 +16,16 @@ from iresnet_export.errors import ArtifactError, UnavailableError
 from iresnet_export.system.cuda_graphs import Capturing, on_stream, readable
 from iresnet_export.system.torch_settings import torch_threads, without_tf32
 from iresnet_models.errors import first_line, is_out_of_memory
+from iresnet_models.spec import spec_from_json
 
 
 class PackageSession(Session):
     """A compiled library. It reads its inputs' memory without asking for their shape, so that is checked here."""
 
     def __init__(self, artifact: Artifact, device: torch.device, threads: int | None = None) -> None:
-        from iresnet_export.artifacts.metadata import identity_of, normalises, stored_precision
+        from iresnet_export.artifacts.metadata import identity_of, normalises, sides_of, stored_precision
 
+        self.sides = sides_of(artifact)
         self.device, self._threads, manifest = device, threads, artifact.manifest
         self._image: tuple[int, ...] | None = None
         self._type: torch.dtype | None = None
@@ -33,13 +35,11 @@ class PackageSession(Session):
                 manifest.with_preprocessing,
                 manifest.precision,
             )
-            size = manifest.spec.image_size
-            self._image = (size, size, 3) if self.with_preprocessing else (3, size, size)
+            self._image = manifest.spec.image_shape(as_pixels=self.with_preprocessing)
             self._type = torch.uint8 if self.with_preprocessing else torch.float32
         elif (identity := identity_of(artifact.path, artifact.format)) is not None:
             self.with_preprocessing, self.computed_precision = normalises(artifact), stored_precision(artifact)
-            size = identity["spec"]["image_size"]
-            self._image = (size, size, 3) if self.with_preprocessing else (3, size, size)
+            self._image = spec_from_json(identity["spec"]).image_shape(as_pixels=self.with_preprocessing)
             self._type = torch.uint8 if self.with_preprocessing else torch.float32
         try:
             self._package = open_package(artifact.path, device)
@@ -58,19 +58,20 @@ class PackageSession(Session):
         with torch.inference_mode(), torch_threads(self._threads):
             return self._logits(batch.contiguous())
 
-    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...] | None:
-        if self.device.type == "cuda":
-            return None
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...]:
+        self.require_fitting(batch, self._image, self._type)
         with torch.inference_mode(), torch_threads(self._threads):
-            found: Tensor | tuple[Tensor, ...] = self._package(batch.contiguous())
-        return (found,) if isinstance(found, Tensor) else tuple(found)
+            return self._everything(batch.contiguous())
 
     def close(self) -> None:
         del self._package  # and with it the temporary folder that its library was unpacked to
 
     def _logits(self, batch: Tensor) -> Tensor:
-        found: Tensor | tuple[Tensor, Tensor] = self._package(batch)
-        return found if isinstance(found, Tensor) else found[0]
+        return self._everything(batch)[0]
+
+    def _everything(self, batch: Tensor) -> tuple[Tensor, ...]:
+        found: Tensor | tuple[Tensor, ...] = self._package(batch)
+        return (found,) if isinstance(found, Tensor) else tuple(found)
 
 
 @dataclass
@@ -114,6 +115,21 @@ class CudaPackageSession(PackageSession):
                 slot.graph.replay()
                 found.append(slot.logits.clone())
         return found[0]
+
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """Without a graph: what is captured gives the logits alone."""
+        self.require_fitting(batch, self._image, self._type)
+        with (
+            self._lock,
+            torch.inference_mode(),
+            without_tf32(),
+            torch.cuda.device(self.device),
+            on_stream(self._stream, batch) as found,
+        ):
+            own = readable(batch)
+            own.record_stream(self._stream)
+            found += self._everything(own)
+        return tuple(found)
 
     def close(self) -> None:
         torch.cuda.synchronize(self.device)

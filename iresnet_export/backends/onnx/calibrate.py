@@ -45,12 +45,12 @@ _WORSE = 0.05
 
 def held_out_count(count: int, spec: NetworkSpec) -> int:
     """How many of so many images are held out: a quarter, and no more than are quickly evaluated. An only one serves for both."""
-    return min(max(1, count // 4), 128 if spec.image_size <= 64 else 32)
+    return min(max(1, count // 4), 128 if spec.longer_side <= 64 else 32)
 
 
 def few_images(spec: NetworkSpec) -> int:
     """As many images as tell a good fold from a bad one."""
-    return 64 if spec.image_size <= 64 else 32
+    return 64 if spec.longer_side <= 64 else 32
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Images:
     @property
     def batch(self) -> int:
         """How many go through a network at once."""
-        return 32 if self.spec.image_size <= 64 else 8
+        return 32 if self.spec.longer_side <= 64 else 8
 
     def held_out(self) -> Iterator[Tensor]:
         """Those that compare, in batches of pixels (n, h, w, 3)."""
@@ -126,7 +126,7 @@ def calibration_images(source: Source, options: ExportOptions) -> Images:
             "Name a folder that holds train/ with --calibration-data FOLDER.",
         )
     if data is None:
-        count = 64 if spec.image_size <= 64 else 32
+        count = 64 if spec.longer_side <= 64 else 32
         return Images(list(noise_pixels(spec, count, seed=0)), count, f"{count} images of seeded noise", spec)
     from iresnet_data.datasets import calibration_set
     from iresnet_data.named_data import short_name
@@ -242,7 +242,7 @@ def chosen_quantization(
     best = wanted or preferred(_trials(found), images.compared)
     way = images.measured, best.calibrator, best.equalized
     chosen = next(made for made in found if (made.tried[0].images, made.calibrator, made.equalized) == way)
-    if is_corrected(scheme, images.few, images.spec.image_size):
+    if is_corrected(scheme, images.few, images.spec.longer_side):
         found.append(corrected(chosen))
         if wanted.bias_corrections if wanted else preferred(_trials(found), images.compared) == found[-1].tried[0]:
             chosen = found[-1]

@@ -56,10 +56,18 @@ class Onnx(Format):
         job.progress("Making the ONNX graph", 0.0)
         opset, static_batch = OnnxOptions.of(job.options).chosen_opset, None if job.options.dynamic_batch else job.options.batch
         if isinstance(job.network, Deployable):
-            model = onnx_from_network(job.network, opset=opset, static_batch=static_batch, identity=job.identity)
+            free = job.options.dynamic_size
+            model = onnx_from_network(job.network, opset=opset, static_batch=static_batch, dynamic_size=free, identity=job.identity)
         else:
-            size = job.spec.image_size
-            model = onnx_from_module(job.network, size, opset=opset, static_batch=static_batch, identity=job.identity)
+            model = onnx_from_module(
+                job.network,
+                job.spec,
+                opset=opset,
+                static_batch=static_batch,
+                free_sides=job.spec.free_sides if job.options.dynamic_size else None,
+                outputs=job.options.given,
+                identity=job.identity,
+            )
         if job.quantization is not None:
             model = quantized_onnx(model, job.quantization)
         content: bytes = model.SerializeToString(deterministic=True)

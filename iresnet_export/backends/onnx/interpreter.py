@@ -47,6 +47,10 @@ class OnnxGraph:
 
     def run(self, batch: Tensor, watch: Watch | None = None) -> Tensor:
         """The first output for a batch of what the graph takes."""
+        return self.run_all(batch, watch)[0]
+
+    def run_all(self, batch: Tensor, watch: Watch | None = None) -> tuple[Tensor, ...]:
+        """Every output, in the graph's order."""
         values, left = {self._input: batch.to(self._dtype)}, Counter(self._uses)
         if watch is not None:
             watch(self._input, values[self._input])
@@ -60,7 +64,7 @@ class OnnxGraph:
                     left[name] -= 1
                     if not left[name] and name in values and name not in self._outputs:
                         del values[name]
-        return values[self._outputs[0]]
+        return tuple(values[name] for name in self._outputs)
 
     def _computed(self, node: onnx.NodeProto, inputs: list[Tensor], attributes: dict[str, Any]) -> Tensor:
         if node.op_type == "QuantizeLinear":
@@ -123,6 +127,7 @@ _OPERATORS: dict[str, Callable[[list[Tensor], dict[str, Any]], Tensor]] = {
     "Add": lambda inputs, _attributes: inputs[0] + inputs[1],
     "Sub": lambda inputs, _attributes: inputs[0] - inputs[1],
     "Mul": lambda inputs, _attributes: inputs[0] * inputs[1],
+    "Identity": lambda inputs, _attributes: inputs[0],
     "Cast": lambda inputs, _attributes: inputs[0],
     "Transpose": lambda inputs, attributes: inputs[0].permute(*attributes["perm"]),
     "GlobalAveragePool": lambda inputs, _attributes: inputs[0].mean((2, 3), keepdim=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
@@ -14,28 +15,36 @@ from torch import nn
 from iresnet_export import __version__
 from iresnet_export.artifacts.metadata import METADATA_KEY
 from iresnet_export.backends.onnx.reading import SCOPES
-from iresnet_export.backends.onnx.writing import INPUT, OUTPUT
+from iresnet_export.backends.onnx.writing import INPUT
+from iresnet_export.backends.pt2.format import example_of, free_extents, with_any_extent
 from iresnet_export.backends.pt2.reading import quiet
 from iresnet_export.errors import ExportError, MissingPackageError
 from iresnet_models.errors import named_line
+from iresnet_models.spec import NetworkSpec
 
 
 def onnx_from_module(
-    network: nn.Module, image_size: int, *, opset: int, static_batch: int | None, identity: dict[str, Any]
+    network: nn.Module,
+    spec: NetworkSpec,
+    *,
+    opset: int,
+    static_batch: int | None,
+    free_sides: tuple[int, int] | None,
+    outputs: Sequence[str],
+    identity: dict[str, Any],
 ) -> onnx.ModelProto:
-    """A module as an ONNX model: `input` (batch, 3, h, w) to `logits`, float32. The same module gives the same bytes.
+    """A module as an ONNX model: `input` (batch, 3, h, w) to `outputs`, float32. The same module gives the same bytes.
 
     Raises ExportError where torch.onnx.export refuses it, MissingPackageError without onnxscript, by which that writes.
     """
-    # Two images: torch.export takes a batch of one for a constant.
-    example = torch.zeros(static_batch or 2, 3, image_size, image_size)
-    shapes = None if static_batch else ({0: torch.export.Dim("batch")},)
+    example = example_of(spec, static_batch, free_sides)
+    shapes = free_extents(example, dynamic_batch=static_batch is None, sides=free_sides)
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingPackageError("onnxscript", "Exporting a module to ONNX", "onnxscript") from error
     try:
-        with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "torch.export"):
+        with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "torch.export"), with_any_extent(free_sides):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 network.eval(),
@@ -45,7 +54,7 @@ def onnx_from_module(
                 optimize=False,
                 opset_version=opset,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=list(outputs),
                 verbose=False,
             )
     except Exception as error:

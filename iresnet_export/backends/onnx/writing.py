@@ -18,13 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import fx, nn
 
 from iresnet_export import __version__
-from iresnet_export.artifacts.metadata import METADATA_KEY
+from iresnet_export.artifacts.metadata import FREE_SIDES, METADATA_KEY
 from iresnet_export.errors import ExportError
 from iresnet_export.graph.ir import Array, array_of
 from iresnet_export.graph.network import plain_name, traced
 from iresnet_models.deployed import Deployable, DeployedNetwork
+from iresnet_models.outputs import LOGITS, OF_ANY_NETWORK, OutputName, is_of_output, output_shape
 
-INPUT, OUTPUT, PROBABILITIES = "input", "logits", "probabilities"
+INPUT, OUTPUT = "input", LOGITS
 
 
 class _Graph:
@@ -56,13 +57,19 @@ class _Graph:
 
 
 def onnx_from_network(
-    network: Deployable, *, opset: int = 20, static_batch: int | None = None, identity: dict[str, Any] | None = None
+    network: Deployable,
+    *,
+    opset: int = 20,
+    static_batch: int | None = None,
+    dynamic_size: bool = False,
+    identity: dict[str, Any] | None = None,
 ) -> onnx.ModelProto:
     """The network in evaluation mode as an ONNX model: `input` (batch, 3, h, w) to `logits` (batch, classes), float32.
 
-    One that takes pixels has an `input` (batch, h, w, 3), uint8, and a second output, `probabilities`. The batch is symbolic
-    unless `static_batch` is given. Initialisers have the names of the state dict; a node and its output have the name of the
-    module, or of the block and operation. `identity` goes into the model's metadata.
+    One that takes pixels has an `input` (batch, h, w, 3), uint8; one of several outputs gives them under their names. The batch
+    is symbolic unless `static_batch` is given, and so are height and width if there is `dynamic_size`. Initialisers have the names
+    of the state dict; a node and its output have that of the module, or of the block and operation. `identity` goes into the
+    model's metadata.
     """
     module = traced(network.eval())
     graph, values, names = _Graph(), {}, Counter[str]()
@@ -85,11 +92,17 @@ def onnx_from_network(
             values[node] = graph.weight(plain_name(str(node.target)), array_of(module.get_buffer(str(node.target))))
         elif node.op == "output":
             found = node.args[0] if isinstance(node.args[0], tuple) else (node.args[0],)
-            for value, name in zip(found, (OUTPUT, PROBABILITIES), strict=False):
-                graph.rename(values[value], name)
+            for value, name in zip(found, names_of_outputs(network), strict=True):
+                # What the network itself goes on with keeps its name there.
+                own = name in OF_ANY_NETWORK or is_of_output(values[value])
+                graph.rename(values[value] if own else graph.add("Identity", [values[value]], f"outputs.{name}"), name)
         else:
             raise ExportError(f"The network's forward pass holds a {node.op} ({node.target}), which cannot be exported to ONNX.")
-    return _model(graph, network, opset, static_batch, identity)
+    return _model(graph, network, opset, static_batch, identity, dynamic_size=dynamic_size)
+
+
+def names_of_outputs(network: Deployable) -> tuple[OutputName, ...]:
+    return network.names if isinstance(network, DeployedNetwork) else (LOGITS,)
 
 
 def _supported(key: Any, table: dict[Any, Any], where: str) -> Any:
@@ -168,18 +181,26 @@ _EMIT_METHOD: dict[str, Callable[[_Graph, str, str, Any], str]] = {
 
 
 def _model(
-    graph: _Graph, network: Deployable, opset: int, static_batch: int | None, identity: dict[str, Any] | None
+    graph: _Graph,
+    network: Deployable,
+    opset: int,
+    static_batch: int | None,
+    identity: dict[str, Any] | None,
+    *,
+    dynamic_size: bool,
 ) -> onnx.ModelProto:
     spec, batch = network.spec, static_batch or "batch"
-    size, with_preprocessing = spec.image_size, isinstance(network, DeployedNetwork) and network.mean is not None
-    if with_preprocessing:
-        image = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [batch, size, size, 3])
-    else:
-        image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, 3, size, size])
-    outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, spec.num_classes])
-        for name in (OUTPUT, PROBABILITIES)[: 1 + with_preprocessing]
-    ]
+    takes_pixels = isinstance(network, DeployedNetwork) and network.mean is not None
+    kind = TensorProto.UINT8 if takes_pixels else TensorProto.FLOAT
+    taken: list[int | str] = list(spec.image_shape(as_pixels=takes_pixels))
+    shapes: dict[str, list[int | str]] = {name: list(output_shape(name, spec, *spec.sides)) for name in names_of_outputs(network)}
+    if dynamic_size:
+        first = 0 if takes_pixels else 1
+        taken[first : first + 2] = FREE_SIDES
+        for name, shape in shapes.items():
+            shape[1:] = [f"{name}_{side}" for side in FREE_SIDES[: len(shape) - 1]]
+    image = helper.make_tensor_value_info(INPUT, kind, [batch, *taken])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *shape]) for name, shape in shapes.items()]
     body = helper.make_graph(graph.nodes, spec.name, [image], outputs, graph.initializers)
     operators = helper.make_opsetid("", opset)
     model = helper.make_model(

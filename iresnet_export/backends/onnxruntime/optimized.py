@@ -24,6 +24,8 @@ EXACT_PRODUCTS = "session.x64quantprecision"
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _OF_PLACES = (*_FLOATING, "Add", "Mul", "Relu", "MaxPool", "GlobalAveragePool", "Flatten")
 """What a network's places are made of, in float."""
+_GIVING = ("DequantizeLinear", "Mul", "Add")
+"""What gives a value of the inside besides, in float32."""
 _WARNINGS, _ERRORS = 2, 3
 """Severities of ONNX Runtime's logger; the first is its default."""
 _CARRYING = (*_CONVERSIONS, "Transpose", "ReorderInput", "ReorderOutput")
@@ -125,7 +127,9 @@ def require_integers(model: onnx.ModelProto, quantization: Quantization) -> dict
     wiring = _Wiring(nodes, kept)
     operators = (*_FLOATING, *_CONVERSIONS, "Add", "Mul", "Relu", "MaxPool", "Cast")
     islands = [
-        node for node in inside if node.op_type in operators and not _pools_codes(node, model) and not wiring.is_of_kept(node)
+        node
+        for node in inside
+        if node.op_type in operators and not (_pools_codes(node, model) or wiring.is_of_kept(node) or wiring.is_only_given(node))
     ]
     if islands:
         raise ExportError(
@@ -153,6 +157,12 @@ class _Wiring:
         for node in nodes:
             for name in node.input:
                 self._consumers[name].append(node)
+
+    def is_only_given(self, node: onnx.NodeProto) -> bool:
+        """Whether a value leads to outputs alone, so that the network itself does not go on with it."""
+        return node.op_type in _GIVING and all(
+            self.is_only_given(reader) for name in node.output for reader in self._consumers[name]
+        )
 
     def is_of_kept(self, node: onnx.NodeProto) -> bool:
         if not self._kept:

@@ -132,6 +132,7 @@ class OnnxSession(Session):
         if not self._session.get_outputs() or not self._session.get_inputs()[0].shape:
             raise ArtifactError(f"{path} takes no images or gives nothing for them, so it is no classifier.")
         self._input, self._output = self._session.get_inputs()[0], self._session.get_outputs()[0]
+        self.outputs = [value.name for value in self._session.get_outputs()]
         self.with_preprocessing = self._input.type == "tensor(uint8)"
         self._graphs: dict[int, tuple[Any, Tensor, Tensor]] = {}
         self._type = np.uint8 if self.with_preprocessing else np.float32

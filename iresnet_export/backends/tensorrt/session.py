@@ -69,7 +69,7 @@ class EngineSession(Session):
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         modes = {name: engine.get_tensor_mode(name) for name in names}
         inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
-        self.outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
+        self.outputs: list[str] = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
         if len(inputs) != 1 or not self.outputs:
             raise ArtifactError(
                 f"{self._artifact.path} takes {len(inputs)} inputs ({', '.join(inputs)}); a classifier takes one, the images."

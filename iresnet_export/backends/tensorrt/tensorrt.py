@@ -23,6 +23,7 @@ class Engine(Format):
     suffix: ClassVar[str] = ".engine"
     native: ClassVar[bool] = True
     parent: ClassVar[FormatName | None] = "onnx"
+    frees_sizes: ClassVar[bool] = False
     options_type: ClassVar[type[ExportOptions]] = EngineOptions
 
     def settings(self, options: ExportOptions) -> EngineSettings:

@@ -31,10 +31,9 @@ class TorchScript(Format):
         return None  # nothing in a script limits it
 
     def content(self, job: ExportJob) -> bytes:
-        size = job.spec.image_size
-        example = torch.zeros(2, 3, size, size)
-        if job.options.with_preprocessing:
-            example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+        takes_pixels = job.options.with_preprocessing
+        kind = torch.uint8 if takes_pixels else torch.float32
+        example = torch.zeros(2, *job.spec.image_shape(as_pixels=takes_pixels), dtype=kind)
         # Tracing writes cuDNN's settings of the process into the code: they are torch's own defaults.
         defaults = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
         with deprecation_expected(), defaults:

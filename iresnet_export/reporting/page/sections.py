@@ -34,9 +34,11 @@ from iresnet_export.reporting.tables import (
     comparison_table,
     confusions_table,
     eval_table,
+    further_tables,
     limits_table,
     mistakes_table,
     server_table,
+    sizes_tables,
     steps_table,
     verify_table,
 )
@@ -235,7 +237,9 @@ def _parity(collection: Collection) -> Section | None:
     figures = tuple(parity_figure(collection))
     notes = [f"Compared with {line}." for _, report in collection.verifications for line in references_in_words(report)]
     lead = _LEADS["parity"] + (_LEADS["parity by block"] if figures else "")
-    return Section("parity", "Parity", lead, figures, (), (verify_table(collection.candidates),), tuple(dict.fromkeys(notes)))
+    found = collection.candidates
+    tables = (verify_table(found), *further_tables(found), *sizes_tables(found))
+    return Section("parity", "Parity", lead, figures, (), tables, tuple(dict.fromkeys(notes)))
 
 
 def _training(collection: Collection) -> Section | None:
