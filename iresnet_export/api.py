@@ -17,7 +17,7 @@ from iresnet_export.artifacts.source import Source, source_from_checkpoint, sour
 from iresnet_export.backends.base import MOST_THREADS, Session, running
 from iresnet_export.backends.registry import FORMATS, format_named, runtime_named, runtimes_for
 from iresnet_export.errors import InputError
-from iresnet_export.system.devices import device_named
+from iresnet_export.system.devices import device_named, usable_device
 from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.preprocessing import ImagePreset, preprocessing_of
 from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing, SpecOptions, Which
@@ -153,7 +153,7 @@ def predict(artifact: Artifact | Pathlike, images: Files, *, device: str = "cpu"
     from iresnet_export.prediction import PredictOptions
     from iresnet_export.prediction import predict as predict_images
 
-    chosen = _options(PredictOptions, device=device_named(device), **_with_said(options))
+    chosen = _options(PredictOptions, device=usable_device(str(device)), **_with_said(options))
     return iter(predict_images(_path(artifact), _paths(images), chosen).results)
 
 

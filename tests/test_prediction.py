@@ -24,15 +24,18 @@ from iresnet_export import prediction
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.manifest import manifest_path
 from iresnet_export.artifacts.source import Source, source_from_checkpoint
-from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.base import ArraysForSession, ExportOptions, HostSession
+from iresnet_export.backends.registry import runtime_named
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleManifestError, UnavailableError
 from iresnet_export.exporting import export_artifact
+from iresnet_export.graph.ir import Array
 from iresnet_export.prediction import PredictOptions, Written, find_images, predict, predict_to
 from iresnet_export.reporting.schemas import ImagePrediction
 from iresnet_models import ModelSpec, load_checkpoint, save_checkpoint
 from iresnet_models.files import sha256_of
 from iresnet_models.initialization import untrained_network
 from iresnet_models.json_lines import LineFile
+from iresnet_models.preprocessing import load_image, to_pixels
 from iresnet_models.spec import SpecOptions
 
 Run = Callable[..., Outcome]
@@ -123,16 +126,16 @@ def test_a_static_batch_is_filled_up(batch_size: int, folder: Path, expected: Va
 def test_a_batch_is_no_larger_than_asked_for_and_no_fuller_than_its_images(
     folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from iresnet_export.backends.onnxruntime.runtime import OnnxSession
+    from iresnet_export.backends.onnxruntime.runtime import OnnxHostSession
 
     sizes: list[int] = []
-    run = OnnxSession.run
+    run = OnnxHostSession.run
 
-    def counted(self: OnnxSession, batch: torch.Tensor) -> torch.Tensor:
+    def counted(self: OnnxHostSession, batch: Array) -> Array:
         sizes.append(len(batch))
         return run(self, batch)
 
-    monkeypatch.setattr(OnnxSession, "run", counted)
+    monkeypatch.setattr(OnnxHostSession, "run", counted)
     predict(artifacts["onnx"].path, [folder], ALL)
     assert sizes == [4, 2]
 
@@ -151,6 +154,7 @@ def test_images_are_decoded_one_batch_ahead_and_no_further(
         return load(path)
 
     monkeypatch.setattr(prediction, "load_image", counted)
+    monkeypatch.setattr(prediction, "processors", lambda: 1)
     ahead = []
     predict(artifacts["onnx"].path, [folder] * 5, dataclasses.replace(ALL, batch_size=2), lambda *_: ahead.append(len(decoded)))
     assert len(ahead) == 15
@@ -347,16 +351,16 @@ def test_a_changed_artifact_is_refused(folder: Path, copied: Callable[[str], Art
 def test_outputs_that_are_no_numbers_are_refused(
     folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from iresnet_export.backends.onnxruntime.runtime import OnnxSession
+    from iresnet_export.backends.onnxruntime.runtime import OnnxHostSession
 
-    run = OnnxSession.run
+    run = OnnxHostSession.run
 
-    def overflowing(self: OnnxSession, batch: torch.Tensor) -> torch.Tensor:
-        logits = run(self, batch)
+    def overflowing(self: OnnxHostSession, batch: Array) -> Array:
+        logits = run(self, batch).copy()
         logits[1, 3] = float("inf")
         return logits
 
-    monkeypatch.setattr(OnnxSession, "run", overflowing)
+    monkeypatch.setattr(OnnxHostSession, "run", overflowing)
     with pytest.raises(CheckFailedError, match=r"NaN or infinite outputs for b\.PNG"):
         predict(artifacts["onnx"].path, [folder], ALL)
 
@@ -369,7 +373,7 @@ def test_it_runs_by_the_first_backend_that_can(
     class Absent(OnnxRuntime):
         name = "absent"
 
-        def load(self, *_arguments: Any, **_options: Any) -> Any:
+        def load_for_arrays(self, *_arguments: Any, **_options: Any) -> Any:
             raise UnavailableError("It is not here.")
 
     path = artifacts["onnx"].path
@@ -393,6 +397,156 @@ def test_an_absent_gpu_is_exit_3(folder: Path, artifacts: dict[str, Artifact], r
     outcome = run("predict", artifacts["onnx"].path, folder, "--device", "cuda")
     assert outcome.status == 3
     assert "--device cpu" in outcome.err
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_streams_answer_the_same_in_order_each_on_a_core(
+    backend: str, folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three at once, of two images each: no more than the batch that was asked for."""
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    (folder / "broken.png").write_text("no image", encoding="utf-8")
+    options = dataclasses.replace(ALL, batch_size=6, backend=backend)
+    monkeypatch.setattr(prediction, "processors", lambda: 1)
+    expected = predict(artifacts["onnx"].path, [folder] * 6, options).results
+    monkeypatch.setattr(prediction, "processors", lambda: 3)
+    kind = type(runtime_named(backend).load_for_arrays(artifacts["onnx"]))
+    together, sizes, run = threading.Barrier(3), list[int](), kind.run
+
+    def at_once(self: HostSession, batch: Array) -> Array:
+        if len(sizes) < 3:
+            sizes.append(len(batch))
+            together.wait(timeout=60)
+        return run(self, batch)
+
+    monkeypatch.setattr(kind, "run", at_once)
+    decoded: list[Path] = []
+    load = prediction.load_image
+
+    def counted(path: Path) -> Image.Image:
+        decoded.append(path)
+        return load(path)
+
+    monkeypatch.setattr(prediction, "load_image", counted)
+    ahead = list[int]()
+    found = predict(artifacts["onnx"].path, [folder] * 6, options, lambda *_: ahead.append(len(decoded))).results
+    assert [image.file for image in found] == [image.file for image in expected]
+    for image, wanted in zip(found, expected, strict=True):
+        assert (image.status, image.reason) == (wanted.status, wanted.reason)
+        assert [entry.number for entry in image.top] == [entry.number for entry in wanted.top]
+        assert [entry.probability for entry in image.top] == pytest.approx([entry.probability for entry in wanted.top], rel=1e-5)
+    assert set(sizes) <= {1, 2}, "one beside the broken image"
+    assert len(ahead) == 21
+    assert all(count <= 2 * (step + 6) for step, count in enumerate(ahead, 1))
+
+
+def test_what_fails_in_a_stream_ends_the_command(
+    folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from iresnet_export.backends.onnxruntime.runtime import OnnxHostSession
+
+    def broken(self: OnnxHostSession, batch: Array) -> Array:
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(prediction, "processors", lambda: 2)
+    monkeypatch.setattr(OnnxHostSession, "run", broken)
+    with pytest.raises(ArtifactError, match="does not run: RuntimeError: no more"):
+        predict(artifacts["onnx"].path, [folder] * 6, ALL)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "torchscript"])
+def test_sessions_of_torch_are_called_by_one_thread(
+    kind: str, folder: Path, artifacts: dict[str, Artifact], small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many streams are asked for."""
+    monkeypatch.setattr(prediction, "processors", lambda: 3)
+    threads, run = set[int](), ArraysForSession.run
+
+    def noted(self: ArraysForSession, batch: Array) -> Array:
+        threads.add(threading.get_ident())
+        return run(self, batch)
+
+    monkeypatch.setattr(ArraysForSession, "run", noted)
+    path = small_checkpoint if kind == "checkpoint" else artifacts[kind].path
+    assert len(predict(path, [folder] * 6, ALL).results) == 36
+    assert threads == {threading.get_ident()}
+
+
+WITHOUT_TORCH = """
+import sys
+from pathlib import Path
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "scipy", "sklearn"):
+            raise ImportError(f"{name} is not to be imported")
+
+sys.meta_path.insert(0, Absent())
+from iresnet_export.cli.main import main
+sys.argv = ["iresnet-export", *sys.argv[1:]]
+main()
+"""
+
+
+def without_torch(*arguments: object) -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("kind", ["inputs", "pixels", "foreign"])
+def test_without_torch_it_answers_the_same(kind: str, backend: str, folder: Path, small_source: Source, tmp_path: Path) -> None:
+    """ONNX files need no torch, and have the answers that torch's preprocessing, tensors and softmax give."""
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    options = ExportOptions(with_preprocessing=kind == "pixels")
+    artifact = export_artifact("onnx", small_source, options, output=tmp_path / "net.onnx")
+    if kind == "foreign":
+        manifest_path(artifact.path).unlink()
+    lines = tmp_path / "p.jsonl"
+    said = ["--top-k", 10, "--device", "auto" if backend == "onnxruntime" else "cpu", "--backend", backend]
+    without_torch("predict", artifact.path, folder, *said, "--json", tmp_path / "p.json")
+    without_torch("predict", artifact.path, folder, *said, "--jsonl", lines)
+    found = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))["results"]
+    pixels = torch.stack([to_pixels(small_source.spec)(load_image(folder / name)) for name in NAMES])
+    with runtime_named(backend).load(artifact, torch.device("cpu")) as session:
+        logits = session.run(session.batch_of(pixels, small_source.spec)).double()
+    for image, line, values in zip(found, lines.read_text(encoding="utf-8").splitlines(), logits, strict=True):
+        assert [entry["class"] for entry in image["top"]] == values.sort(descending=True, stable=True).indices.tolist()
+        expected = values.softmax(0).sort(descending=True, stable=True).values.tolist()
+        assert [entry["probability"] for entry in image["top"]] == pytest.approx(expected, rel=1e-12)
+        assert json.loads(line)["top"] == image["top"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["torchscript", "checkpoint"])
+def test_what_torch_runs_imports_it(kind: str, folder: Path, artifacts: dict[str, Artifact], small_checkpoint: Path) -> None:
+    """So that the test above would see it."""
+    path = small_checkpoint if kind == "checkpoint" else artifacts[kind].path
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, "predict", path, folder / "a.png"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "torch is not to be imported" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_image_is_answered_soon(folder: Path, artifacts: dict[str, Artifact]) -> None:
+    """In processor time, as multiples of what its libraries take to be imported; with torch it is more than twenty times that."""
+
+    def seconds(*arguments: object) -> float:
+        before = os.times()
+        subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, check=True)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    libraries = ("-c", "import onnxruntime, numpy, PIL.Image")
+    command = ("-m", "iresnet_export", "predict", artifacts["onnx"].path, folder / "a.png")
+    seconds(*libraries)
+    seconds(*command)
+    assert min(seconds(*command) for _ in range(3)) < 8 * min(seconds(*libraries) for _ in range(3))
 
 
 @pytest.fixture

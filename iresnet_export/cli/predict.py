@@ -23,7 +23,6 @@ from iresnet_export.cli.options import (
     Trust,
     WhichOfFile,
     backends,
-    device_from_option,
     spec_options,
 )
 from iresnet_export.errors import InputError
@@ -66,25 +65,26 @@ def predict(
     Images are prepared as the artifact's own network was trained to see them. One that cannot be read is named, the others are
     predicted nevertheless, and the exit status is 2.
     """
-    from iresnet_export.prediction import PredictOptions
-    from iresnet_export.prediction import predict as predict_images
+    from iresnet_export.prediction import PredictOptions, predicted
     from iresnet_export.reporting.tables import predict_table
+    from iresnet_export.system.devices import usable_device
 
     said = spec_options(image_size, resize, interpolation, mean, std, labels)
-    options = PredictOptions(top_k, batch_size, device_from_option(device), checkpoint, trust, backend, which, said)
+    options = PredictOptions(top_k, batch_size, usable_device(device), checkpoint, trust, backend, which, said)
     if jsonl is not None:
         _write_lines(jsonl, artifact, images, options, json, resume)
         return
     if resume:
         raise InputError("--resume goes on with the file of --jsonl;", "name that.")
     with progress_bar() as progress:
-        report = predict_images(artifact, images, options, progress)
-    show(predict_table(report))
-    for image in report.unreadable:
+        found = predicted(artifact, images, options, progress)
+    show(predict_table(found.results))
+    for image in found.unreadable:
         notice(image.reason or "")
-    write_report(json, report)
-    if report.unreadable:
-        notice(f"Not read: {len(report.unreadable)} of {len(report.results)} images; see the reasons above.")
+    if json is not None:
+        write_report(json, found.report())
+    if found.unreadable:
+        notice(f"Not read: {len(found.unreadable)} of {len(found.results)} images; see the reasons above.")
         raise typer.Exit(2)
 
 
