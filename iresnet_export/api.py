@@ -154,7 +154,7 @@ def predict(artifact: Artifact | Pathlike, images: Files, *, device: str = "cpu"
     from iresnet_export.prediction import predict as predict_images
 
     chosen = _options(PredictOptions, device=usable_device(str(device)), **_with_said(options))
-    return iter(predict_images(_path(artifact), _paths(images), chosen).results)
+    return iter(predict_images(_path(artifact), _images(images), chosen).results)
 
 
 def inspect(
@@ -290,6 +290,12 @@ def _path(file: object) -> Path:
     if not isinstance(file, Artifact | str | Path):
         raise InputError(f"A file is named by its path, or is an artifact, and not {shortly(file)}.")
     return file.path if isinstance(file, Artifact) else Path(file)
+
+
+def _images(files: Files) -> list[str | Path]:
+    """The same of images, of which an address is no path."""
+    named = [files] if isinstance(files, Artifact | str | Path) or not isinstance(files, Iterable) else files
+    return [file if isinstance(file, str) else _path(file) for file in named]
 
 
 def _paths(files: Files) -> list[Path]:

@@ -10,10 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iresnet_data.addresses import content_of, is_address, listed, shown
 from iresnet_data.named_data import remark
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.manifest import SaidOfSpec, plain
@@ -26,12 +27,19 @@ from iresnet_export.reporting.schemas import ClassProbability, ImagePrediction, 
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_models.cores import usable_cores
 from iresnet_models.files import sha256_of
-from iresnet_models.image_files import image_files, image_suffixes, left_out, printable
+from iresnet_models.image_files import image_files, image_suffixes, is_image_name, left_out, printable
 from iresnet_models.json_lines import LineFile, merge, part_of, require_absent, require_no_other_parts
-from iresnet_models.preprocessing import load_image, pixels_of
+from iresnet_models.preprocessing import UNREADABLE, load_image, pixels_of
 from iresnet_models.spec import NOTHING_SAID, NetworkSpec, SpecOptions, Which
 from iresnet_train.torchrun import processors, world_size
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from iresnet_data.shards import ShardMember
+
+_MOST_BYTES = 2**28
+"""Of an image that comes from elsewhere. As many pixels as are read take less in any format that photos are kept in."""
 _DECODERS = min(4, usable_cores())
 _WORTH_STREAMS = 4
 """Images for each stream. Fewer are answered sooner by all cores together, one batch after the other."""
@@ -65,15 +73,28 @@ class PredictOptions:
                 raise InputError(f"{option} takes a number of at least 1, not {value}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
-    """An image file, and the name that reports give it: no longer than what the user typed makes it."""
+    """An image, and the name that reports give it: no longer than what the user typed makes it, and without a password.
 
-    path: Path
+    `place`: a file's path, an address, or where it lies in a shard.
+    """
+
+    place: str | ShardMember
     name: str
 
+    def opened(self) -> Image:
+        """InputError, which calls it by its name, where it cannot be read."""
+        if not isinstance(self.place, str):
+            if self.place.size > _MOST_BYTES:
+                raise InputError(f"The image {self.name} cannot be read (it has more than {_MOST_BYTES:,} bytes).{UNREADABLE}")
+            return load_image(Path(self.name), self.place.content())
+        if is_address(self.place):
+            return load_image(Path(self.name), content_of(self.place, _MOST_BYTES))
+        return load_image(Path(self.place))
 
-def predict(path: Path, images: Sequence[Path], options: PredictOptions, progress: Progress = no_progress) -> PredictReport:
+
+def predict(path: Path, images: Sequence[str | Path], options: PredictOptions, progress: Progress = no_progress) -> PredictReport:
     """The likeliest classes of every image that `images` names, or that lies in a folder that it names.
 
     Images that cannot be read are told of and left out. Raises InputError where there is no image at all, UnavailableError where
@@ -100,7 +121,7 @@ class Predictions:
         return PredictReport(environment_here(), self.settings, self.artifact, self.backend, self.computed_precision, self.results)
 
 
-def predicted(path: Path, images: Sequence[Path], options: PredictOptions, progress: Progress = no_progress) -> Predictions:
+def predicted(path: Path, images: Sequence[str | Path], options: PredictOptions, progress: Progress = no_progress) -> Predictions:
     """What `predict` reports."""
     if world_size() > 1:
         raise InputError("Several processes share out what is written line by line:", "name a file with --jsonl, or run one alone.")
@@ -124,7 +145,7 @@ class Written:
 def predict_to(
     file: Path,
     path: Path,
-    images: Sequence[Path],
+    images: Sequence[str | Path],
     options: PredictOptions,
     progress: Progress = no_progress,
     *,
@@ -195,34 +216,66 @@ def _write(
     return lines.count, lines.unreadable, before
 
 
-def find_images(named: Sequence[Path]) -> list[Found]:
-    """The files that are named, whatever they are, and the images in the folders that are named, at any depth, sorted.
+def find_images(named: Sequence[str | Path]) -> list[Found]:
+    """The files that are named, whatever they are, and the images in folders and shards that are named, at any depth.
 
     A file goes by the name it was given, an image in a folder by its path in that folder; after the folder's name, where more than
-    one thing is named, so that the images of two folders can be told apart. Hidden files and folders are passed over.
+    one thing is named, so that the images of two folders can be told apart. One in a shard goes by its name after the shard's,
+    and what has an address by that. Hidden files and folders are passed over.
     """
     found: list[Found] = []
     others: Counter[str] = Counter()
-    for path in named:
-        if not os.path.isdir(path):
-            found.append(Found(path, printable(path)))
-            continue
-        files = image_files(path)
-        others += files.others
-        images = sorted(map(Path, files.paths))
-        found += [Found(image, printable(image.relative_to(path) if len(named) == 1 else image)) for image in images]
+    for typed in map(str, named):
+        if is_address(typed):
+            found += _at_address(typed, others)
+        elif os.path.isdir(typed):
+            files = image_files(Path(typed))
+            others += files.others
+            images = sorted(map(Path, files.paths))
+            found += [Found(str(image), printable(image.relative_to(typed) if len(named) == 1 else image)) for image in images]
+        elif _is_shard(typed):
+            found += _in_shard(typed)
+        else:
+            found.append(Found(typed, printable(Path(typed))))
     passed_over = left_out(others)
     if not found:
-        where = ", ".join(map(printable, named[:4])) + (", ..." if len(named) > 4 else "")
+        where = ", ".join(map(shown, map(str, named[:4]))) + (", ..." if len(named) > 4 else "")
         endings = ", ".join(image_suffixes())
         raise InputError(
-            f"No image was found in {where or 'nothing'}: folders are searched for files that end in {endings}.",
+            f"No image was found in {where or 'nothing'}: folders and shards are searched for files that end in {endings}.",
             f"{'' if passed_over is None else passed_over + ' '}Name other folders, or the image files themselves, which may end "
             "in anything.",
         )
     if passed_over:
         remark(passed_over)
     return found
+
+
+def _at_address(typed: str, others: Counter[str]) -> Iterator[Found]:
+    """What lies at an address. Of several files those that are named like images are taken, and what is in shards."""
+    places = listed(typed)
+    for place in places:
+        name = shown(place).rpartition("/")[2]
+        if _is_shard(shown(place)):
+            yield from _in_shard(place)
+        elif places == [typed] or is_image_name(name):
+            yield Found(place, shown(place))
+        elif not name.startswith("."):
+            others[os.path.splitext(name)[1].lower()] += 1
+
+
+def _is_shard(name: str) -> bool:
+    return name.lower().endswith(".tar")
+
+
+def _in_shard(place: str) -> Iterator[Found]:
+    from iresnet_data.shard_index import images_in_shard
+    from iresnet_data.shards import ShardMember, local_shard
+
+    path = local_shard(place)
+    name = shown(place) if is_address(place) else printable(Path(place))
+    for member, offset, size in images_in_shard(path):
+        yield Found(ShardMember(str(path), member, offset, size), f"{name}/{printable(member.lstrip('/'))}")
 
 
 @dataclass(frozen=True)
@@ -298,9 +351,10 @@ _Decoded = tuple[Found, Array | str]
 
 def _decode(image: Found, spec: NetworkSpec) -> _Decoded:
     try:
-        return image, pixels_of(load_image(image.path), spec)
+        return image, pixels_of(image.opened(), spec)
     except InputError as error:
-        return image, str(error).replace(printable(image.path), image.name)
+        path = image.place if isinstance(image.place, str) and not is_address(image.place) else image.name
+        return image, str(error).replace(printable(Path(path)), image.name)
 
 
 def _decoded(found: Sequence[Found], spec: NetworkSpec, size: int) -> Generator[list[_Decoded], None, None]:

@@ -8,11 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import fsspec
 import numpy as np
 import onnx
 import pytest
@@ -260,7 +264,10 @@ def test_nothing_but_broken_and_absent_images(run: Run, small_checkpoint: Path) 
 def test_no_images_at_all(folder: Path, run: Run, small_checkpoint: Path) -> None:
     outcome = run("predict", small_checkpoint, folder / "empty", "--json", "p.json")
     assert outcome.status == 2
-    assert f"No image was found in {(folder / 'empty').as_posix()}: folders are searched for files that end in .jpg" in outcome.err
+    assert (
+        f"No image was found in {(folder / 'empty').as_posix()}: folders and shards are searched for files that end in .jpg"
+        in outcome.err
+    )
     assert not Path("p.json").exists()
     assert run("predict", small_checkpoint).status == 2
 
@@ -563,6 +570,86 @@ def test_lines_are_what_the_report_holds(lines: Path, folder: Path, artifacts: d
     by = {"artifact": artifact.path.name, "sha256": artifact.require_intact().sha256, "options": {"top_k": 10}}
     report = predict(artifact.path, [folder], ALL).to_json()["results"]
     assert [json.loads(line) for line in lines.read_text().splitlines()] == [found | by for found in report]
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[str]:
+    """The folder's images in an object store of this process, and in a shard of it; `deep` lies deeper in both."""
+    place, memory = f"memory://{uuid4().hex}", fsspec.filesystem("memory")
+    packed = BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as shard:
+        for name in (*NAMES, "notes.txt", ".hidden.png"):
+            memory.pipe(f"{place}/{name}", (folder / name).read_bytes())
+            shard.add(folder / name, name)
+        shard.add(folder / "a.png", "link.png")
+        shard.getmembers()[-1].type = tarfile.SYMTYPE
+    memory.pipe(f"{place}/shard.tar", packed.getvalue())
+    (folder.parent / "shard.tar").write_bytes(packed.getvalue())
+    yield place
+    memory.rm(place, recursive=True)
+
+
+def test_addresses_and_shards_are_searched_and_named(store: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+
+    def names(*named: str) -> list[str]:
+        return [image.name for image in find_images(named)]
+
+    assert names(f"{store}/*.png") == [f"{store}/a.png"]
+    members = [*NAMES, "link.png"]
+    assert names("shard.tar") == [f"shard.tar/{name}" for name in members]
+    assert names(f"{store}/*.tar", "shard.tar") == [f"{at}shard.tar/{name}" for at in (f"{store}/", "") for name in members]
+    shard = [f"{store}/shard.tar/{name}" for name in members]
+    assert names(f"{store}/") == [f"{store}/{name}" for name in NAMES[:5]] + shard + [f"{store}/z.tiff"]
+    assert names(f"{store}/notes.txt", "https://me:secret@host/x.jpg?sig=abc") == [f"{store}/notes.txt", "https://host/x.jpg"]
+    with pytest.raises(InputError, match=r"No image was found in memory.*Left out: 1 file that ends in \.txt"):
+        find_images([f"{store}/*.txt"])
+
+
+def test_what_lies_at_addresses_and_in_shards_is_predicted(
+    store: str, folder: Path, expected: Values, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    artifact = artifacts["onnx"].path
+    sources = ("shard.tar", f"{store}/shard.tar", *(f"{store}/{name}" for name in NAMES))
+    found = predict(artifact, sources, ALL).results
+    assert [image.status for image in found] == ["ok"] * 20
+    for start in (0, 7, 14):
+        require_equal(found[start : start + 6], expected)
+    outcome = run("predict", artifact, *sources, f"{store}/absent.png", "--top-k", 10, "--json", "p.json")
+    assert outcome.status == 2
+    assert f"The image {store}/absent.png cannot be read" in outcome.err
+    results = json.loads(Path("p.json").read_text(encoding="utf-8"))["results"]
+    assert [result["file"] for result in results] == [*(image.file for image in found), f"{store}/absent.png"]
+    assert [result["status"] for result in results] == ["ok"] * 20 + ["unreadable"]
+    monkeypatch.setattr(prediction, "_MOST_BYTES", 50)
+    few = predict(artifact, [f"{store}/a.png", "shard.tar"], ALL).results
+    assert {image.status for image in few} == {"unreadable"}
+    for image, name in zip(few, (f"{store}/a.png", "shard.tar/a.png"), strict=False):
+        assert f"{name} cannot be read (it has more than 50 bytes)" in (image.reason or "")
+
+
+def test_addresses_are_gone_on_with_by_their_names(store: str, artifacts: dict[str, Artifact], tmp_path: Path) -> None:
+    artifact, file = artifacts["onnx"].path, tmp_path / "found.jsonl"
+    named = [f"{store}/*.png", f"{store}/shard.tar"]
+    assert predict_to(file, artifact, named, ALL) == Written(8, 0, 0)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    assert predict_to(file, artifact, named, ALL, resume=True) == Written(8, 0, 7)
+    assert file.read_bytes() == whole
+
+
+def test_no_password_is_written(artifacts: dict[str, Artifact], run: Run) -> None:
+    address = "http://me:secret@127.0.0.1:1/a.jpg?sig=signature"
+    outcome = run("predict", artifacts["onnx"].path, address, "--json", "p.json")
+    assert outcome.status == 2
+    assert "The image http://127.0.0.1:1/a.jpg cannot be read" in " ".join(outcome.err.split())
+    written = Path("p.json").read_text(encoding="utf-8")
+    for text in (outcome.out, outcome.err, written):
+        assert "secret" not in text
+        assert "signature" not in text
+    outcome = run("predict", artifacts["onnx"].path, "what://me:secret@host/a.jpg")
+    assert (outcome.status, "secret" in outcome.err) == (2, False)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 1000, 10_000])

@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 def predict(
     artifact: Annotated[Path, typer.Argument(help="An artifact or a checkpoint.", show_default=False)],
     images: Annotated[
-        list[Path],
-        typer.Argument(metavar="IMAGE_OR_FOLDER", help="Image files, and folders with images at any depth.", show_default=False),
+        list[str],
+        typer.Argument(
+            metavar="IMAGE_OR_FOLDER",
+            help="Image files, folders with images at any depth, shards (.tar), and addresses of any of these, such as s3://...",
+            show_default=False,
+        ),
     ],
     top_k: Annotated[int, typer.Option("--top-k", help="How many classes to show, at most all.", min=1, max=MOST_CLASSES)] = 5,
     batch_size: AtATime = 32,
@@ -88,7 +92,7 @@ def predict(
         raise typer.Exit(2)
 
 
-def _write_lines(file: Path, artifact: Path, images: list[Path], options: PredictOptions, json: Path | None, resume: bool) -> None:
+def _write_lines(file: Path, artifact: Path, images: list[str], options: PredictOptions, json: Path | None, resume: bool) -> None:
     from iresnet_export.prediction import predict_to
 
     if json is not None:
