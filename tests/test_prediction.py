@@ -688,7 +688,10 @@ def test_lines_of_something_else_are_left_alone(lines: Path, folder: Path, artif
     [
         (["--jsonl", "x.jsonl", "--json", "x.json"], "give one of them"),
         (["--jsonl", "-"], "is a file that a later run can go on with"),
-        (["--resume"], "goes on with the file of --jsonl"),
+        (["--resume"], "goes on with the file of --jsonl or --parquet"),
+        (["--parquet", "x.parquet", "--json", "x.json"], "give one of them"),
+        (["--parquet", "-"], "is a file that a later run can go on with"),
+        (["--parquet", "x.jsonl", "--jsonl", "x.jsonl"], "--jsonl and --parquet both name x.jsonl"),
     ],
 )
 def test_options_of_lines_that_say_nothing(
@@ -705,6 +708,57 @@ def test_one_run_at_a_time_writes_a_file(lines: Path, folder: Path, artifacts: d
     lines.with_name(f"{lines.name}.1-of-3").touch()
     with pytest.raises(InputError, match=r"jsonl\.1-of-3 is a share .* that a run of 3 processes has begun"):
         predict_to(lines, artifacts["onnx"].path, [folder], ALL, resume=True)
+
+
+def test_without_pyarrow_its_extra_is_named(
+    folder: Path, artifacts: dict[str, Artifact], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iresnet_export.reporting.parquet_file.find_spec", lambda _name: None)
+    outcome = run("predict", artifacts["onnx"].path, folder, "--parquet", "x.parquet")
+    assert (outcome.status, "pip install 'iresnet-export[parquet]'" in outcome.err) == (3, True)
+    assert not list(Path().glob("x.parquet*"))
+
+
+@pytest.mark.parametrize("kept", [None, 0, 1000, 10_000])
+def test_a_parquet_file_holds_the_lines(
+    kept: int | None, lines: Path, folder: Path, artifacts: dict[str, Artifact], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a run that was ended, which left lines alone; in several row groups."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra")
+    monkeypatch.setattr("iresnet_export.reporting.parquet_file.ROWS", 3)
+    whole, file = lines.read_bytes(), lines.with_name("found.parquet")
+    beside = lines.with_name("found.parquet.jsonl")
+    if kept is not None:
+        beside.write_bytes(whole[:kept])
+    command = ["predict", artifacts["onnx"].path, folder, "--top-k", 10, "--batch-size", 4, "--parquet", file]
+    outcome = run(*command, *(["--resume"] if kept is not None else []))
+    assert (outcome.status, "Not read: 1 of 7" in outcome.err) == (2, True), outcome.err
+    assert not beside.exists()
+    found = parquet.ParquetFile(file)
+    assert found.num_row_groups == 3
+    rows = found.read().to_pylist()
+    assert [row | {"options": json.loads(row["options"])} for row in rows] == [json.loads(line) for line in whole.splitlines()]
+    again = run(*command, "--resume")
+    assert (again.status, "only ever written whole" in again.err) == (2, True)
+
+
+def test_lines_that_were_asked_for_stay_beside_a_parquet_file(
+    lines: Path, folder: Path, artifacts: dict[str, Artifact], run: Run
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra")
+    whole, file = lines.read_bytes(), lines.with_name("found.parquet")
+    command = ["predict", artifacts["onnx"].path, folder, "--top-k", 10, "--batch-size", 4, "--parquet", file]
+    assert run(*command, "--jsonl", lines, "--resume").status == 2, "of the broken image"
+    assert lines.read_bytes() == whole
+    assert parquet.ParquetFile(file).metadata.num_rows == 7
+    assert [path.name for path in sorted(lines.parent.iterdir())] == ["found.jsonl", "found.parquet"]
+
+
+def test_no_report_replaces_an_image(folder: Path, artifacts: dict[str, Artifact], run: Run) -> None:
+    image = folder / "empty.json"
+    image.touch()
+    outcome = run("predict", artifacts["onnx"].path, folder / "a.png", image, "--json", image)
+    assert (outcome.status, "which this command reads" in outcome.err) == (2, True)
 
 
 @pytest.mark.slow

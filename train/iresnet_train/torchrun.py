@@ -19,6 +19,11 @@ def world_size() -> int:
     return number_from("WORLD_SIZE", 1, 1)
 
 
+def is_first() -> bool:
+    """Whether this is the first of these processes, or the only one."""
+    return number_from("RANK", 0, 0) == 0
+
+
 def number_from(name: str, default: int, least: int) -> int:
     """One of torchrun's numbers, from the environment."""
     text = os.environ.get(name, str(default))
