@@ -17,7 +17,7 @@ from iresnet_export.artifacts.source import Source, source_from_checkpoint, sour
 from iresnet_export.backends.base import MOST_THREADS, Session, running
 from iresnet_export.backends.registry import FORMATS, format_named, runtime_named, runtimes_for
 from iresnet_export.errors import InputError
-from iresnet_export.system.devices import device_named
+from iresnet_export.system.devices import device_named, usable_device
 from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.preprocessing import ImagePreset, preprocessing_of
 from iresnet_models.spec import ModelSpec, NetworkSpec, Preprocessing, Sides, SpecOptions, Which
@@ -154,8 +154,8 @@ def predict(artifact: Artifact | Pathlike, images: Files, *, device: str = "cpu"
     from iresnet_export.prediction import PredictOptions
     from iresnet_export.prediction import predict as predict_images
 
-    chosen = _options(PredictOptions, device=device_named(device), **_with_said(options))
-    return iter(predict_images(_path(artifact), _paths(images), chosen).results)
+    chosen = _options(PredictOptions, device=usable_device(str(device)), **_with_said(options))
+    return iter(predict_images(_path(artifact), _images(images), chosen).results)
 
 
 def inspect(
@@ -302,6 +302,12 @@ def _path(file: object) -> Path:
     if not isinstance(file, Artifact | str | Path):
         raise InputError(f"A file is named by its path, or is an artifact, and not {shortly(file)}.")
     return file.path if isinstance(file, Artifact) else Path(file)
+
+
+def _images(files: Files) -> list[str | Path]:
+    """The same of images, of which an address is no path."""
+    named = [files] if isinstance(files, Artifact | str | Path) or not isinstance(files, Iterable) else files
+    return [file if isinstance(file, str) else _path(file) for file in named]
 
 
 def _paths(files: Files) -> list[Path]:

@@ -21,8 +21,8 @@ from iresnet_data.datasets import LabelledImages, image_name
 from iresnet_data.named_data import remark
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.data_choice import chosen_data
-from iresnet_export.artifacts.source import subject_of
-from iresnet_export.backends.base import Runtime, Session, running
+from iresnet_export.artifacts.subject import subject_of
+from iresnet_export.backends.base import Runtime, Session, running, usable_batch_sizes
 from iresnet_export.backends.registry import runtimes_for
 from iresnet_export.errors import InputError, UnavailableError
 from iresnet_export.reporting.schemas import MOST_THUMBNAIL, ClassChanges, EvalReport, Evaluated, environment_here, validated
@@ -39,7 +39,6 @@ from iresnet_export.verification.classes import (
     worst_mistakes,
 )
 from iresnet_export.verification.decisions import Proportion
-from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.files import names_apart
 from iresnet_models.preprocessing import to_pixels

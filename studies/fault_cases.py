@@ -1536,9 +1536,9 @@ def bases() -> dict[str, tuple[str, ...]]:
 
 def options_of(command: str) -> Iterator[tuple[str, str, bool]]:
     """Name, option and whether it is a number, of each option of a command that takes a value; asked of the program itself."""
-    from iresnet_export.cli.main import app
+    from iresnet_export.cli.main import application
 
-    for parameter in typer.main.get_command(app).commands[command].params:  # type: ignore[attr-defined]
+    for parameter in typer.main.get_command(application(command)).commands[command].params:  # type: ignore[attr-defined]
         if parameter.param_type_name != "option" or parameter.is_flag or parameter.name == "help":
             continue
         annotation = parameter.type_descriptor.annotation

@@ -41,9 +41,10 @@ from iresnet_models.operations import multiply_accumulates
 from iresnet_train import TrainConfig
 from iresnet_train.augmentation import augmented
 from iresnet_train.dali import DaliBatches
-from iresnet_train.distributed import World, processors
+from iresnet_train.distributed import World
 from iresnet_train.learner import Learner
 from iresnet_train.loader import TrainingLoader
+from iresnet_train.torchrun import processors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PARTS = ("data", "forward", "backward", "optimizer")

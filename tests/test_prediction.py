@@ -8,13 +8,17 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import fsspec
 import numpy as np
 import onnx
 import pytest
@@ -26,15 +30,18 @@ from iresnet_export import prediction
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.manifest import manifest_path
 from iresnet_export.artifacts.source import Source, source_from_checkpoint
-from iresnet_export.backends.base import ExportOptions
+from iresnet_export.backends.base import ArraysForSession, ExportOptions, HostSession
+from iresnet_export.backends.registry import runtime_named
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleManifestError, UnavailableError
 from iresnet_export.exporting import export_artifact
+from iresnet_export.graph.ir import Array
 from iresnet_export.prediction import PredictOptions, Written, find_images, predict, predict_to
 from iresnet_export.reporting.schemas import ImagePrediction
 from iresnet_models import ModelSpec, load_checkpoint, save_checkpoint
 from iresnet_models.files import sha256_of
 from iresnet_models.initialization import untrained_network
 from iresnet_models.json_lines import LineFile
+from iresnet_models.preprocessing import load_image, to_pixels
 from iresnet_models.spec import SpecOptions
 from iresnet_train.distributed import World
 
@@ -126,16 +133,16 @@ def test_a_static_batch_is_filled_up(batch_size: int, folder: Path, expected: Va
 def test_a_batch_is_no_larger_than_asked_for_and_no_fuller_than_its_images(
     folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from iresnet_export.backends.onnxruntime.runtime import OnnxSession
+    from iresnet_export.backends.onnxruntime.runtime import OnnxHostSession
 
     sizes: list[int] = []
-    run = OnnxSession.run
+    run = OnnxHostSession.run
 
-    def counted(self: OnnxSession, batch: torch.Tensor) -> torch.Tensor:
+    def counted(self: OnnxHostSession, batch: Array) -> Array:
         sizes.append(len(batch))
         return run(self, batch)
 
-    monkeypatch.setattr(OnnxSession, "run", counted)
+    monkeypatch.setattr(OnnxHostSession, "run", counted)
     predict(artifacts["onnx"].path, [folder], ALL)
     assert sizes == [4, 2]
 
@@ -154,6 +161,7 @@ def test_images_are_decoded_one_batch_ahead_and_no_further(
         return load(path)
 
     monkeypatch.setattr(prediction, "load_image", counted)
+    monkeypatch.setattr(prediction, "processors", lambda: 1)
     ahead = []
     predict(artifacts["onnx"].path, [folder] * 5, dataclasses.replace(ALL, batch_size=2), lambda *_: ahead.append(len(decoded)))
     assert len(ahead) == 15
@@ -259,7 +267,10 @@ def test_nothing_but_broken_and_absent_images(run: Run, small_checkpoint: Path) 
 def test_no_images_at_all(folder: Path, run: Run, small_checkpoint: Path) -> None:
     outcome = run("predict", small_checkpoint, folder / "empty", "--json", "p.json")
     assert outcome.status == 2
-    assert f"No image was found in {(folder / 'empty').as_posix()}: folders are searched for files that end in .jpg" in outcome.err
+    assert (
+        f"No image was found in {(folder / 'empty').as_posix()}: folders and shards are searched for files that end in .jpg"
+        in outcome.err
+    )
     assert not Path("p.json").exists()
     assert run("predict", small_checkpoint).status == 2
 
@@ -350,16 +361,16 @@ def test_a_changed_artifact_is_refused(folder: Path, copied: Callable[[str], Art
 def test_outputs_that_are_no_numbers_are_refused(
     folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from iresnet_export.backends.onnxruntime.runtime import OnnxSession
+    from iresnet_export.backends.onnxruntime.runtime import OnnxHostSession
 
-    run = OnnxSession.run
+    run = OnnxHostSession.run
 
-    def overflowing(self: OnnxSession, batch: torch.Tensor) -> torch.Tensor:
-        logits = run(self, batch)
+    def overflowing(self: OnnxHostSession, batch: Array) -> Array:
+        logits = run(self, batch).copy()
         logits[1, 3] = float("inf")
         return logits
 
-    monkeypatch.setattr(OnnxSession, "run", overflowing)
+    monkeypatch.setattr(OnnxHostSession, "run", overflowing)
     with pytest.raises(CheckFailedError, match=r"NaN or infinite outputs for b\.PNG"):
         predict(artifacts["onnx"].path, [folder], ALL)
 
@@ -372,7 +383,7 @@ def test_it_runs_by_the_first_backend_that_can(
     class Absent(OnnxRuntime):
         name = "absent"
 
-        def load(self, *_arguments: Any, **_options: Any) -> Any:
+        def load_for_arrays(self, *_arguments: Any, **_options: Any) -> Any:
             raise UnavailableError("It is not here.")
 
     path = artifacts["onnx"].path
@@ -398,6 +409,156 @@ def test_an_absent_gpu_is_exit_3(folder: Path, artifacts: dict[str, Artifact], r
     assert "--device cpu" in outcome.err
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_streams_answer_the_same_in_order_each_on_a_core(
+    backend: str, folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three at once, of two images each: no more than the batch that was asked for."""
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    (folder / "broken.png").write_text("no image", encoding="utf-8")
+    options = dataclasses.replace(ALL, batch_size=6, backend=backend)
+    monkeypatch.setattr(prediction, "processors", lambda: 1)
+    expected = predict(artifacts["onnx"].path, [folder] * 6, options).results
+    monkeypatch.setattr(prediction, "processors", lambda: 3)
+    kind = type(runtime_named(backend).load_for_arrays(artifacts["onnx"]))
+    together, sizes, run = threading.Barrier(3), list[int](), kind.run
+
+    def at_once(self: HostSession, batch: Array) -> Array:
+        if len(sizes) < 3:
+            sizes.append(len(batch))
+            together.wait(timeout=60)
+        return run(self, batch)
+
+    monkeypatch.setattr(kind, "run", at_once)
+    decoded: list[Path] = []
+    load = prediction.load_image
+
+    def counted(path: Path) -> Image.Image:
+        decoded.append(path)
+        return load(path)
+
+    monkeypatch.setattr(prediction, "load_image", counted)
+    ahead = list[int]()
+    found = predict(artifacts["onnx"].path, [folder] * 6, options, lambda *_: ahead.append(len(decoded))).results
+    assert [image.file for image in found] == [image.file for image in expected]
+    for image, wanted in zip(found, expected, strict=True):
+        assert (image.status, image.reason) == (wanted.status, wanted.reason)
+        assert [entry.number for entry in image.top] == [entry.number for entry in wanted.top]
+        assert [entry.probability for entry in image.top] == pytest.approx([entry.probability for entry in wanted.top], rel=1e-5)
+    assert set(sizes) <= {1, 2}, "one beside the broken image"
+    assert len(ahead) == 21
+    assert all(count <= 2 * (step + 6) for step, count in enumerate(ahead, 1))
+
+
+def test_what_fails_in_a_stream_ends_the_command(
+    folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from iresnet_export.backends.onnxruntime.runtime import OnnxHostSession
+
+    def broken(self: OnnxHostSession, batch: Array) -> Array:
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(prediction, "processors", lambda: 2)
+    monkeypatch.setattr(OnnxHostSession, "run", broken)
+    with pytest.raises(ArtifactError, match="does not run: RuntimeError: no more"):
+        predict(artifacts["onnx"].path, [folder] * 6, ALL)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "torchscript"])
+def test_sessions_of_torch_are_called_by_one_thread(
+    kind: str, folder: Path, artifacts: dict[str, Artifact], small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many streams are asked for."""
+    monkeypatch.setattr(prediction, "processors", lambda: 3)
+    threads, run = set[int](), ArraysForSession.run
+
+    def noted(self: ArraysForSession, batch: Array) -> Array:
+        threads.add(threading.get_ident())
+        return run(self, batch)
+
+    monkeypatch.setattr(ArraysForSession, "run", noted)
+    path = small_checkpoint if kind == "checkpoint" else artifacts[kind].path
+    assert len(predict(path, [folder] * 6, ALL).results) == 36
+    assert threads == {threading.get_ident()}
+
+
+WITHOUT_TORCH = """
+import sys
+from pathlib import Path
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "scipy", "sklearn"):
+            raise ImportError(f"{name} is not to be imported")
+
+sys.meta_path.insert(0, Absent())
+from iresnet_export.cli.main import main
+sys.argv = ["iresnet-export", *sys.argv[1:]]
+main()
+"""
+
+
+def without_torch(*arguments: object) -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("kind", ["inputs", "pixels", "foreign"])
+def test_without_torch_it_answers_the_same(kind: str, backend: str, folder: Path, small_source: Source, tmp_path: Path) -> None:
+    """ONNX files need no torch, and have the answers that torch's preprocessing, tensors and softmax give."""
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    options = ExportOptions(with_preprocessing=kind == "pixels")
+    artifact = export_artifact("onnx", small_source, options, output=tmp_path / "net.onnx")
+    if kind == "foreign":
+        manifest_path(artifact.path).unlink()
+    lines = tmp_path / "p.jsonl"
+    said = ["--top-k", 10, "--device", "auto" if backend == "onnxruntime" else "cpu", "--backend", backend]
+    without_torch("predict", artifact.path, folder, *said, "--json", tmp_path / "p.json")
+    without_torch("predict", artifact.path, folder, *said, "--jsonl", lines)
+    found = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))["results"]
+    pixels = torch.stack([to_pixels(small_source.spec)(load_image(folder / name)) for name in NAMES])
+    with runtime_named(backend).load(artifact, torch.device("cpu")) as session:
+        logits = session.run(session.batch_of(pixels, small_source.spec)).double()
+    for image, line, values in zip(found, lines.read_text(encoding="utf-8").splitlines(), logits, strict=True):
+        assert [entry["class"] for entry in image["top"]] == values.sort(descending=True, stable=True).indices.tolist()
+        expected = values.softmax(0).sort(descending=True, stable=True).values.tolist()
+        assert [entry["probability"] for entry in image["top"]] == pytest.approx(expected, rel=1e-12)
+        assert json.loads(line)["top"] == image["top"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["torchscript", "checkpoint"])
+def test_what_torch_runs_imports_it(kind: str, folder: Path, artifacts: dict[str, Artifact], small_checkpoint: Path) -> None:
+    """So that the test above would see it."""
+    path = small_checkpoint if kind == "checkpoint" else artifacts[kind].path
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, "predict", path, folder / "a.png"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "torch is not to be imported" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_image_is_answered_soon(folder: Path, artifacts: dict[str, Artifact]) -> None:
+    """In processor time, as multiples of what its libraries take to be imported; with torch it is more than twenty times that."""
+
+    def seconds(*arguments: object) -> float:
+        before = os.times()
+        subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, check=True)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    libraries = ("-c", "import onnxruntime, numpy, PIL.Image")
+    command = ("-m", "iresnet_export", "predict", artifacts["onnx"].path, folder / "a.png")
+    seconds(*libraries)
+    seconds(*command)
+    assert min(seconds(*command) for _ in range(3)) < 8 * min(seconds(*libraries) for _ in range(3))
+
+
 @pytest.fixture
 def lines(folder: Path, artifacts: dict[str, Artifact], tmp_path: Path) -> Path:
     """Of the folder's images and a broken one, line by line."""
@@ -412,6 +573,86 @@ def test_lines_are_what_the_report_holds(lines: Path, folder: Path, artifacts: d
     by = {"artifact": artifact.path.name, "sha256": artifact.require_intact().sha256, "options": {"top_k": 10}}
     report = predict(artifact.path, [folder], ALL).to_json()["results"]
     assert [json.loads(line) for line in lines.read_text().splitlines()] == [found | by for found in report]
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[str]:
+    """The folder's images in an object store of this process, and in a shard of it; `deep` lies deeper in both."""
+    place, memory = f"memory://{uuid4().hex}", fsspec.filesystem("memory")
+    packed = BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as shard:
+        for name in (*NAMES, "notes.txt", ".hidden.png"):
+            memory.pipe(f"{place}/{name}", (folder / name).read_bytes())
+            shard.add(folder / name, name)
+        shard.add(folder / "a.png", "link.png")
+        shard.getmembers()[-1].type = tarfile.SYMTYPE
+    memory.pipe(f"{place}/shard.tar", packed.getvalue())
+    (folder.parent / "shard.tar").write_bytes(packed.getvalue())
+    yield place
+    memory.rm(place, recursive=True)
+
+
+def test_addresses_and_shards_are_searched_and_named(store: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+
+    def names(*named: str) -> list[str]:
+        return [image.name for image in find_images(named)]
+
+    assert names(f"{store}/*.png") == [f"{store}/a.png"]
+    members = [*NAMES, "link.png"]
+    assert names("shard.tar") == [f"shard.tar/{name}" for name in members]
+    assert names(f"{store}/*.tar", "shard.tar") == [f"{at}shard.tar/{name}" for at in (f"{store}/", "") for name in members]
+    shard = [f"{store}/shard.tar/{name}" for name in members]
+    assert names(f"{store}/") == [f"{store}/{name}" for name in NAMES[:5]] + shard + [f"{store}/z.tiff"]
+    assert names(f"{store}/notes.txt", "https://me:secret@host/x.jpg?sig=abc") == [f"{store}/notes.txt", "https://host/x.jpg"]
+    with pytest.raises(InputError, match=r"No image was found in memory.*Left out: 1 file that ends in \.txt"):
+        find_images([f"{store}/*.txt"])
+
+
+def test_what_lies_at_addresses_and_in_shards_is_predicted(
+    store: str, folder: Path, expected: Values, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    artifact = artifacts["onnx"].path
+    sources = ("shard.tar", f"{store}/shard.tar", *(f"{store}/{name}" for name in NAMES))
+    found = predict(artifact, sources, ALL).results
+    assert [image.status for image in found] == ["ok"] * 20
+    for start in (0, 7, 14):
+        require_equal(found[start : start + 6], expected)
+    outcome = run("predict", artifact, *sources, f"{store}/absent.png", "--top-k", 10, "--json", "p.json")
+    assert outcome.status == 2
+    assert f"The image {store}/absent.png cannot be read" in outcome.err
+    results = json.loads(Path("p.json").read_text(encoding="utf-8"))["results"]
+    assert [result["file"] for result in results] == [*(image.file for image in found), f"{store}/absent.png"]
+    assert [result["status"] for result in results] == ["ok"] * 20 + ["unreadable"]
+    monkeypatch.setattr(prediction, "_MOST_BYTES", 50)
+    few = predict(artifact, [f"{store}/a.png", "shard.tar"], ALL).results
+    assert {image.status for image in few} == {"unreadable"}
+    for image, name in zip(few, (f"{store}/a.png", "shard.tar/a.png"), strict=False):
+        assert f"{name} cannot be read (it has more than 50 bytes)" in (image.reason or "")
+
+
+def test_addresses_are_gone_on_with_by_their_names(store: str, artifacts: dict[str, Artifact], tmp_path: Path) -> None:
+    artifact, file = artifacts["onnx"].path, tmp_path / "found.jsonl"
+    named = [f"{store}/*.png", f"{store}/shard.tar"]
+    assert predict_to(file, artifact, named, ALL) == Written(8, 0, 0)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    assert predict_to(file, artifact, named, ALL, resume=True) == Written(8, 0, 7)
+    assert file.read_bytes() == whole
+
+
+def test_no_password_is_written(artifacts: dict[str, Artifact], run: Run) -> None:
+    address = "http://me:secret@127.0.0.1:1/a.jpg?sig=signature"
+    outcome = run("predict", artifacts["onnx"].path, address, "--json", "p.json")
+    assert outcome.status == 2
+    assert "The image http://127.0.0.1:1/a.jpg cannot be read" in " ".join(outcome.err.split())
+    written = Path("p.json").read_text(encoding="utf-8")
+    for text in (outcome.out, outcome.err, written):
+        assert "secret" not in text
+        assert "signature" not in text
+    outcome = run("predict", artifacts["onnx"].path, "what://me:secret@host/a.jpg")
+    assert (outcome.status, "secret" in outcome.err) == (2, False)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 1000, 10_000])
@@ -450,7 +691,10 @@ def test_lines_of_something_else_are_left_alone(lines: Path, folder: Path, artif
     [
         (["--jsonl", "x.jsonl", "--json", "x.json"], "give one of them"),
         (["--jsonl", "-"], "is a file that a later run can go on with"),
-        (["--resume"], "goes on with the file of --jsonl"),
+        (["--resume"], "goes on with the file of --jsonl or --parquet"),
+        (["--parquet", "x.parquet", "--json", "x.json"], "give one of them"),
+        (["--parquet", "-"], "is a file that a later run can go on with"),
+        (["--parquet", "x.jsonl", "--jsonl", "x.jsonl"], "--jsonl and --parquet both name x.jsonl"),
     ],
 )
 def test_options_of_lines_that_say_nothing(
@@ -467,6 +711,57 @@ def test_one_run_at_a_time_writes_a_file(lines: Path, folder: Path, artifacts: d
     lines.with_name(f"{lines.name}.1-of-3").touch()
     with pytest.raises(InputError, match=r"jsonl\.1-of-3 is a share .* that a run of 3 processes has begun"):
         predict_to(lines, artifacts["onnx"].path, [folder], ALL, resume=True)
+
+
+def test_without_pyarrow_its_extra_is_named(
+    folder: Path, artifacts: dict[str, Artifact], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iresnet_export.reporting.parquet_file.find_spec", lambda _name: None)
+    outcome = run("predict", artifacts["onnx"].path, folder, "--parquet", "x.parquet")
+    assert (outcome.status, "pip install 'iresnet-export[parquet]'" in outcome.err) == (3, True)
+    assert not list(Path().glob("x.parquet*"))
+
+
+@pytest.mark.parametrize("kept", [None, 0, 1000, 10_000])
+def test_a_parquet_file_holds_the_lines(
+    kept: int | None, lines: Path, folder: Path, artifacts: dict[str, Artifact], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a run that was ended, which left lines alone; in several row groups."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra")
+    monkeypatch.setattr("iresnet_export.reporting.parquet_file.ROWS", 3)
+    whole, file = lines.read_bytes(), lines.with_name("found.parquet")
+    beside = lines.with_name("found.parquet.jsonl")
+    if kept is not None:
+        beside.write_bytes(whole[:kept])
+    command = ["predict", artifacts["onnx"].path, folder, "--top-k", 10, "--batch-size", 4, "--parquet", file]
+    outcome = run(*command, *(["--resume"] if kept is not None else []))
+    assert (outcome.status, "Not read: 1 of 7" in outcome.err) == (2, True), outcome.err
+    assert not beside.exists()
+    found = parquet.ParquetFile(file)
+    assert found.num_row_groups == 3
+    rows = found.read().to_pylist()
+    assert [row | {"options": json.loads(row["options"])} for row in rows] == [json.loads(line) for line in whole.splitlines()]
+    again = run(*command, "--resume")
+    assert (again.status, "only ever written whole" in again.err) == (2, True)
+
+
+def test_lines_that_were_asked_for_stay_beside_a_parquet_file(
+    lines: Path, folder: Path, artifacts: dict[str, Artifact], run: Run
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra")
+    whole, file = lines.read_bytes(), lines.with_name("found.parquet")
+    command = ["predict", artifacts["onnx"].path, folder, "--top-k", 10, "--batch-size", 4, "--parquet", file]
+    assert run(*command, "--jsonl", lines, "--resume").status == 2, "of the broken image"
+    assert lines.read_bytes() == whole
+    assert parquet.ParquetFile(file).metadata.num_rows == 7
+    assert [path.name for path in sorted(lines.parent.iterdir())] == ["found.jsonl", "found.parquet"]
+
+
+def test_no_report_replaces_an_image(folder: Path, artifacts: dict[str, Artifact], run: Run) -> None:
+    image = folder / "empty.json"
+    image.touch()
+    outcome = run("predict", artifacts["onnx"].path, folder / "a.png", image, "--json", image)
+    assert (outcome.status, "which this command reads" in outcome.err) == (2, True)
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import math
-import mmap
 import os
 import stat
 from collections.abc import Iterator
@@ -18,9 +17,7 @@ from typing import Any
 
 import onnx
 
-from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.errors import ArtifactError, IResNetError
-from iresnet_models.errors import first_line
 
 _FILE_BYTES = 2**31 - 1
 """Protocol buffers have no more; nor has what they are given from other files."""
@@ -50,24 +47,6 @@ def read_onnx(path: Path, *, external: bool = True) -> onnx.ModelProto:
         what = "takes no input" if model.graph.output else "gives no output"
         raise ArtifactError(f"{path} holds an ONNX graph that {what}, so it is no classifier.", "Export it again.")
     return model
-
-
-def require_sound(artifact: Artifact) -> None:
-    """Before a runtime opens a file by its path: ArtifactError where it, or a file that it names, is not as it should be.
-
-    What a manifest tells of was made here, and names no other file: of it, that alone is made sure of, which takes no time.
-    """
-    if artifact.manifest is not None:
-        with artifact.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if data.find(b"location") < 0:
-                return
-    model = read_onnx(artifact.path)
-    try:
-        onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as error:  # OpenVINO 2026.4 crashes on nodes without outputs, for one
-        raise ArtifactError(
-            f"{artifact.path} holds a graph that breaks the rules of ONNX ({first_line(error)}).", "Export it again."
-        ) from error
 
 
 def images_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -17,7 +17,7 @@ from iresnet_data.named_data import remark
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.data_choice import trained_on
 from iresnet_export.artifacts.manifest import Manifest, Weights, inside, recorded_path
-from iresnet_export.artifacts.metadata import embedded_spec
+from iresnet_export.artifacts.subject import called, require_recorded
 from iresnet_export.errors import ArtifactError, CheckpointError, InputError, StaleManifestError
 from iresnet_models.checkpoint import Checkpoint, load_checkpoint
 from iresnet_models.errors import named_line
@@ -191,7 +191,7 @@ def source_of_artifact(
             return source_from_checkpoint(given, which=which, said=said)
         return given if not said.said else dataclasses.replace(given, spec=said.applied(given.spec))
     manifest = artifact.manifest
-    _require_recorded(artifact, manifest.spec, said)
+    require_recorded(artifact, manifest.spec, said)
     if given is None:
         if manifest.weights.kind == "module":
             raise InputError(
@@ -215,8 +215,8 @@ def source_of_artifact(
         )
     if source.weights.which != manifest.weights.which:
         raise StaleManifestError(
-            f"{artifact.path} is of {_called(manifest.weights.which)} of its checkpoint, as its manifest says, and was to be "
-            f"compared with {_called(source.weights.which)}.",
+            f"{artifact.path} is of {called(manifest.weights.which)} of its checkpoint, as its manifest says, and was to be "
+            f"compared with {called(source.weights.which)}.",
             "Export it again from the weights that you mean, which --which names.",
         )
     network = source.network
@@ -224,20 +224,6 @@ def source_of_artifact(
         network = copy.copy(network)  # the given source stays as it is
         network.spec = manifest.spec
     return dataclasses.replace(source, network=network, spec=manifest.spec, trained_spec=source.trained_spec or source.spec)
-
-
-def _require_recorded(artifact: Artifact, spec: NetworkSpec, said: SpecOptions) -> None:
-    """InputError where a user says something else than an artifact's own spec."""
-    own = spec.to_json()
-    for name, value in said.said.items():
-        found, plain = own[name], list(value) if isinstance(value, tuple) else value
-        if found != plain:
-            other = "other labels" if name == "labels" else f"{name} {shortly(found)}, and not {shortly(plain)}"
-            raise InputError(
-                f"{artifact.path} records {other}: an artifact says itself how its images are prepared, and what its classes are "
-                "called.",
-                f"Leave out --{name.replace('_', '-')}, or export it again with that.",
-            )
 
 
 def _as_recorded(artifact: Artifact, manifest: Manifest, path: Path, which: Which | None) -> Source:
@@ -250,15 +236,11 @@ def _as_recorded(artifact: Artifact, manifest: Manifest, path: Path, which: Whic
         if not is_same:
             raise
         raise StaleManifestError(
-            f"{artifact.path} was not made of its checkpoint as its manifest says ({_called(manifest.weights.which)}, "
+            f"{artifact.path} was not made of its checkpoint as its manifest says ({called(manifest.weights.which)}, "
             f"{manifest.spec.name}). {error.reason}",
             "Export it again.",
         ) from error
     return _source_of(checkpoint, checkpoint.spec)
-
-
-def _called(which: Which | None) -> str:
-    return {None: "the only weights", "average": "the averaged weights", "raw": "the unaveraged weights"}[which]
 
 
 def _checkpoint_of(artifact: Artifact, manifest: Manifest) -> Path:
@@ -291,54 +273,6 @@ def _has(path: Path, sha256: str) -> bool:
         return sha256_of(path) == sha256
     except OSError:
         return False
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is known of a network without building it. `trained_on`: what its checkpoint calls its data, to be shown only."""
-
-    spec: NetworkSpec
-    weights: Weights
-    trained_on: str | None = None
-
-
-def subject_of(
-    artifact: Artifact, given: Source | Path | None, which: Which | None = None, said: SpecOptions = NOTHING_SAID
-) -> Subject:
-    """Of an artifact (from its manifest, the `given` network, or what the file says of itself) or of a checkpoint (from itself).
-
-    Of a checkpoint with averaged weights and others it says which are taken. What the user `said` stands in place of what a
-    checkpoint says; InputError where an artifact records something else.
-    """
-    if artifact.manifest is not None:
-        _require_recorded(artifact, artifact.manifest.spec, said)
-        recorded = artifact.manifest.weights.which
-        if (which or recorded) != recorded and (which, recorded) != ("raw", None):
-            raise InputError(
-                f"{artifact.path} is of {_called(recorded)} of its checkpoint, as its manifest says, and --which {which} was asked "
-                "for.",
-                "Leave out --which, or export the weights that you mean.",
-            )
-        return Subject(artifact.manifest.spec, artifact.manifest.weights)
-    if artifact.format == "checkpoint":
-        own = load_checkpoint(artifact.path, which=artifact.which)
-        if own.layout.other is not None:
-            remark(f"{printable(artifact.path)}: {own.layout.in_words['which weights']}.")
-        weights = Weights("checkpoint", own.sha256, which=own.layout.which)
-        return Subject(spec_of_checkpoint(own, said), weights, trained_on(own.details))
-    embedded = embedded_spec(artifact) if given is None else None
-    if embedded is not None:
-        _require_recorded(artifact, embedded, said)
-        return Subject(embedded, Weights("checkpoint", ""))  # whose weights they are only a manifest or a checkpoint says
-    source = source_of_artifact(artifact, given, which, said)
-    return Subject(source.spec, source.weights, source.trained_on)
-
-
-def spec_of(
-    artifact: Artifact, checkpoint: Path | None, which: Which | None = None, said: SpecOptions = NOTHING_SAID
-) -> NetworkSpec:
-    """The same subject's spec."""
-    return subject_of(artifact, checkpoint, which, said).spec
 
 
 def _rebuilt(artifact: Artifact, manifest: Manifest) -> Source:

@@ -13,16 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from iresnet_data.named_data import short_name
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.manifest import FormatName, Manifest, OnnxSettings, Settings
 from iresnet_export.errors import ArtifactError, InputError, IResNetError
-from iresnet_export.graph.ir import Graph
+from iresnet_export.graph.ir import Array, Graph
 from iresnet_export.graph.probe import Probe
 from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.schemes import AUTO, CALIBRATORS, TARGETS, Calibrator, Scheme, Target, scheme_for
@@ -32,8 +29,12 @@ from iresnet_models.deployed import default_outputs
 from iresnet_models.errors import is_out_of_memory, named_line
 from iresnet_models.outputs import OutputName, named_outputs
 from iresnet_models.precisions import PRECISIONS, Precision
-from iresnet_models.preprocessing import normalised
+from iresnet_models.preprocessing import inputs_of, normalised
 from iresnet_models.spec import NetworkSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 MOST_BATCH, MOST_THREADS = 65_536, 1024
 MOST_SQNR_DB = 100.0
@@ -173,10 +174,9 @@ class ExportJob:
     progress: Progress = no_progress
 
 
-class Session(ABC):
-    """A network that is ready to run; a context manager that frees what it holds."""
+class Loaded:
+    """A network that is ready to run; a context manager that frees what it holds. It takes tensors, or arrays."""
 
-    device: torch.device
     batch: tuple[int, int] | None = None
     """The smallest and largest batch that it takes; None for any."""
     with_preprocessing: bool = False
@@ -192,6 +192,46 @@ class Session(ABC):
     notices: Sequence[str] = ()
     """What results should say of how it runs: what was fallen back from, and what it was told to round."""
 
+    def is_as(self, other: Loaded) -> None:
+        """Takes over what another one, which it runs, says of itself."""
+        self.batch, self.with_preprocessing, self.image = other.batch, other.with_preprocessing, other.image
+        self.sides, self.outputs = other.sides, other.outputs
+        self.computed_precision, self.notices = other.computed_precision, other.notices
+
+    def close(self) -> None:
+        """Frees memory, device and threads."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class HostSession(Loaded, ABC):
+    """One that takes and gives arrays in host memory, wherever it computes."""
+
+    streams: int = 1
+    """How many threads may call `run` at once."""
+
+    @abstractmethod
+    def run(self, batch: Array) -> Array:
+        """Logits (n, classes), float32, for inputs (n, 3, h, w), float32, or for pixels."""
+
+    @abstractmethod
+    def all_outputs(self, batch: Array) -> tuple[Array, ...] | None:
+        """Everything that the artifact gives for a batch, logits first, in its own order; None where only logits can be had."""
+
+    def batch_of(self, pixels: Array, spec: NetworkSpec) -> Array:
+        """Pixels (n, h, w, 3), uint8, as what `run` takes."""
+        return pixels if self.with_preprocessing else inputs_of(pixels, spec)
+
+
+class Session(Loaded, ABC):
+    """One that takes and gives torch's tensors, on its device."""
+
+    device: torch.device
+
     @abstractmethod
     def run(self, batch: Tensor) -> Tensor:
         """Logits (n, classes), float32, for inputs (n, 3, h, w), float32, or for pixels, both on `device`."""
@@ -202,7 +242,10 @@ class Session(ABC):
 
     def batch_of(self, pixels: Tensor, spec: NetworkSpec) -> Tensor:
         """Pixels (n, h, w, 3), uint8, in host memory as what `run` takes, on the session's device."""
-        host = pixels if self.with_preprocessing else normalised(pixels, spec)
+        return self.moved(pixels if self.with_preprocessing else normalised(pixels, spec))
+
+    def moved(self, host: Tensor) -> Tensor:
+        """A batch in host memory on the session's device."""
         if self.device.type == "cuda":
             host = host.pin_memory()  # else the driver copies it to such memory itself, and waits for each copy
         return host.to(self.device, non_blocking=True)
@@ -231,14 +274,71 @@ class Session(ABC):
                 f"The artifact runs on {self.device}, and the batch lies on {batch.device};", "move it there first."
             )
 
-    def close(self) -> None:  # noqa: B027 - most sessions hold nothing that Python does not free
-        """Frees memory, device and threads."""
 
-    def __enter__(self) -> Self:
-        return self
+class TensorsForHost(Session):
+    """Tensors in host memory for a session that takes arrays, and is closed with this one."""
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+    def __init__(self, host: HostSession) -> None:
+        import torch
+
+        self.host, self.device = host, torch.device("cpu")
+        self.is_as(host)
+
+    def run(self, batch: Tensor) -> Tensor:
+        import torch
+
+        return torch.from_numpy(self.host.run(batch.numpy()))
+
+    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...] | None:
+        import torch
+
+        found = self.host.all_outputs(batch.cpu().numpy())
+        return None if found is None else tuple(map(torch.from_numpy, found))
+
+    def close(self) -> None:
+        self.host.close()
+
+
+class ArraysForSession(HostSession):
+    """Arrays for a session that takes tensors, on whatever device, and is closed with this one."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.is_as(session)
+
+    def run(self, batch: Array) -> Array:
+        import torch
+
+        with torch.inference_mode():
+            logits = self.session.run(self.session.moved(torch.from_numpy(batch)))
+        return logits.float().cpu().numpy()
+
+    def all_outputs(self, batch: Array) -> tuple[Array, ...] | None:
+        import torch
+
+        with torch.inference_mode():
+            found = self.session.all_outputs(self.session.moved(torch.from_numpy(batch)))
+        return None if found is None else tuple(values.cpu().numpy() for values in found)
+
+    def close(self) -> None:
+        self.session.close()
+
+
+_LARGEST_END = 256
+
+
+def usable_batch_sizes(session: Loaded, wanted: Sequence[int]) -> tuple[int, ...]:
+    """Those of the wanted batch sizes that a session takes, or else its own largest one."""
+    if session.batch is None:
+        return tuple(wanted)
+    smallest, largest = session.batch
+    if smallest > MOST_BATCH:
+        raise ArtifactError(
+            f"The artifact takes no fewer than {smallest:,} images at a time, which are too many.", "Export it again."
+        )
+    largest = min(largest, MOST_BATCH)
+    ends = {end for end in (smallest, largest) if end <= _LARGEST_END}
+    return tuple(sorted({size for size in wanted if smallest <= size <= largest} | ends)) or (largest,)
 
 
 class Format(ABC):
@@ -335,6 +435,15 @@ class Runtime(ABC):
     @abstractmethod
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> Session:
         """A session of the artifact on the device; UnavailableError where that cannot be had here."""
+
+    def load_for_arrays(self, artifact: Artifact, device: str = "cpu", *, streams: int = 1, trust: bool = False) -> HostSession:
+        """The same for arrays in host memory. Runtimes that do not compute by torch give one on the CPU that does not import it.
+
+        `streams`: how many threads are to call it at once, each of which then computes alone; it may have fewer.
+        """
+        from iresnet_export.system.devices import device_named
+
+        return ArraysForSession(self.load(artifact, device_named(device), trust=trust))
 
     def prove(self, job: ExportJob) -> dict[str, Any]:
         """What it proves of an export that was just written, for the manifest; ExportError where that does not hold."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import import_module
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from iresnet_export.artifacts.manifest import FormatName
 from iresnet_export.backends.base import Format, Runtime
 from iresnet_export.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 _FORMATS: dict[FormatName, str] = {
     "checkpoint": "eager:Checkpoint",
@@ -29,7 +30,7 @@ _RUNTIMES: dict[str, tuple[FormatName, str]] = {
     "compiled": ("pt2", "pt2.compiled:Compiled"),
     "aotinductor": ("aotinductor", "aotinductor.package:AOTInductor"),
     "onnxruntime": ("onnx", "onnxruntime.runtime:OnnxRuntime"),
-    "openvino": ("onnx", "openvino:OpenVino"),
+    "openvino": ("onnx", "openvino.runtime:OpenVino"),
     "tensorrt": ("engine", "tensorrt.tensorrt:TensorRT"),
 }
 

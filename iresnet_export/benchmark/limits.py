@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iresnet_export.backends.base import Session
-from iresnet_export.backends.onnxruntime.runtime import OnnxSession
-from iresnet_export.backends.openvino import OpenVino, OpenVinoSession
+from iresnet_export.backends.base import HostSession
+from iresnet_export.backends.onnxruntime.runtime import OnnxHostSession
+from iresnet_export.backends.openvino.runtime import OpenVino, OpenVinoSession
 from iresnet_export.benchmark.clock import CLOCK, Clock
 from iresnet_export.errors import IResNetError
 from iresnet_export.reporting.schemas import BenchResult, Limit
@@ -183,7 +183,7 @@ def _onnxruntime_chain(precision: str, threads: int, device: torch.device, folde
     if device.type != "cpu" or precision not in ("fp32", "int8"):
         yield None
         return
-    with OnnxSession(_chain_file(precision, folder), device, threads) as session:
+    with OnnxHostSession(_chain_file(precision, folder), threads=threads) as session:
         yield _chain_kernel("ONNX Runtime", session, precision)
 
 
@@ -203,8 +203,8 @@ def _chain_file(precision: str, folder: Path) -> Path:
     return path
 
 
-def _chain_kernel(library: str, session: Session, precision: str) -> Kernel:
-    images = torch.ones(BATCH, CHANNELS, PIXELS, PIXELS, dtype=torch.uint8 if precision == "int8" else torch.float32)
+def _chain_kernel(library: str, session: HostSession, precision: str) -> Kernel:
+    images = np.ones((BATCH, CHANNELS, PIXELS, PIXELS), np.uint8 if precision == "int8" else np.float32)
     name = f"{library}, {LAYERS} convolutions, 3x3, {CHANNELS} channels"
     return name, _chain_operations(LAYERS), lambda: session.run(images)
 

@@ -29,7 +29,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**values: Any) -> None:
         outputs = {option: values[name] for name, option in OPTIONS.items() if isinstance(values.get(name), Path)}
-        inputs = [path for name, value in values.items() if name not in OPTIONS for path in _paths(value)]
+        inputs = [
+            path for name, value in values.items() if name not in OPTIONS for path in _paths(value, may_be_text=name == "images")
+        ]
         require_distinct(outputs)
         for option, path in outputs.items():
             if option != "--output" or command.__name__ == "report":
@@ -144,9 +146,15 @@ def _names_schema(path: Path, head: bytes) -> bool:
     return kind is not None and kind[1] not in ("manifest", "train")
 
 
-def _paths(value: Any) -> Iterator[Path]:
+def _paths(value: Any, may_be_text: bool) -> Iterator[Path]:
+    """The files that a parameter names; those of `predict` are texts, since they may be addresses too."""
     if isinstance(value, Path):
         yield value
     elif isinstance(value, list | tuple):
         for one in value:
-            yield from _paths(one)
+            yield from _paths(one, may_be_text)
+    elif may_be_text and isinstance(value, str):
+        from iresnet_data.addresses import is_address
+
+        if not is_address(value):
+            yield Path(value)

@@ -23,10 +23,9 @@ from iresnet_export.cli.options import (
     Trust,
     WhichOfFile,
     backends,
-    device_from_option,
     spec_options,
 )
-from iresnet_export.cli.training_progress import is_first_process
+from iresnet_export.cli.places import require_distinct
 from iresnet_export.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,8 +35,12 @@ if TYPE_CHECKING:
 def predict(
     artifact: Annotated[Path, typer.Argument(help="An artifact or a checkpoint.", show_default=False)],
     images: Annotated[
-        list[Path],
-        typer.Argument(metavar="IMAGE_OR_FOLDER", help="Image files, and folders with images at any depth.", show_default=False),
+        list[str],
+        typer.Argument(
+            metavar="IMAGE_OR_FOLDER",
+            help="Image files, folders with images at any depth, shards (.tar), and addresses of any of these, such as s3://...",
+            show_default=False,
+        ),
     ],
     top_k: Annotated[int, typer.Option("--top-k", help="How many classes to show, at most all.", min=1, max=MOST_CLASSES)] = 5,
     batch_size: AtATime = 32,
@@ -60,48 +63,78 @@ def predict(
         Path | None,
         typer.Option("--jsonl", help="Write a line of JSON for each image, as it is predicted, to this file.", show_default=False),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the file of --jsonl where a run ended.")] = False,
+    parquet: Annotated[
+        Path | None,
+        typer.Option("--parquet", help="Write the same as a Parquet file, when all images are predicted.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the file of --jsonl or --parquet where a run ended.")
+    ] = False,
 ) -> None:
     """Say what images show: the likeliest classes, with their probabilities.
 
     Images are prepared as the artifact's own network was trained to see them. One that cannot be read is named, the others are
     predicted nevertheless, and the exit status is 2.
     """
-    from iresnet_export.prediction import PredictOptions
-    from iresnet_export.prediction import predict as predict_images
+    from iresnet_export.prediction import PredictOptions, predicted
     from iresnet_export.reporting.tables import predict_table
+    from iresnet_export.system.devices import usable_device
 
     said = spec_options(image_size, resize, interpolation, mean, std, labels)
-    options = PredictOptions(top_k, batch_size, device_from_option(device), checkpoint, trust, backend, which, said)
-    if jsonl is not None:
-        _write_lines(jsonl, artifact, images, options, json, resume)
+    options = PredictOptions(top_k, batch_size, usable_device(device), checkpoint, trust, backend, which, said)
+    if jsonl is not None or parquet is not None:
+        _write_lines(jsonl, parquet, artifact, images, options, json, resume)
         return
     if resume:
-        raise InputError("--resume goes on with the file of --jsonl;", "name that.")
+        raise InputError("--resume goes on with the file of --jsonl or --parquet;", "name that.")
     with progress_bar() as progress:
-        report = predict_images(artifact, images, options, progress)
-    show(predict_table(report))
-    for image in report.unreadable:
+        found = predicted(artifact, images, options, progress)
+    show(predict_table(found.results))
+    for image in found.unreadable:
         notice(image.reason or "")
-    write_report(json, report)
-    if report.unreadable:
-        notice(f"Not read: {len(report.unreadable)} of {len(report.results)} images; see the reasons above.")
+    if json is not None:
+        write_report(json, found.report())
+    if found.unreadable:
+        notice(f"Not read: {len(found.unreadable)} of {len(found.results)} images; see the reasons above.")
         raise typer.Exit(2)
 
 
-def _write_lines(file: Path, artifact: Path, images: list[Path], options: PredictOptions, json: Path | None, resume: bool) -> None:
+def _write_lines(
+    jsonl: Path | None,
+    parquet: Path | None,
+    artifact: Path,
+    images: list[str],
+    options: PredictOptions,
+    json: Path | None,
+    resume: bool,
+) -> None:
+    """Lines, and from these a Parquet file where that is asked for: beside it, and removed then, where --jsonl names no file."""
     from iresnet_export.prediction import predict_to
+    from iresnet_export.reporting.parquet_file import lines_of, parquet_from_lines, require_parquet
+    from iresnet_train.torchrun import is_first
 
-    if json is not None:
-        raise InputError("--json is a report of all images, and --jsonl has a line for each:", "give one of them.")
-    if is_standard_output(file):
-        raise InputError("--jsonl is a file that a later run can go on with, and no stream;", "name a file.")
+    for option, file in (("--jsonl", jsonl), ("--parquet", parquet)):
+        if file is not None and json is not None:
+            raise InputError(f"--json is a report of all images, and {option} has a line for each:", "give one of them.")
+        if file is not None and is_standard_output(file):
+            raise InputError(f"{option} is a file that a later run can go on with, and no stream;", "name a file.")
+    require_distinct({option: file for option, file in (("--jsonl", jsonl), ("--parquet", parquet)) if file is not None})
+    if parquet is not None:
+        require_parquet(parquet)
+    lines = jsonl if parquet is None or jsonl is not None else lines_of(parquet)
+    assert lines is not None
     with progress_bar() as progress:
-        found = predict_to(file, artifact, images, options, progress, resume=resume)
-    if not is_first_process():
+        found = predict_to(lines, artifact, images, options, progress, resume=resume)
+    if not is_first():
         raise typer.Exit(2 if found.unreadable else 0)
+    if parquet is not None:
+        parquet_from_lines(lines, parquet)
+        if jsonl is None:
+            lines.unlink()
     before = f", {found.before:,} of them before" if found.before else ""
-    notice(f"Predictions: {file} ({found.images:,} image{'s' if found.images != 1 else ''}{before})")
+    for file in (jsonl, parquet):
+        if file is not None:
+            notice(f"Predictions: {file} ({found.images:,} image{'s' if found.images != 1 else ''}{before})")
     if found.unreadable:
         notice(f"Not read: {found.unreadable} of {found.images} images; their lines say why.")
         raise typer.Exit(2)

@@ -12,8 +12,9 @@ from iresnet_export.cli.config_file import ON_COMMAND_LINE, toml_of
 from iresnet_export.cli.console import say, write_report
 from iresnet_export.cli.options import Device, JsonFile, integers
 from iresnet_export.cli.places import require_outside_run
-from iresnet_export.cli.training_progress import is_first_process, training_bar
+from iresnet_export.cli.training_progress import training_bar
 from iresnet_export.errors import InputError, InterruptedRunError, PreemptedError
+from iresnet_train.torchrun import is_first
 
 if TYPE_CHECKING:
     from iresnet_train import TrainConfig
@@ -111,14 +112,14 @@ def train(
         try:
             result = train_network(settings, progress, environment=environment(), said=said)
         except PreemptedError as stopped:
-            if is_first_process():
+            if is_first():
                 raise
             raise typer.Exit(stopped.exit_status) from None
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 f"Training was ended at once, without saving. What was saved before is in {settings.folder}; --resume goes on."
             ) from None
-    if not is_first_process():
+    if not is_first():
         return
     if json is not None:
         write_report(json, read_json(result.report, "The report of the run"))

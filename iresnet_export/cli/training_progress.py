@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from iresnet_export.cli.console import notice
+from iresnet_train.torchrun import is_first
 
 if TYPE_CHECKING:
     from iresnet_train import Progress as TrainingProgress
@@ -22,11 +22,6 @@ _LINE_EVERY = 60.0
 Update = Callable[["TrainingProgress"], None]
 
 
-def is_first_process() -> bool:
-    """Whether this is the one of torchrun's processes that speaks."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 @contextmanager
 def training_bar() -> Iterator[Update]:
     """A bar over all steps on a terminal; elsewhere a line a minute, beside that of each epoch, so that a log stays readable.
@@ -34,7 +29,7 @@ def training_bar() -> Iterator[Update]:
     Where the terminal has gone away, as with SIGHUP, nothing is shown, and training goes on to save its state.
     """
     with _remarks():
-        if not is_first_process():
+        if not is_first():
             yield lambda now: None
         elif sys.stderr is not None and sys.stderr.isatty():
             with _bar() as update:

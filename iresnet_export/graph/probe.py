@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from iresnet_export.graph.ir import Graph
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Probe(ABC):

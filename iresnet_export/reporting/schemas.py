@@ -25,7 +25,7 @@ MOST_RATIO = 1e38
 LARGEST = 1e40
 """Beyond every float32, and so beyond what a network, a clock or a loss gives. Plots square and add what they show."""
 
-STRICT = ConfigDict(strict=True, extra="ignore")
+STRICT = ConfigDict(strict=True, extra="ignore", defer_build=True)
 """Types are not converted: "12" is no number."""
 
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
@@ -757,10 +757,6 @@ class PredictReport(Report):
     backend: str
     computed_precision: str
     results: tuple[ImagePrediction, ...]
-
-    @property
-    def unreadable(self) -> tuple[ImagePrediction, ...]:
-        return tuple(image for image in self.results if image.status == "unreadable")
 
 
 Direction = Literal["export", "run", "train"]

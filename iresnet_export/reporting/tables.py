@@ -10,9 +10,9 @@ from iresnet_export.reporting.schemas import (
     DoctorReport,
     Environment,
     Evaluated,
+    ImagePrediction,
     Limit,
     Parity,
-    PredictReport,
     VerifyCandidate,
     Weights,
 )
@@ -397,10 +397,10 @@ def evaluated_name(one: Evaluated) -> str:
     return f"{one.artifact} by {backend_name(one.backend)}"
 
 
-def predict_table(report: PredictReport) -> Table:
+def predict_table(results: Iterable[ImagePrediction]) -> Table:
     """A row for each image, a line in it for each class."""
     rows = list[Row]()
-    for image in report.results:
+    for image in results:
         labels = Cell("\n".join(one_line(entry.label) for entry in image.top)) if image.top else status_cell(image.status)
         rows.append([image.file, labels, "\n".join(f"{entry.probability:.2%}" for entry in image.top)])
     return table("predictions", "", ["image", "class", ">probability"], rows)

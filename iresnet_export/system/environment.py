@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from iresnet_data.addresses import is_address, shown
 from iresnet_export import __version__
 from iresnet_models.cores import usable_cores
 
@@ -82,8 +83,10 @@ _LONGEST = 10_000
 
 
 def command() -> str:
-    """This process's command line, quoted for a shell, every path cut to its last part; a very long one is cut."""
-    told = shlex.join(_cut(argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]])
+    """This process's command line, quoted for a shell, every path cut to its last part, no password; cut if very long."""
+    told = shlex.join(
+        _cut(shown(argument) if is_address(argument) else argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]]
+    )
     return told if len(told) <= _LONGEST else f"{told[: _LONGEST - 4]} ..."
 
 

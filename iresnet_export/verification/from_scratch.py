@@ -18,7 +18,8 @@ from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.data_choice import chosen_data, measured_with
 from iresnet_export.artifacts.differences import json_differences, shown
 from iresnet_export.artifacts.manifest import Manifest, plain
-from iresnet_export.artifacts.source import Source, Subject
+from iresnet_export.artifacts.source import Source
+from iresnet_export.artifacts.subject import Subject
 from iresnet_export.backends.base import ExportJob, ExportOptions
 from iresnet_export.backends.onnx.bias_correction import uncorrected
 from iresnet_export.backends.onnx.calibrate import calibration_images, chosen_quantization, float32_logits, predicted_cost

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from iresnet_export.backends.base import Session
+from iresnet_export.backends.base import Session, usable_batch_sizes
 from iresnet_export.backends.onnx.interpreter import OnnxGraph
 from iresnet_export.errors import ArtifactError
 from iresnet_export.graph.ir import Array
@@ -21,7 +21,6 @@ from iresnet_export.reporting.schemas import MOST_RATIO, FurtherOutput
 from iresnet_export.system.progress import Progress
 from iresnet_export.verification.criteria import NOISE_LIMIT, SQNR_MARGIN_DB
 from iresnet_export.verification.deployment import Deployment
-from iresnet_export.verification.outputs import usable_batch_sizes
 from iresnet_export.verification.reference import FORMS, Reference, filled, in_batches, looked_into, rms
 from iresnet_export.verification.tf32 import with_tf32
 from iresnet_models.deployed import DeployedNetwork, values_of

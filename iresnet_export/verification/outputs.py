@@ -11,8 +11,8 @@ from scipy.special import softmax
 from torch import Tensor
 
 from iresnet_export.artifacts.manifest import Manifest
-from iresnet_export.backends.base import Session
-from iresnet_export.errors import ArtifactError, UnavailableError
+from iresnet_export.backends.base import Session, usable_batch_sizes
+from iresnet_export.errors import UnavailableError
 from iresnet_export.graph.ir import Array
 from iresnet_export.quantization.cost import sqnr_interval_db
 from iresnet_export.system.progress import Progress
@@ -22,7 +22,6 @@ from iresnet_export.verification.foreign import other_outputs
 from iresnet_export.verification.reference import Reference, filled, in_batches, rms
 from iresnet_models.outputs import OF_ANY_NETWORK, PROBABILITIES
 
-_LARGEST_BATCH, _LARGEST_END = 65_536, 256
 _PROBABILITY = 1e-4
 """float32 rounds the softmax of logits up to 100 by 1e-5."""
 _TELLING = ("onnx", "pt2")
@@ -49,20 +48,6 @@ class OutputsReport:
     top1_agreement: float
     reason: str | None
     decisions: Decisions | None = None
-
-
-def usable_batch_sizes(session: Session, wanted: Sequence[int]) -> tuple[int, ...]:
-    """Those of the wanted batch sizes that a session takes, or else its own largest one."""
-    if session.batch is None:
-        return tuple(wanted)
-    smallest, largest = session.batch
-    if smallest > _LARGEST_BATCH:
-        raise ArtifactError(
-            f"The artifact takes no fewer than {smallest:,} images at a time, which are too many.", "Export it again."
-        )
-    largest = min(largest, _LARGEST_BATCH)
-    ends = {end for end in (smallest, largest) if end <= _LARGEST_END}
-    return tuple(sorted({size for size in wanted if smallest <= size <= largest} | ends)) or (largest,)
 
 
 def interface_reason(

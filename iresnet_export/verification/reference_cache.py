@@ -25,8 +25,8 @@ from iresnet_export.verification import reference as reference_module
 from iresnet_export.verification.reference import Reference, reference_of
 from iresnet_models import network as network_module
 from iresnet_models import preprocessing as preprocessing_module
+from iresnet_models.cache import cache_folder
 from iresnet_models.files import replacing
-from iresnet_models.official import cache_folder
 
 MOST_BYTES = 256 * 2**20
 """How much is kept; the oldest goes first."""

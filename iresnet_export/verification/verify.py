@@ -17,7 +17,8 @@ from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.data_choice import chosen_data, is_named
 from iresnet_export.artifacts.manifest import Weights
 from iresnet_export.artifacts.metadata import outputs_of, sides_of
-from iresnet_export.artifacts.source import Source, source_of_artifact, subject_of
+from iresnet_export.artifacts.source import Source, source_of_artifact
+from iresnet_export.artifacts.subject import subject_of
 from iresnet_export.backends.base import MOST_BATCH, Runtime, require_trusted
 from iresnet_export.backends.registry import format_named, require_settings_used, runtimes_for
 from iresnet_export.errors import (

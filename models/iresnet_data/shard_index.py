@@ -7,16 +7,17 @@ import hashlib
 import json
 import re
 import tarfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from iresnet_models.cache import cache_folder
 from iresnet_models.errors import InputError, IResNetError
 from iresnet_models.files import write_json
-from iresnet_models.image_files import image_suffixes, printable, require_regular
-from iresnet_models.official import cache_folder
+from iresnet_models.image_files import image_suffixes, is_image_name, printable, require_regular
 
 _MOST_CLASSES = 1_000_000
 
@@ -78,11 +79,7 @@ def _scanned(path: Path) -> list[Row]:
     dotted: dict[str, str] = {}  # `a.seg.png` is another file of the sample `a`, as WebDataset has it
     try:
         with tarfile.open(path, "r:") as archive:
-            end = -1
-            for member in archive:
-                if member.size < 0 or member.offset <= end:  # tarfile would go round in circles
-                    raise tarfile.ReadError(f"the size of {member.name[:80]!r} cannot be")
-                end = member.offset
+            for member in _members(path, archive):
                 key, kind = _sample(member.name)
                 if member.isdir() or kind is None:
                     continue
@@ -96,11 +93,10 @@ def _scanned(path: Path) -> list[Row]:
                     labels[key] = _class_in(path, member.name, archive.extractfile(member))
                 else:
                     images[key] = member.name, member.offset_data, member.size
-            _require_end(path, archive.offset)
     except IResNetError:
         raise
-    except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError) as error:
-        raise InputError(f"The shard {printable(path)} is damaged ({error}).", "Remove it, and get it again.") from error
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
     alone = next((name for key, name in dotted.items() if key not in images or key not in labels), None)
     if alone is not None:
         raise _refused(path, alone, "has a dot within: what follows the first dot says what kind of file it is; rename it")
@@ -109,6 +105,36 @@ def _scanned(path: Path) -> list[Row]:
         found = f"{len(lonely)} names have only one of the two, such as {printable(lonely[0])}" if lonely else "there is none"
         raise InputError(f"The shard {printable(path)} should hold an image and its .cls under each name, but {found}.")
     return [(name, offset, size, labels[key]) for key, (name, offset, size) in images.items()]
+
+
+def images_in_shard(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of each image, in the shard's order, whether a class lies beside it or not; hidden ones are none."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in _members(path, archive):
+                name = member.name.rpartition("/")[2]
+                if member.isreg() and not member.issparse() and is_image_name(name):
+                    yield member.name, member.offset_data, member.size
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+_DAMAGED = (tarfile.TarError, OSError, ValueError, EOFError, OverflowError)
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"The shard {printable(path)} is damaged ({error}).", "Remove it, and get it again.")
+
+
+def _members(path: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """All members of an archive that ends where it says; ReadError for one that does not."""
+    end = -1
+    for member in archive:
+        if member.size < 0 or member.offset <= end:  # tarfile would go round in circles
+            raise tarfile.ReadError(f"the size of {member.name[:80]!r} cannot be")
+        end = member.offset
+        yield member
+    _require_end(path, archive.offset)
 
 
 def _sample(name: str) -> tuple[str, str | None]:

@@ -8,30 +8,29 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import http.client
 import math
 import os
 import re
 import subprocess
-import urllib.error
-import urllib.request
 from collections import Counter
 from pathlib import Path
-from shutil import copyfileobj
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from filelock import FileLock
 from PIL import Image
 
+from iresnet_data.addresses import copied, is_address, shown
 from iresnet_data.named_data import require_name
 from iresnet_data.shard_index import indexed, reason_of, require_shard
+from iresnet_models.cache import CACHE_VARIABLE, cache_folder
 from iresnet_models.errors import InputError, UnavailableError
 from iresnet_models.files import replacing
 from iresnet_models.image_files import printable, unsearchable
-from iresnet_models.official import CACHE_VARIABLE, cache_folder
 from iresnet_models.preprocessing import load_image
 from iresnet_models.spec import NetworkSpec
+
+if TYPE_CHECKING:
+    import torch
 
 _WINDOW = 8
 """Shards that are shuffled together."""
@@ -91,7 +90,7 @@ class Shards:
     """
 
     def __init__(self, data: str, part: str) -> None:
-        paths = [_local(address) for address in expanded(data)] if is_pattern(data) else _in_folder(data, part)
+        paths = [local_shard(address) for address in expanded(data)] if is_pattern(data) else _in_folder(data, part)
         if not paths:
             raise InputError(f"{printable(data)} has no shards named {part}-*.tar; expected train-*.tar and val-*.tar.")
         found = [indexed(path) for path in paths]
@@ -113,6 +112,8 @@ class Shards:
 
     def order(self, generator: torch.Generator) -> list[int]:
         """All indices: shards shuffled, and the images of every few of them among each other."""
+        import torch
+
         starts = [sum(self._sizes[:shard]) for shard in range(len(self._sizes))]
         shards = torch.randperm(len(starts), generator=generator).tolist()
         found: list[int] = []
@@ -189,12 +190,12 @@ def _listed_classes(path: Path) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _local(address: str) -> Path:
+def local_shard(address: str) -> Path:
     """The shard as a file: fetched once, into the cache, if it is somewhere else."""
-    if not address.startswith("pipe:") and "://" not in address:
+    if not address.startswith("pipe:") and not is_address(address):
         require_shard(Path(address))
         return Path(address)
-    name = re.sub(r"\W+", "-", address.rsplit("/", 1)[-1].removesuffix(".tar"))[-40:]
+    name = re.sub(r"\W+", "-", shown(address).rsplit("/", 1)[-1].removesuffix(".tar"))[-40:]
     digest = hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     path = cache_folder() / "shards" / f"{digest}-{name}.tar"
     try:
@@ -204,7 +205,7 @@ def _local(address: str) -> Path:
         lock.acquire()
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
         raise UnavailableError(
-            f"{printable(address)} has to be kept while it is read, and the cache folder {printable(path.parent)} cannot be "
+            f"{shown(address)} has to be kept while it is read, and the cache folder {printable(path.parent)} cannot be "
             f"written ({reason_of(error)}).",
             f"Name one that can with the environment variable {CACHE_VARIABLE}.",
         ) from error
@@ -217,21 +218,10 @@ def _local(address: str) -> Path:
 
 
 def _fetch(address: str, path: Path) -> None:
+    if not address.startswith("pipe:"):
+        copied(address, path)
+        return
     with path.open("wb") as file:
-        if address.startswith("pipe:"):
-            status = subprocess.run(address.removeprefix("pipe:"), shell=True, stdout=file, check=False).returncode
-            if status:
-                raise UnavailableError(f"The command of {address} ended with status {status};", "run it by hand to see why.")
-            return
-        try:
-            with urllib.request.urlopen(address, timeout=60) as response:
-                copyfileobj(response, file)
-                length = response.headers.get("Content-Length")
-                if length is not None and length.strip() != str(file.tell()):  # a connection that breaks off looks like the end
-                    raise ConnectionError(f"{file.tell()} of {length} bytes came")
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            if "unknown url type" not in str(error):
-                raise UnavailableError(f"The shard {address} cannot be fetched ({error}).", "Check address and network.") from error
-            raise InputError(f"The shard {printable(address)} is no address (its scheme is not known);", "check it.") from error
-        except ValueError as error:
-            raise InputError(f"The shard {printable(address)} is no address ({error});", "check the pattern.") from error
+        status = subprocess.run(address.removeprefix("pipe:"), shell=True, stdout=file, check=False).returncode
+    if status:
+        raise UnavailableError(f"The command of {address} ended with status {status};", "run it by hand to see why.")

@@ -40,6 +40,11 @@ def image_suffixes() -> tuple[str, ...]:
     return (*_ALWAYS, *(suffix for suffix in _BY_PLUGIN if suffix in known))
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name, without its folders, is taken for an image."""
+    return not name.startswith(".") and name.lower().endswith(image_suffixes())
+
+
 def image_files(folder: str | Path, *, deep: bool = True) -> ImageFiles:
     """The image files in a folder, and, where `deep`, in those in it, in the order in which torchvision's ImageFolder takes them.
 
@@ -65,7 +70,7 @@ def image_files(folder: str | Path, *, deep: bool = True) -> ImageFiles:
         for entry in visible:
             if _is_folder(entry):
                 waiting += [entry.path] if deep else []
-            elif entry.name.lower().endswith(image_suffixes()):
+            elif is_image_name(entry.name):
                 images.append(entry.path)
             else:
                 others[os.path.splitext(entry.name)[1].lower()] += 1

@@ -18,15 +18,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import platformdirs
-
+from iresnet_models.cache import CACHE_VARIABLE, cache_folder
 from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.errors import CheckpointError, InputError, IResNetError, UnavailableError, first_line, named_line
 from iresnet_models.files import read_json, require_file, sha256_of, write_json
 from iresnet_models.recognition import shapes_of
 from iresnet_models.spec import OFFICIAL_WEIGHTS, ModelSpec
-
-CACHE_VARIABLE = "IRESNET_EXPORT_CACHE"
 
 _RETRIES = 3
 _TIMEOUT = (15.0, 60.0)
@@ -53,11 +50,6 @@ def download_official(arch: str, depth: int, *, cache: Path | None = None, quiet
             if not _in_cache(place):  # another process may have been downloading it
                 _bring(place, quiet=quiet or sys.stderr is None or not sys.stderr.isatty())
     return place.file
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: $IRESNET_EXPORT_CACHE, else the user's cache folder of this system."""
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("iresnet-export"))
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,28 @@
 """The one way from an image to a network's input, for training's evaluation, calibration, verification and prediction alike.
 
 An image becomes pixels, (height, width, 3) in uint8, and pixels become inputs, (3, height, width) normalised: an artifact
-takes the one or the other.
+takes the one or the other. What makes arrays needs no torch; what makes tensors imports it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
-from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
 
 from iresnet_models.errors import InputError
 from iresnet_models.image_files import image_suffixes, printable, require_regular
 from iresnet_models.spec import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torchvision.transforms import v2
 
 
 class ImagePreset(Protocol):
@@ -49,47 +51,71 @@ def preprocessing_of(preset: ImagePreset) -> Preprocessing:
         ) from error
 
 
+def pixels_of(image: Image.Image, spec: Preprocessing) -> NDArray[np.uint8]:
+    """The first steps: a PIL image of any size and mode to pixels (image_size, image_size, 3)."""
+    return np.array(_cropped(image, spec))
+
+
+def inputs_of(pixels: NDArray[np.uint8], spec: Preprocessing) -> NDArray[np.float32]:
+    """The last steps: inputs (n, 3, h, w) of pixels (n, h, w, 3)."""
+    inputs = np.multiply(pixels.transpose(0, 3, 1, 2), np.float32(1 / 255), order="C", dtype=np.float32)
+    inputs -= np.array(spec.mean, np.float32).reshape(3, 1, 1)
+    inputs /= np.array(spec.std, np.float32).reshape(3, 1, 1)
+    return inputs
+
+
 def preprocessing(spec: Preprocessing) -> v2.Transform:
     """A transform from a PIL image of any size and mode to a float32 tensor (3, height, width).
 
     RGB; the shorter side resized (on 8-bit pixels, antialiased, as the official evaluation does it), centre crop,
     scaled to [0, 1], normalised by the spec's mean and std.
     """
-    return v2.Compose([_cropping(spec), to_input(spec)])
+    from torchvision.transforms import v2
+
+    return v2.Compose([partial(_cropped, spec=spec), to_input(spec)])
 
 
 def to_pixels(spec: Preprocessing) -> Callable[[Image.Image], Tensor]:
-    """The first steps alone: a PIL image of any size and mode to a uint8 tensor (height, width, 3)."""
-    crop = _cropping(spec)
-    return lambda image: torch.from_numpy(np.array(crop(image)))
+    """`pixels_of` as a tensor."""
+    import torch
+
+    return lambda image: torch.from_numpy(pixels_of(image, spec))
 
 
 def to_input(spec: Preprocessing) -> v2.Transform:
     """The last steps alone: an RGB image of the right size to a normalised float32 tensor."""
+    import torch
+    from torchvision.transforms import v2
+
     return v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(spec.mean), list(spec.std))])
 
 
 def normalised(pixels: Tensor, spec: Preprocessing) -> Tensor:
-    """Inputs (n, 3, h, w) in float32 of pixels (n, h, w, 3) in uint8; the same as `to_input` gives, bit for bit."""
-    scaled = v2.functional.to_dtype_image(pixels.permute(0, 3, 1, 2).contiguous(), torch.float32, scale=True)
-    inputs: Tensor = v2.functional.normalize_image(scaled, list(spec.mean), list(spec.std))
+    """Inputs (n, 3, h, w) in float32 of pixels (n, h, w, 3) in uint8; as `to_input` and `inputs_of` give them, bit for bit."""
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    scaled = functional.to_dtype_image(pixels.permute(0, 3, 1, 2).contiguous(), torch.float32, scale=True)
+    inputs: Tensor = functional.normalize_image(scaled, list(spec.mean), list(spec.std))
     return inputs
 
 
 def noise_pixels(spec: Preprocessing, count: int, seed: int) -> Tensor:
     """Seeded noise in place of images (count, height, width, 3), uint8."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, *spec.sides, 3), generator=generator, dtype=torch.uint8)
 
 
-def _cropping(spec: Preprocessing) -> v2.Transform:
-    return v2.Compose(
-        [
-            v2.RGB(),
-            v2.Resize(spec.resize, interpolation=InterpolationMode(spec.interpolation), antialias=True),
-            v2.CenterCrop(spec.sides),
-        ]
-    )
+def _cropped(image: Image.Image, spec: Preprocessing) -> Image.Image:
+    """RGB; the shorter side resized, and the middle cropped, both rounded as torchvision does."""
+    image = image.convert("RGB")
+    shorter, (rows, columns) = min(image.size), spec.sides
+    width, height = (spec.resize if side == shorter else int(spec.resize * side / shorter) for side in image.size)
+    image = image.resize((width, height), Image.Resampling[spec.interpolation.upper()])
+    left, top = round((width - columns) / 2), round((height - rows) / 2)
+    return image.crop((left, top, left + columns, top + rows))
 
 
 _TURNS = {

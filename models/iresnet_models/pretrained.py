@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from iresnet_models.cache import cache_folder
 from iresnet_models.checkpoint import load_checkpoint, save_checkpoint
 from iresnet_models.errors import CheckpointError, InputError, UnavailableError, named_line
 from iresnet_models.files import replacing, sha256_of, write_text
 from iresnet_models.network import Network, network_from_spec
-from iresnet_models.official import cache_folder, download_official, published_id
+from iresnet_models.official import download_official, published_id
 from iresnet_models.preprocessing import preprocessing_of
 from iresnet_models.spec import OFFICIAL_WEIGHTS, ModelSpec, Preprocessing
 from iresnet_models.typed import shortly

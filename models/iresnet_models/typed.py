@@ -91,6 +91,8 @@ def _strange(value: Any, place: str, depth: int) -> str | None:
                 return found
         return None
     if isinstance(value, list | tuple):
+        if all(type(item) in (float, int) and abs(item) <= _LARGEST_INTEGER for item in value):
+            return None  # tens of thousands, in the manifest of a quantized network
         found_in = (_strange(item, f"{inside}{index}", depth + 1) for index, item in enumerate(value))
         return next((found for found in found_in if found is not None), None)
     if isinstance(value, str):

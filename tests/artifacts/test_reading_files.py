@@ -30,7 +30,7 @@ from iresnet_export.artifacts.source import Source
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.reading import graph_of_onnx
 from iresnet_export.backends.onnxruntime.runtime import OnnxRuntime
-from iresnet_export.backends.openvino import imported
+from iresnet_export.backends.openvino.runtime import imported
 from iresnet_export.backends.torchscript.reading import graph_of_script, load_script
 from iresnet_export.backends.torchscript.runtime import TorchScriptRuntime
 from iresnet_export.errors import ArtifactError, IResNetError

@@ -89,7 +89,7 @@ def test_the_int8_chain_runs_in_integers(tmp_path: Path) -> None:
     assert kinds.count("QLinearConv") == limits.LAYERS
     assert "Conv" not in kinds
     if runtime_named("openvino").is_installed():
-        from iresnet_export.backends.openvino import OpenVinoSession
+        from iresnet_export.backends.openvino.runtime import OpenVinoSession
 
         with OpenVinoSession(path, "int8", 1) as session:
             assert session.computed_precision == "int8"

@@ -24,10 +24,11 @@ import requests
 import torch
 
 from iresnet_models import ModelSpec, build_model, official, save_checkpoint, spec
+from iresnet_models.cache import cache_folder
 from iresnet_models.errors import CheckpointError, InputError, IResNetError, UnavailableError
 from iresnet_models.initialization import untrained_network
 from iresnet_models.network import network_from_spec
-from iresnet_models.official import cache_folder, download_official
+from iresnet_models.official import download_official
 
 SPEC = ModelSpec("iresnet", 18)  # not published; its file is small
 ADDRESS = "https://drive.google.com/file/d/testid/view"

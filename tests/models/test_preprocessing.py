@@ -14,11 +14,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode, v2
 
 from iresnet_models import ModelSpec
 from iresnet_models.errors import InputError
-from iresnet_models.preprocessing import load_image, noise_pixels, normalised, preprocessing, preprocessing_of, to_pixels
-from iresnet_models.spec import Preprocessing
+from iresnet_models.preprocessing import (
+    inputs_of,
+    load_image,
+    noise_pixels,
+    normalised,
+    pixels_of,
+    preprocessing,
+    preprocessing_of,
+    to_pixels,
+)
+from iresnet_models.spec import Interpolation, Preprocessing
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -49,6 +59,23 @@ def test_pixels_become_the_same_inputs_bit_for_bit() -> None:
     pixels = torch.stack([to_pixels(spec)(image) for image in images])
     assert (pixels.shape, pixels.dtype) == ((2, 224, 224, 3), torch.uint8)
     assert torch.equal(normalised(pixels, spec), torch.stack([preprocessing(spec)(image) for image in images]))
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (256, 256), (91, 70), (70, 91), (257, 256), (1, 150), (225, 224)])
+def test_arrays_are_torchvision_s_tensors_bit_for_bit(size: tuple[int, int], interpolation: Interpolation) -> None:
+    spec = Preprocessing(resize=231, image_size=224, interpolation=interpolation, mean=(0.4, 0.5, 0.6), std=(0.3, 0.2, 0.1))
+    steps = [
+        v2.Resize(spec.resize, interpolation=InterpolationMode(interpolation), antialias=True),
+        v2.CenterCrop(spec.image_size),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(list(spec.mean), list(spec.std)),
+    ]
+    image = photo(*size)
+    inputs = inputs_of(pixels_of(image, spec)[None], spec)
+    assert (inputs.dtype, inputs.flags.c_contiguous) == (np.float32, True)
+    np.testing.assert_array_equal(inputs[0], v2.Compose(steps)(image).numpy())
 
 
 def test_noise_follows_from_its_seed() -> None:

@@ -169,7 +169,7 @@ def test_a_wrong_code_is_refused_at_export(small_source: Source, tmp_path: Path,
 
 def test_blocks_are_held_against_the_graph_s_own_error(fp8: Artifact, small_source: Source) -> None:
     """OpenVINO computes the same codes in float32: it departs nowhere from what fp8 alone costs."""
-    openvino = pytest.importorskip("iresnet_export.backends.openvino")
+    openvino = pytest.importorskip("iresnet_export.backends.openvino.runtime")
     pytest.importorskip("openvino")
     reference = reference_of("small", small_source, noise_pixels(small_source.spec, 32, 0), "noise", (8,), no_progress)
     deployment = Deployment(small_source, fp8.manifest)

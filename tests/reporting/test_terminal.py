@@ -28,7 +28,6 @@ from iresnet_export.reporting.schemas import (
     Finding,
     ImagePrediction,
     Parity,
-    PredictReport,
     Speedup,
     Subject,
     Timing,
@@ -154,7 +153,7 @@ def test_no_line_and_no_cell_acts_on_the_terminal(capsys: pytest.CaptureFixture[
 
 def test_labels_of_a_checkpoint_are_cells(capsys: pytest.CaptureFixture[str]) -> None:
     found = ImagePrediction("a\nb.jpg", "ok", top=(ClassProbability(0, "cat\n\x1b[31mdog  100 %", 0.5),))
-    console.show(predict_table(PredictReport(Environment(), {}, "a.onnx", "onnxruntime", "fp32", (found,))))
+    console.show(predict_table([found]))
     out = capsys.readouterr().out
     assert "a\\nb.jpg" in out
     assert "cat\\n\\x1b[31mdog" in out

@@ -19,7 +19,8 @@ from iresnet_data import evaluation_set
 from iresnet_models import load_checkpoint
 from iresnet_models.errors import UnavailableError
 from iresnet_train import Loader, TrainConfig, evaluate, train
-from iresnet_train.distributed import World, joined_world, processors
+from iresnet_train.distributed import World, joined_world
+from iresnet_train.torchrun import processors
 
 Job = Callable[..., list[int]]
 MakeConfig = Callable[..., TrainConfig]

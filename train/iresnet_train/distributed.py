@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from iresnet_models.cores import usable_cores
-from iresnet_models.errors import InputError, UnavailableError, first_line
+from iresnet_models.errors import UnavailableError, first_line
 from iresnet_train.config import Device
+from iresnet_train.torchrun import number_from, world_size
 
 T = TypeVar("T")
 
@@ -68,31 +66,13 @@ class World:
         return items
 
 
-def processors() -> int:
-    """Processors for this process alone: those it may use, divided among torchrun's processes of this machine; at least 1."""
-    return max(1, usable_cores() // _count("LOCAL_WORLD_SIZE", 1, 1))
-
-
-def world_size() -> int:
-    """How many processes torchrun has started; 1 without it."""
-    return _count("WORLD_SIZE", 1, 1)
-
-
-def _count(name: str, default: int, least: int) -> int:
-    """One of torchrun's numbers, from the environment."""
-    text = os.environ.get(name, str(default))
-    if not re.fullmatch("[0-9]{1,6}", text) or int(text) < least:
-        raise InputError(f"The variable {name} is {text!r}, and no number of at least {least}.", "Unset it, or start by torchrun.")
-    return int(text)
-
-
 @contextmanager
 def joined_world(device: Device, *, patience: timedelta | None = None) -> Iterator[World]:
     """Joins the processes that torchrun started, by NCCL on GPUs and Gloo on CPUs, and leaves them at the end.
 
     `patience`: how long one waits for another; None for PyTorch's 10 minutes by NCCL and 30 by Gloo.
     """
-    size, rank, local_rank = world_size(), _count("RANK", 0, 0), _count("LOCAL_RANK", 0, 0)
+    size, rank, local_rank = world_size(), number_from("RANK", 0, 0), number_from("LOCAL_RANK", 0, 0)
     own = _device(device, local_rank, several=size > 1)
     if size == 1 or dist.is_initialized():
         yield World(rank, size, own)

@@ -19,7 +19,7 @@ from iresnet_models.spec import ModelSpec
 from iresnet_train.augmentation import augmented
 from iresnet_train.config import TrainConfig
 from iresnet_train.determinism import algorithms, computation, exactness
-from iresnet_train.distributed import World, joined_world, processors
+from iresnet_train.distributed import World, joined_world
 from iresnet_train.initial import initial_network
 from iresnet_train.layout import require_layout
 from iresnet_train.learner import Learner, StepOutcome
@@ -33,6 +33,7 @@ from iresnet_train.sampling import class_weights
 from iresnet_train.saved import SavedState
 from iresnet_train.stopwatch import Stopwatch, advice
 from iresnet_train.telling import beginning, epoch_line
+from iresnet_train.torchrun import processors
 from iresnet_train.trouble import UnreadableImages, diverged, lacks_named, not_finite, preempted
 
 _MOST_WORKERS = 8

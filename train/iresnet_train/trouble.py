@@ -29,10 +29,11 @@ from iresnet_models.errors import (
 )
 from iresnet_models.preprocessing import load_image
 from iresnet_train.config import TrainConfig
-from iresnet_train.distributed import World, processors
+from iresnet_train.distributed import World
 from iresnet_train.preemption import stopped
 from iresnet_train.run_folder import RunFolder
 from iresnet_train.telling import going_on
+from iresnet_train.torchrun import processors
 
 _NAMED = 5
 """Unreadable images that are named."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from iresnet_export.errors import InputError, UnavailableError
 from iresnet_export.system import nvidia
+
+if TYPE_CHECKING:
+    import torch
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
@@ -81,9 +82,9 @@ def tf32_notice(settings: CudaSettings, device: torch.device, precision: str) ->
     return "it computes in TF32, as --ort-cuda asked: float32 whose products are of numbers rounded to 10 bits"
 
 
-def providers(ort: Any, device: torch.device, settings: CudaSettings | None = None) -> list[Any]:
-    """What a session on this device may compute with; on a GPU, after loading the libraries that pip installed."""
-    if device.type != "cuda":
+def providers(ort: Any, device: torch.device | None, settings: CudaSettings | None = None) -> list[Any]:
+    """What a session may compute with, None for the CPU; on a GPU, after loading the libraries that pip installed."""
+    if device is None or device.type != "cuda":
         return [CPU]
     # ONNX Runtime does not look where pip puts CUDA's libraries, and without them it goes to the CPU without a word.
     with contextlib.suppress(AttributeError):

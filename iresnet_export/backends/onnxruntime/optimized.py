@@ -6,9 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
-
-import onnx
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from iresnet_export.errors import ExportError
 from iresnet_export.graph.precision import NAMES
@@ -16,6 +14,9 @@ from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.kept import is_kept
 from iresnet_export.system.machine import products_of_codes_overflow
 from iresnet_models.temporary import temporary_folder
+
+if TYPE_CHECKING:
+    import onnx
 
 _INTEGER = {"QLinearConv": "int8", "ConvInteger": "int8", "QGemm": "int8", "QLinearMatMul": "int8", "MatMulIntegerToFloat": "int8"}
 _FLOATING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
@@ -95,7 +96,13 @@ def writing_optimised(options: Any) -> Iterator[Callable[[], onnx.ModelProto]]:
     """Has the session that is made with these options write down its graph; what is yielded reads it."""
     with temporary_folder() as folder:
         options.optimized_model_filepath = str(folder / "optimised.onnx")
-        yield lambda: onnx.load(options.optimized_model_filepath)
+        yield lambda: _read(options.optimized_model_filepath)
+
+
+def _read(path: str) -> onnx.ModelProto:
+    import onnx
+
+    return onnx.load(path)
 
 
 def computed_precisions(model: onnx.ModelProto) -> list[str]:
@@ -103,6 +110,8 @@ def computed_precisions(model: onnx.ModelProto) -> list[str]:
 
     ONNX Runtime makes convolutions of multiplications by a number for each channel, which are none of the network's layers.
     """
+    import onnx
+
     factors = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 4 and set(tensor.dims[1:]) == {1}}
     types = {tensor.name: onnx.TensorProto.DataType.Name(tensor.data_type).lower() for tensor in model.graph.initializer}
     names = {**NAMES, "float": "fp32"}

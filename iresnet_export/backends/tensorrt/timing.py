@@ -16,8 +16,8 @@ from iresnet_export.artifacts.manifest import TimingCacheDetails
 from iresnet_export.backends.tensorrt.flavours import Flavour
 from iresnet_export.errors import IResNetError
 from iresnet_export.system import nvidia
+from iresnet_models.cache import cache_folder
 from iresnet_models.files import write_bytes
-from iresnet_models.official import cache_folder
 
 
 class TimingCache:

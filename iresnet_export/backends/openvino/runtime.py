@@ -5,24 +5,27 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.manifest import FormatName
-from iresnet_export.artifacts.onnx_files import read_onnx, require_sound
-from iresnet_export.backends.base import Runtime, Session
-from iresnet_export.backends.onnx.probing import OnnxProbe, with_outputs
+from iresnet_export.artifacts.metadata import layers_in_float, stored_precision
+from iresnet_export.artifacts.soundness import require_sound
+from iresnet_export.backends.base import HostSession, Runtime, TensorsForHost
 from iresnet_export.errors import ArtifactError, MissingPackageError, UnavailableError
+from iresnet_export.graph.ir import Array
 from iresnet_export.graph.precision import computed
 from iresnet_export.system.machine import products_of_codes_overflow
 
-_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32", "fp8": "f32"}
+if TYPE_CHECKING:
+    import torch
+
+    from iresnet_export.backends.openvino.probing import OpenVinoProbe
+
+HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32", "fp8": "f32"}
 """The floating-point precision asked for; codes are in the graph itself, and what is left of float there is float32."""
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8", "f8e4m3": "fp8"}
 
@@ -39,62 +42,47 @@ class OpenVino(Runtime):
     def is_installed(self) -> bool:
         return find_spec("openvino") is not None
 
-    def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OpenVinoSession:
-        if device.type != "cpu":
-            raise UnavailableError("OpenVINO runs on the CPU here;", "add --device cpu.")
-        from iresnet_export.artifacts.metadata import layers_in_float, stored_precision
+    def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> TensorsForHost:
+        return TensorsForHost(self._loaded(artifact, device.type, threads))
 
+    def load_for_arrays(self, artifact: Artifact, device: str = "cpu", *, streams: int = 1, trust: bool = False) -> OpenVinoSession:
+        return self._loaded(artifact, device, streams=streams)
+
+    def _loaded(self, artifact: Artifact, device: str, threads: int | None = None, streams: int = 1) -> OpenVinoSession:
+        if device != "cpu":
+            raise UnavailableError("OpenVINO runs on the CPU here;", "add --device cpu.")
         require_sound(artifact)
-        precision = stored_precision(artifact)
-        session = OpenVinoSession(artifact.path, precision, threads, layers_in_float(artifact))
+        session = OpenVinoSession(artifact.path, stored_precision(artifact), threads, layers_in_float(artifact), streams)
         if session.computed_precision == "int8" and products_of_codes_overflow():
             session.close()
             raise UnavailableError(_OVERFLOWS)
         return session
 
     def probe(self, artifact: Artifact, device: torch.device, *, trust: bool = False) -> OpenVinoProbe:
+        from iresnet_export.backends.openvino.probing import OpenVinoProbe
+
         return OpenVinoProbe(artifact)
 
 
-class OpenVinoProbe(OnnxProbe):
-    """The graph with further outputs, compiled as the session compiles it."""
+class OpenVinoSession(HostSession):
+    """A compiled graph and a request for each stream, on the CPU. Several streams have a thread each."""
 
-    def __init__(self, artifact: Artifact) -> None:
-        from iresnet_export.artifacts.metadata import stored_precision
-
-        super().__init__(read_onnx(artifact.path))
-        self._hint = _HINTS[stored_precision(artifact)]
-
-    def _run_for(self, wanted: Sequence[int]) -> Callable[[Tensor], list[Tensor]]:
-        openvino = imported()
-        model, names = with_outputs(self._model, wanted)
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": self._hint})
-        request = compiled.create_infer_request()
-
-        def run(batch: Tensor) -> list[Tensor]:
-            found = request.infer({0: batch.numpy()})
-            return [torch.from_numpy(found[compiled.output(name)].astype("float32")) for name in names]
-
-        return run
-
-
-class OpenVinoSession(Session):
-    """A compiled graph and one request, on the CPU."""
-
-    def __init__(self, path: Path, precision: str, threads: int | None, in_float: int = 0) -> None:
+    def __init__(self, path: Path, precision: str, threads: int | None, in_float: int = 0, streams: int = 1) -> None:
         try:
             openvino = imported()
         except ImportError as error:
             raise MissingPackageError("openvino", "Running ONNX files by OpenVINO", "iresnet-export[openvino]") from error
-        self.device = torch.device("cpu")
-        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
-        if threads is not None:
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": HINTS[precision]}
+        if streams > 1:
+            settings |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
+        elif threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
+        self.streams, self._idle = streams, SimpleQueue[Any]()
         try:
             model = openvino.Core().read_model(path)
             self._compiled = openvino.Core().compile_model(model, "CPU", settings)
-            self._request = self._compiled.create_infer_request()
+            for _ in range(streams):
+                self._idle.put(self._compiled.create_infer_request())
             (taken,) = self._compiled.inputs
             batch = taken.partial_shape[0]
             self.batch = None if batch.is_dynamic else (batch.get_length(), batch.get_length())
@@ -111,26 +99,31 @@ class OpenVinoSession(Session):
                 ) from error
             if "No conversion rule found" in str(error):
                 raise UnavailableError(f"OpenVINO cannot compute {path.name} here: {lines[-1]}") from error
-            if "precision" in str(error).lower() and _HINTS[precision] in str(error):
+            if "precision" in str(error).lower() and HINTS[precision] in str(error):
                 raise UnavailableError(f"OpenVINO cannot compute in {precision} on this processor: {lines[-1]}") from error
             raise ArtifactError(
                 f"OpenVINO cannot load {path}: {lines[-1]}.", "Export it again, or check that the file is whole."
             ) from error
 
-    def run(self, batch: Tensor) -> Tensor:
-        found = self._request.infer({0: batch.numpy()}, share_inputs=True)
-        return torch.from_numpy(found[self._compiled.outputs[0]].copy())
+    def run(self, batch: Array) -> Array:
+        return self.all_outputs(batch)[0]
 
-    def all_outputs(self, batch: Tensor) -> tuple[Tensor, ...]:
-        found = self._request.infer({0: batch.numpy()}, share_inputs=True)
-        return tuple(torch.from_numpy(found[output].copy()) for output in self._compiled.outputs)
+    def all_outputs(self, batch: Array) -> tuple[Array, ...]:
+        request = self._idle.get()
+        try:
+            found = request.infer({0: batch}, share_inputs=True)
+            return tuple(found[output].copy() for output in self._compiled.outputs)
+        finally:
+            self._idle.put(request)
 
     def close(self) -> None:
-        del self._request, self._compiled
+        del self._idle, self._compiled
 
 
 def _operators_of_onnxruntime(path: Path) -> str | None:
     """Those in a file that only ONNX Runtime computes."""
+    from iresnet_export.artifacts.onnx_files import read_onnx
+
     nodes = read_onnx(path, external=False).graph.node
     own = sorted({f"{node.domain}.{node.op_type}" for node in nodes if node.domain.startswith("com.microsoft")})
     return ", ".join(own[:3]) or None
