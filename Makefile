@@ -25,7 +25,7 @@ lint: install
 	$(BIN)/mypy
 
 pytest: install
-	GOMP_SPINCOUNT=10000 $(BIN)/pytest -n 2 $(PYTEST_OPTIONS)
+	GOMP_SPINCOUNT=10000 $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_OPTIONS)
 
 install: $(INSTALLED)
 

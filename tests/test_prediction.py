@@ -43,6 +43,7 @@ from iresnet_models.initialization import untrained_network
 from iresnet_models.json_lines import LineFile
 from iresnet_models.preprocessing import load_image, to_pixels
 from iresnet_models.spec import SpecOptions
+from iresnet_train import distributed
 from iresnet_train.distributed import World
 
 Run = Callable[..., Outcome]
@@ -787,7 +788,8 @@ def test_several_processes_find_what_is_together_already(
         asked.append(options)
         yield World(0, 2, torch.device("cpu"))
 
-    monkeypatch.setattr(prediction, "joined_world", joined)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "joined_world", joined)
     monkeypatch.setattr(World, "gather", lambda self, item: [item, (0, 0, 0)])
     part = lines.with_name(f"{lines.name}.1-of-2")
     part.write_bytes(whole)
