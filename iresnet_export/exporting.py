@@ -33,10 +33,10 @@ from iresnet_export.quantization.placement import quantized_onnx
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_export.verification.deployment import as_exported, probe_of
 from iresnet_export.verification.fold import FoldSample, fold_sample, folds_for_codes, proved_fold
-from iresnet_models.deployed import DTYPES, Deployable, default_outputs
+from iresnet_models.deployed import DTYPES, Deployable
 from iresnet_models.files import replacing, sha256_of
 from iresnet_models.operations import layer_multiply_accumulates
-from iresnet_models.outputs import require_had
+from iresnet_models.outputs import default_outputs, require_had
 from iresnet_models.temporary import temporary_folder
 
 _SECONDS = 1.0

@@ -1,6 +1,6 @@
 """Does int8 decide as float32 does? iResNets trained on the digits, exported in int8, over all held-out digits.
 
-Run: python studies/int8_decisions.py --json studies/results/int8_decisions.json
+Run: python studies/int8_decisions.py --json FILE
 
 With --precision fp8 the same of fp8, whose codes the runtimes of a CPU compute in float32: what it decides, not how fast.
 """

@@ -5,7 +5,8 @@
 Networks of several depths, lengths of training, seeds and numbers of threads are trained on the digits. Each is exported in float32
 and int8 by the defaults, and both are verified over all 500 held-out digits. Peers quantize the same network from the same
 calibration images: ONNX Runtime's quantize_static, of the unfolded and of our folded graph, and NNCF where it is installed; all run
-by ONNX Runtime. Rows that the JSON file holds already are not made again, so that a run goes on where one ended.
+by ONNX Runtime. Rows that the JSON file holds already are not made again, so that a run goes on where one ended; with --table they
+are printed as a table in Markdown.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,10 +82,14 @@ NETWORKS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", metavar="REGEX", default="", help="networks whose name this is found in")
-    parser.add_argument("--folder", type=Path, required=True, help="where networks and artifacts are kept")
+    parser.add_argument("--folder", type=Path, default=Path("networks"), help="where networks and artifacts are kept")
     parser.add_argument("--json", type=Path, help="rows that it holds are kept")
     parser.add_argument("--minutes", type=float, help="begin no further network after so many")
+    parser.add_argument("--table", action="store_true", help="print what the JSON file holds, and no more")
     options = parser.parse_args()
+    if options.table:
+        print(table(read_json(options.json, "The study")["results"]))
+        return
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime.quantization remarks on every BatchNorm
     warnings.simplefilter("ignore")
     begun = time.monotonic()
@@ -213,6 +218,35 @@ def compared(artifact: Artifact, source: Source, pixels: torch.Tensor, exact: to
         found = torch.cat([session.run(image[None]) for image in taken])
     agreement = float((found.argmax(1) == exact.argmax(1)).double().mean())
     return {"sqnr_db": sqnr_db(found.numpy(), exact.numpy()), "agreement": agreement}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Networks that differ in seeds and threads alone share a row: the lowest and the highest of them."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(re.sub(", seed .*?(?=, averaged|$)", "", row["network"]), []).append(row)
+    lines = [
+        "| network | seeds | top-1 | int8 passes | by ONNX Runtime | alike | by OpenVINO | alike | `quantize_static`, plain | on our fold | NNCF, plain | on our fold |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, group in groups.items():
+        passed = sum(row["int8"]["passed"] for row in group)
+        cells = [name, f"{len(group)}", extent([row["top1"] for row in group], "%"), f"{passed} of {len(group)}"]
+        for runtime in ("onnxruntime", "openvino"):
+            runs = [run for row in group if (run := row["int8"].get("runtimes", {}).get(runtime)) and run["sqnr_db"] is not None]
+            cells += [extent([run["sqnr_db"] for run in runs], "dB"), extent([100 * run["agreement"] for run in runs], "%")]
+        for peer in ("onnxruntime", "onnxruntime, folded", "nncf", "nncf, folded"):
+            cells.append(extent([found["sqnr_db"] for row in group if (found := row["peers"][peer]) is not None], "dB"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def extent(values: Sequence[float], unit: str) -> str:
+    """Such as `38.2 to 39.4 dB`."""
+    if not values:
+        return ""
+    ends = [f"{min(values):.1f}", f"{max(values):.1f}"]
+    return f"{' to '.join(dict.fromkeys(ends))} {unit}"
 
 
 def in_words(row: dict[str, Any]) -> str:

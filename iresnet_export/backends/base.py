@@ -25,9 +25,8 @@ from iresnet_export.quantization.codes import Quantization
 from iresnet_export.quantization.schemes import AUTO, CALIBRATORS, TARGETS, Calibrator, Scheme, Target, scheme_for
 from iresnet_export.system.progress import Progress, no_progress
 from iresnet_models.archives import is_archive, require_whole
-from iresnet_models.deployed import default_outputs
 from iresnet_models.errors import is_out_of_memory, named_line
-from iresnet_models.outputs import OutputName, named_outputs
+from iresnet_models.outputs import OutputName, default_outputs, named_outputs
 from iresnet_models.precisions import PRECISIONS, Precision
 from iresnet_models.preprocessing import inputs_of, normalised
 from iresnet_models.spec import NetworkSpec

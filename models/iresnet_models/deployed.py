@@ -13,7 +13,7 @@ from iresnet_models.folded import FoldedNetwork, Reading
 from iresnet_models.folding import fold_by_plan
 from iresnet_models.folding_plan import FoldPlan
 from iresnet_models.network import Network
-from iresnet_models.outputs import LOGITS, OF_ANY_NETWORK, PROBABILITIES, OutputName, stage_of
+from iresnet_models.outputs import LOGITS, OF_ANY_NETWORK, PROBABILITIES, OutputName, default_outputs, stage_of
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -86,11 +86,6 @@ class InnerOutput(nn.Module):
 
 Deployable = Network | FoldedNetwork | DeployedNetwork
 """What is exported."""
-
-
-def default_outputs(*, with_preprocessing: bool) -> tuple[OutputName, ...]:
-    """What an artifact gives where nothing was said."""
-    return OF_ANY_NETWORK if with_preprocessing else (LOGITS,)
 
 
 def deployed(

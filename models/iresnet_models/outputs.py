@@ -34,6 +34,11 @@ def named_outputs(names: Sequence[str]) -> tuple[OutputName, ...]:
     return (LOGITS, *(name for name in found if name != LOGITS))
 
 
+def default_outputs(*, with_preprocessing: bool) -> tuple[OutputName, ...]:
+    """What an artifact gives where nothing was said."""
+    return OF_ANY_NETWORK if with_preprocessing else (LOGITS,)
+
+
 def is_of_output(name: str) -> bool:
     """Whether an operation of an artifact only gives a value that is inside the network, and is no part of the network itself."""
     return name.startswith(f"{_OF_OUTPUTS}.")
