@@ -266,7 +266,7 @@ def test_work_is_counted_by_hand(vision: ie.Source) -> None:
     patches = 16 * width * 3 * 8 * 8
     attention = tokens * width * 3 * width + 2 * tokens * tokens * width + tokens * width * width
     expected = patches + 2 * (attention + 2 * tokens * width * hidden) + width * 10
-    assert work_of(vision.network, 32).macs == expected
+    assert work_of(vision.network, (32, 32)).macs == expected
 
 
 def test_images_are_classified(mobile: ie.Source, mobile_onnx: ie.Artifact, tmp_path: Path) -> None:
