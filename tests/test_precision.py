@@ -124,9 +124,9 @@ def test_what_openvino_computes_otherwise_is_seen(small_source: Source, tmp_path
     openvino = pytest.importorskip("openvino")
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bfloat16")
-    from iresnet_export.backends import openvino as module
+    from iresnet_export.backends.openvino import runtime
 
-    monkeypatch.setitem(module._HINTS, "fp32", "bf16")
+    monkeypatch.setitem(runtime.HINTS, "fp32", "bf16")
     artifact = exported("onnxruntime", small_source, tmp_path)
     candidate = verify([artifact.path], VerifyOptions(images=32, backends=("openvino",))).candidates[0]
     assert (candidate.status, candidate.computed_precision) == ("skipped", "bf16")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 from iresnet_export.artifacts.source import Source
@@ -46,7 +45,7 @@ def compare_sizes(
     """The outputs of a session at its other sizes, each held against float64 at that size as they are at the usual one.
 
     `told`: what it gives, the logits first. Of codes, whose ranges were measured at the usual size, nothing was predicted there:
-    they are held against their own quantized graph alone.
+    they are held against their own quantized graph, and against the least that any codes have to give.
     """
     for sides in other_sides(deployment.source.spec):
         source = dataclasses.replace(deployment.source, spec=deployment.source.spec.with_image_size(sides))
@@ -54,7 +53,7 @@ def compare_sizes(
         criterion = criterion_for(computed, own, reference, batch_sizes, progress)
         if deployment.quantization is not None:
             evaluated: tuple[Expectation, ...] = criterion.expectations[:1]
-            criterion = dataclasses.replace(criterion, expectations=evaluated, least_sqnr_db=-math.inf)
+            criterion = dataclasses.replace(criterion, expectations=evaluated)
         found = compare_outputs(session, reference, criterion, batch_sizes, progress)
         further = tuple[FurtherOutput, ...]()
         if found.reason is None and len(told) > 1:
