@@ -61,5 +61,5 @@ def _draw(width: int, steps: Sequence[TimedStep]) -> Figure:
     axes.plot(*places, color=MUTED, linewidth=1.4, linestyle=(0, (3, 3)), drawstyle="steps-post")
     for one in steps:
         axes.plot([one.latency], [one.gain], linestyle="none", **MARK.points(11, hollow=one not in front))
-        axes.annotate(one.name, (one.latency, one.gain), xytext=(9, 9), textcoords="offset points", color=INK, fontsize=11)
+        axes.annotate(one.name, (one.latency, one.gain), xytext=(9, 9), textcoords="offset points", color=INK, fontsize=12)
     return figure
