@@ -10,7 +10,8 @@ import torch
 
 import iresnet_export as ie
 from iresnet_export.artifacts.artifact import Artifact, open_artifact, record
-from iresnet_export.artifacts.source import source_from_checkpoint, source_of_artifact, subject_of
+from iresnet_export.artifacts.source import source_from_checkpoint, source_of_artifact
+from iresnet_export.artifacts.subject import subject_of
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.errors import InputError, StaleManifestError
 from iresnet_export.exporting import export_artifact
