@@ -9,29 +9,21 @@ it, and each fold is proved as an export proves it. Rows that the JSON file hold
 
 from __future__ import annotations
 
-import argparse
-import logging
-import re
-import time
-import warnings
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from trained_networks import IMAGES, Trained, checkpoint_of
+from trained_networks import IMAGES, Trained, checkpoint_of, made, parser_of
 
 from iresnet_data import evaluation_pixels
 from iresnet_export.artifacts.source import source_from_checkpoint
 from iresnet_export.backends.base import ExportOptions
 from iresnet_export.backends.onnx.calibrate import calibration_images, equalization_scales
-from iresnet_export.system.environment import environment
 from iresnet_export.system.progress import no_progress
 from iresnet_export.verification.fold import FOLD_LIMIT, fold_sample, proved_fold
 from iresnet_export.verification.reference import in_batches
 from iresnet_models.errors import IResNetError
-from iresnet_models.files import read_json, write_json
 from iresnet_models.preprocessing import normalised
 
 NETWORKS = (
@@ -48,28 +40,14 @@ NETWORKS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", metavar="REGEX", default="", help="networks whose name this is found in")
-    parser.add_argument("--json", type=Path, help="rows that it holds are kept")
-    parser.add_argument("--minutes", type=float, help="begin no further network after so many")
-    options = parser.parse_args()
-    logging.getLogger().setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    begun = time.monotonic()
-    known = read_json(options.json, "The study")["results"] if options.json is not None and options.json.exists() else []
-    rows: dict[str, Any] = {row["network"]: row for row in known}
-    for trained in NETWORKS:
-        if trained.name in rows or not re.search(options.only, trained.name):
-            continue
-        if options.minutes is not None and time.monotonic() - begun > 60 * options.minutes:
-            break
-        with TemporaryDirectory() as folder:
-            rows[trained.name] = row_of(trained, Path(folder))
-        print(rows[trained.name], flush=True)
-        if options.json is not None:
-            about = {"date": datetime.now(UTC).date().isoformat(), "environment": environment(), "limit": FOLD_LIMIT}
-            write_json(options.json, about | {"results": list(rows.values())})
-    print(summary(list(rows.values())))
+    options = parser_of(__doc__).parse_args()
+    rows = made(NETWORKS, options, in_a_folder_of_its_own, str, limit=FOLD_LIMIT)
+    print(summary(rows))
+
+
+def in_a_folder_of_its_own(trained: Trained) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        return row_of(trained, Path(folder))
 
 
 def row_of(trained: Trained, place: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,33 +80,51 @@ NETWORKS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", metavar="REGEX", default="", help="networks whose name this is found in")
+    parser = parser_of(__doc__)
     parser.add_argument("--folder", type=Path, default=Path("networks"), help="where networks and artifacts are kept")
-    parser.add_argument("--json", type=Path, help="rows that it holds are kept")
-    parser.add_argument("--minutes", type=float, help="begin no further network after so many")
     parser.add_argument("--table", action="store_true", help="print what the JSON file holds, and no more")
     options = parser.parse_args()
     if options.table:
         print(table(read_json(options.json, "The study")["results"]))
         return
+    rows = made(NETWORKS, options, lambda trained: row_of(trained, options.folder), in_words, images=IMAGES)
+    passed = sum(row["fp32"]["passed"] and row["int8"]["passed"] for row in rows)
+    print(f"{passed} of {len(rows)} networks pass in float32 and int8")
+
+
+def parser_of(about: str | None) -> argparse.ArgumentParser:
+    """Of a study that trains one network after another."""
+    parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
+    parser.add_argument("--only", metavar="REGEX", default="", help="networks whose name this is found in")
+    parser.add_argument("--json", type=Path, help="rows that it holds are kept")
+    parser.add_argument("--minutes", type=float, help="begin no further network after so many")
+    return parser
+
+
+def made(
+    networks: Iterable[Trained],
+    options: argparse.Namespace,
+    row_of: Callable[[Trained], dict[str, Any]],
+    in_words: Callable[[dict[str, Any]], str],
+    **about: Any,
+) -> list[dict[str, Any]]:
+    """The rows of the JSON file, and of the networks that it lacks; each is written when it is there."""
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime.quantization remarks on every BatchNorm
     warnings.simplefilter("ignore")
     begun = time.monotonic()
     known = read_json(options.json, "The study")["results"] if options.json is not None and options.json.exists() else []
     rows: dict[str, Any] = {row["network"]: row for row in known}
-    for trained in NETWORKS:
+    for trained in networks:
         if trained.name in rows or not re.search(options.only, trained.name):
             continue
         if options.minutes is not None and time.monotonic() - begun > 60 * options.minutes:
             break
-        rows[trained.name] = row_of(trained, options.folder)
+        rows[trained.name] = row_of(trained)
         print(in_words(rows[trained.name]), flush=True)
         if options.json is not None:
-            about = {"date": datetime.now(UTC).date().isoformat(), "environment": environment(), "images": IMAGES}
-            write_json(options.json, about | {"results": list(rows.values())})
-    passed = sum(row["fp32"]["passed"] and row["int8"]["passed"] for row in rows.values())
-    print(f"{passed} of {len(rows)} networks pass in float32 and int8")
+            said = {"date": datetime.now(UTC).date().isoformat(), "environment": environment(), **about}
+            write_json(options.json, said | {"results": list(rows.values())})
+    return list(rows.values())
 
 
 def row_of(trained: Trained, folder: Path) -> dict[str, Any]:

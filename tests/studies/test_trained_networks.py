@@ -21,7 +21,17 @@ def test_the_docs_show_what_is_committed() -> None:
 
     results = read_json(ROOT / "studies" / "results" / "trained_networks.json", "The study")["results"]
     assert {row["network"] for row in results} <= {trained.name for trained in NETWORKS}
-    assert table(results) in (ROOT / "docs" / "precision.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "precision.md").read_text(encoding="utf-8")
+    assert table(results) in page
+    assert f"{len(results)} networks of the `digits` preset" in page
+    assert all(
+        row[precision]["passed"] and row[precision]["fold"]["kept"] is None for row in results for precision in ("fp32", "int8")
+    )
+    for peer, words in (("onnxruntime", "above the plain"), ("onnxruntime, folded", "above the same on our fold")):
+        leads = [row["int8"]["runtimes"]["onnxruntime"]["sqnr_db"] - row["peers"][peer]["sqnr_db"] for row in results]
+        assert f"{min(leads):.1f} to {max(leads):.1f} dB {words}" in page
+    alike = [run["agreement"] for row in results if row["top1"] >= 98 for run in row["int8"]["runtimes"].values()]
+    assert f"but for {sum(share < 0.996 for share in alike)} of {len(alike)} runs" in page
 
 
 def test_networks_of_other_seeds_and_threads_share_a_row() -> None:
