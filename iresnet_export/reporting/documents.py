@@ -45,6 +45,7 @@ def _reference(reference: Reference) -> dict[str, Any]:
         "weights_sha256": weights.sha256,
         "images": len(reference.pixels),
         "image_source": reference.image_source,
+        "image_size": spec.image_size,
         "noise_floor": {"fp32": reference.noise_floor},
         "cached": reference.cached,
     }

@@ -22,13 +22,18 @@ def references_in_words(report: VerifyReport) -> Iterator[str]:
     """What outputs were compared with, and the unit of their errors."""
     limit = report.settings.get("noise_limit")
     passes = f"; up to {limit:g} passes" if isinstance(limit, int | float) else ""
+    sizes = {reference.image_size for reference in report.references}
     for reference in report.references:
-        yield _reference_in_words(reference, passes)
+        yield _reference_in_words(reference, passes, of_sizes=len(sizes) > 1)
 
 
-def _reference_in_words(reference: Reference, passes: str) -> str:
+def _reference_in_words(reference: Reference, passes: str, *, of_sizes: bool) -> str:
+    """With `of_sizes` they differ in the images' size, and say it."""
     name = reference.id if reference.arch is None else f"{reference.arch}{reference.depth}"
-    words = f"{name} in float64 over {reference.image_source or 'images'}; {reference.weights or 'its'} weights"
+    words = f"{name} in float64 over {reference.image_source or 'images'}"
+    if of_sizes and (size := reference.image_size) is not None:
+        words += f" at {size if isinstance(size, int) else f'{size[0]} x {size[1]}'} pixels"
+    words += f"; {reference.weights or 'its'} weights"
     words += f" {reference.weights_sha256[:16]}" if reference.weights_sha256 else ""
     floor = reference.noise_floor.get("fp32")
     words += "" if floor is None else f"; its float32 rounding error is {floor:.3g} (1 noise floor{passes})"

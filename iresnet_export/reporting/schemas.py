@@ -150,6 +150,7 @@ class Reference:
     weights_sha256: str | None = None
     images: int | None = None
     image_source: str | None = None
+    image_size: int | tuple[int, int] | None = None
     noise_floor: dict[str, Number | None] = field(default_factory=dict)
     cached: bool = False
 

@@ -23,6 +23,7 @@ from iresnet_export.errors import ArtifactError, InputError
 from iresnet_export.exporting import export_artifact
 from iresnet_export.reporting.documents import verify_report
 from iresnet_export.reporting.markdown import verify_markdown
+from iresnet_export.reporting.remarks import references_in_words
 from iresnet_export.reporting.tables import sizes_tables
 from iresnet_export.verification.sizes import other_sides
 from iresnet_export.verification.verify import VerifyOptions, verify
@@ -146,6 +147,9 @@ def test_what_is_wrong_at_another_size_alone_is_caught(free: Artifact, small_che
     (made,) = sizes_tables(report.candidates)
     assert [(row[2].text, row[3].text) for row in made.rows] == [("16 x 16", "passed"), ("40 x 49", "failed")]
     assert "| free.onnx | ONNX Runtime | 40 x 49 | failed |" in verify_markdown(report)
+    references = list(references_in_words(report))
+    for reference, size in zip(references, ("32", "16", "40 x 49"), strict=True):
+        assert f" at {size} pixels; " in reference
     told = report.to_json()["candidates"][0]["other_sizes"]
     assert [entry["image_size"] for entry in told] == [[16, 16], [40, 49]]
 
