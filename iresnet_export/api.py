@@ -179,8 +179,8 @@ class CheckedSession(Session):
     def __init__(self, session: Session, artifact: Artifact) -> None:
         self._session: Session | None = session
         self._path = artifact.path
-        self.device, self.batch, self.with_preprocessing = session.device, session.batch, session.with_preprocessing
-        self.computed_precision, self.notices = session.computed_precision, session.notices
+        self.device = session.device
+        self.is_as(session)
         self.outputs = session.outputs or outputs_of(artifact)
         spec = _known_spec(artifact)
         self.sides = sides_of(artifact)

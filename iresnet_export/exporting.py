@@ -36,7 +36,7 @@ from iresnet_export.verification.fold import FoldSample, fold_sample, folds_for_
 from iresnet_models.deployed import DTYPES, Deployable
 from iresnet_models.files import replacing, sha256_of
 from iresnet_models.operations import layer_multiply_accumulates
-from iresnet_models.outputs import default_outputs, require_had
+from iresnet_models.outputs import LOGITS, default_outputs, require_had
 from iresnet_models.temporary import temporary_folder
 
 _SECONDS = 1.0
@@ -207,8 +207,15 @@ def _deployable(
     if options.scheme is not None:
         return _quantized(sample, options, progress)
     folded, fold = proved_fold(sample, progress, precision=options.precision)
-    network = as_exported(source, folded.plan, dtype, with_preprocessing=options.with_preprocessing, outputs=given)
-    return network, fold, None
+    if _is_plain(options):
+        return folded, fold, None
+    return as_exported(source, folded.plan, dtype, with_preprocessing=options.with_preprocessing, outputs=given), fold, None
+
+
+def _is_plain(options: ExportOptions) -> bool:
+    """Whether a file holds the folded network as it was proved: in float32, for prepared images, with nothing but logits."""
+    is_float32 = DTYPES.get(options.precision, torch.float32) is torch.float32
+    return is_float32 and not options.with_preprocessing and options.given == (LOGITS,)
 
 
 def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -> tuple[nn.Module, Fold, Quantization]:
@@ -220,6 +227,8 @@ def _quantized(sample: FoldSample, options: ExportOptions, progress: Progress) -
     if quantization.target == "cpu" and quantization.steps:
         quantization = dataclasses.replace(quantization, steps=_timed(quantization, network, images, options, progress))
     fold = folds[quantization.equalized]
+    if _is_plain(options):
+        return network, fold, quantization
     source, with_preprocessing = sample.source, options.with_preprocessing
     made = as_exported(source, fold.plan, with_preprocessing=with_preprocessing, outputs=options.given)
     return made, fold, quantization

@@ -355,12 +355,20 @@ def _running(artifact: Artifact, options: PredictOptions, count: int) -> Iterato
         yield _Running(artifact, spec, options, backend, session, size)
 
 
+def _own_threads() -> int | None:
+    """For a session without streams: this process's share of the processors; of a process alone None, the runtime's choice."""
+    return processors() if world_size() > 1 else None
+
+
 def _session(artifact: Artifact, options: PredictOptions, streams: int) -> tuple[str, HostSession]:
     """A session of the first backend that can run the artifact here, with the backend's name."""
     unavailable: list[UnavailableError] = []
     for backend in runtimes_for(artifact.format, () if options.backend is None else (options.backend,)):
         try:
-            return backend.name, backend.load_for_arrays(artifact, options.device, streams=streams, trust=options.trust)
+            session = backend.load_for_arrays(
+                artifact, options.device, streams=streams, threads=_own_threads(), trust=options.trust
+            )
+            return backend.name, session
         except UnavailableError as error:
             unavailable.append(error)
     raise unavailable[0]

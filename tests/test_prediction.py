@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.manifest import manifest_path
 from iresnet_export.artifacts.source import Source, source_from_checkpoint
 from iresnet_export.backends.base import ArraysForSession, ExportOptions, HostSession
+from iresnet_export.backends.onnxruntime.runtime import OnnxHostSession
+from iresnet_export.backends.openvino.runtime import OpenVinoSession
 from iresnet_export.backends.registry import runtime_named
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, StaleManifestError, UnavailableError
 from iresnet_export.exporting import export_artifact
@@ -410,6 +413,36 @@ def test_an_absent_gpu_is_exit_3(folder: Path, artifacts: dict[str, Artifact], r
     assert "--device cpu" in outcome.err
 
 
+def test_each_stream_computes_on_a_core(artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a session without streams on this process's own processors, where torchrun started several."""
+    with runtime_named("onnxruntime").load_for_arrays(artifacts["onnx"], streams=2, threads=5) as session:
+        assert isinstance(session, OnnxHostSession)
+        assert session.session.get_session_options().intra_op_num_threads == 1
+    with runtime_named("onnxruntime").load_for_arrays(artifacts["onnx"], threads=5) as session:
+        assert isinstance(session, OnnxHostSession)
+        assert session.session.get_session_options().intra_op_num_threads == 5
+    if find_spec("openvino") is not None:
+        with runtime_named("openvino").load_for_arrays(artifacts["onnx"], streams=2) as session:
+            assert isinstance(session, OpenVinoSession)
+            assert session._compiled.get_property("NUM_STREAMS") == 2
+            assert session._compiled.get_property("INFERENCE_NUM_THREADS") == 2
+    monkeypatch.setattr(prediction, "processors", lambda: 1)
+    asked: list[int | None] = []
+    kind = type(runtime_named("onnxruntime"))
+    load = kind.load_for_arrays
+
+    def seen(self: Any, *arguments: Any, **options: Any) -> HostSession:
+        asked.append(options["threads"])
+        return load(self, *arguments, **options)
+
+    monkeypatch.setattr(kind, "load_for_arrays", seen)
+    for size in ("1", "4"):
+        monkeypatch.setenv("WORLD_SIZE", size)
+        with prediction._running(artifacts["onnx"], ALL, 1):
+            pass
+    assert asked == [None, 1]
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_streams_answer_the_same_in_order_each_on_a_core(
     backend: str, folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
@@ -541,23 +574,6 @@ def test_what_torch_runs_imports_it(kind: str, folder: Path, artifacts: dict[str
     )
     assert done.returncode != 0
     assert "torch is not to be imported" in done.stderr
-
-
-@pytest.mark.slow
-def test_an_image_is_answered_soon(folder: Path, artifacts: dict[str, Artifact]) -> None:
-    """In processor time, as multiples of what its libraries take to be imported; with torch it is more than twenty times that."""
-
-    def seconds(*arguments: object) -> float:
-        before = os.times()
-        subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, check=True)
-        after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
-
-    libraries = ("-c", "import onnxruntime, numpy, PIL.Image")
-    command = ("-m", "iresnet_export", "predict", artifacts["onnx"].path, folder / "a.png")
-    seconds(*libraries)
-    seconds(*command)
-    assert min(seconds(*command) for _ in range(3)) < 8 * min(seconds(*libraries) for _ in range(3))
 
 
 @pytest.fixture

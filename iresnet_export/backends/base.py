@@ -435,14 +435,17 @@ class Runtime(ABC):
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> Session:
         """A session of the artifact on the device; UnavailableError where that cannot be had here."""
 
-    def load_for_arrays(self, artifact: Artifact, device: str = "cpu", *, streams: int = 1, trust: bool = False) -> HostSession:
+    def load_for_arrays(
+        self, artifact: Artifact, device: str = "cpu", *, streams: int = 1, threads: int | None = None, trust: bool = False
+    ) -> HostSession:
         """The same for arrays in host memory. Runtimes that do not compute by torch give one on the CPU that does not import it.
 
-        `streams`: how many threads are to call it at once, each of which then computes alone; it may have fewer.
+        `streams`: how many threads are to call it at once, each of which then computes alone; it may have fewer. `threads`: of a
+        single one.
         """
         from iresnet_export.system.devices import device_named
 
-        return ArraysForSession(self.load(artifact, device_named(device), trust=trust))
+        return ArraysForSession(self.load(artifact, device_named(device), threads=threads, trust=trust))
 
     def prove(self, job: ExportJob) -> dict[str, Any]:
         """What it proves of an export that was just written, for the manifest; ExportError where that does not hold."""

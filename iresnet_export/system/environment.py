@@ -84,9 +84,7 @@ _LONGEST = 10_000
 
 def command() -> str:
     """This process's command line, quoted for a shell, every path cut to its last part, no password; cut if very long."""
-    told = shlex.join(
-        _cut(shown(argument) if is_address(argument) else argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]]
-    )
+    told = shlex.join(_cut(argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]])
     return told if len(told) <= _LONGEST else f"{told[: _LONGEST - 4]} ..."
 
 
@@ -96,9 +94,10 @@ def environment() -> dict[str, Any]:
 
 
 def _cut(argument: str) -> str:
-    name, equals, value = argument.rpartition("=")
-    last = re.split(r"[/\\]", value.rstrip("/\\"))[-1]
-    return f"{name}{equals}{last or value}"
+    option, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    name, sign, path = ("", "", shown(value)) if is_address(value) else value.rpartition("=")
+    last = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+    return f"{option}{equals}{name}{sign}{last or path}"
 
 
 def cpu_model() -> str:

@@ -23,7 +23,7 @@ from iresnet_export.verification.criteria import NOISE_LIMIT, SQNR_MARGIN_DB
 from iresnet_export.verification.deployment import Deployment
 from iresnet_export.verification.reference import FORMS, Reference, filled, in_batches, looked_into, rms
 from iresnet_export.verification.tf32 import with_tf32
-from iresnet_models.deployed import DeployedNetwork, values_of
+from iresnet_models.deployed import values_of
 from iresnet_models.outputs import OutputName
 from iresnet_models.preprocessing import normalised
 from iresnet_models.spec import NetworkSpec
@@ -206,7 +206,4 @@ class _Flat(nn.Module):
         self.network, self.names = network, tuple(names)
 
     def forward(self, batch: Tensor) -> Tensor:
-        found = values_of(self.network, batch, self.names)
-        if isinstance(self.network, DeployedNetwork):
-            found = tuple(found[self.network.names.index(name)] for name in self.names)
-        return torch.cat([values.flatten(1) for values in found], 1)
+        return torch.cat([values.flatten(1) for values in values_of(self.network, batch, self.names)], 1)

@@ -83,7 +83,7 @@ def class_names(spec: NetworkSpec, folder: Path) -> tuple[str, ...]:
 
     Folders of ImageNet go by WordNet's numbers, which published weights do not call their classes by: their order is the classes'.
     """
-    if spec.labels is not None and not are_wordnets(subfolders(folder), spec.num_classes):
+    if spec.labels is not None and not are_imagenets(subfolders(folder), spec.labels):
         return spec.labels
     names = class_folders(folder)
     if len(names) != spec.num_classes:
@@ -94,9 +94,13 @@ def class_names(spec: NetworkSpec, folder: Path) -> tuple[str, ...]:
     return names
 
 
-def are_wordnets(names: Sequence[str], num_classes: int) -> bool:
-    """Whether these are names of so many classes by their numbers in WordNet, such as n01440764."""
-    return len(names) == num_classes and all(re.fullmatch(r"n[0-9]{8}", name) for name in names)
+def are_imagenets(names: Sequence[str], labels: Sequence[str]) -> bool:
+    """Whether these are numbers of WordNet, such as n01440764, for the classes that published weights of ImageNet call `labels`."""
+    if len(names) != len(labels) or not all(re.fullmatch(r"n[0-9]{8}", name) for name in names):
+        return False
+    from iresnet_models.pretrained import imagenet_labels
+
+    return tuple(labels) == imagenet_labels()
 
 
 def labelled_images(folder: Path, names: tuple[str, ...], *, held_out: bool) -> tuple[list[str], list[int], str | None]:

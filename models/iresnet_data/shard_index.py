@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from iresnet_data.addresses import reason_of
 from iresnet_models.cache import cache_folder
 from iresnet_models.errors import InputError, IResNetError
 from iresnet_models.files import write_json
@@ -188,7 +189,3 @@ def require_shard(path: Path) -> None:
         raise InputError(
             f"The shard {printable(path)} cannot be read ({reason_of(error)}).", "Remove it, or name others."
         ) from error
-
-
-def reason_of(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from filelock import FileLock
 from PIL import Image
 
-from iresnet_data.addresses import copied, is_address, shown
+from iresnet_data.addresses import copied, is_address, reason_of, shown
 from iresnet_data.named_data import require_name
-from iresnet_data.shard_index import indexed, reason_of, require_shard
+from iresnet_data.shard_index import indexed, require_shard
 from iresnet_models.cache import CACHE_VARIABLE, cache_folder
 from iresnet_models.errors import InputError, UnavailableError
 from iresnet_models.files import replacing

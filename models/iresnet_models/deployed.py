@@ -121,12 +121,14 @@ def with_probabilities(network: nn.Module) -> nn.Module:
 
 
 def values_of(network: nn.Module, batch: Tensor, names: Sequence[OutputName]) -> tuple[Tensor, ...]:
-    """What a network gives for inputs under the names of outputs, in its own type; a DeployedNetwork what it was made to give."""
-    if isinstance(network, DeployedNetwork):
+    """What a network gives for inputs under the names of outputs, in its own type; of those that a DeployedNetwork was made to."""
+    if isinstance(network, Network):
+        values: dict[str, Tensor] = network.values(batch)
+    else:
+        given = network.names if isinstance(network, DeployedNetwork) else OF_ANY_NETWORK
         found = network(batch)
-        return (found,) if isinstance(found, Tensor) else found
-    values: dict[str, Tensor] = network.values(batch) if isinstance(network, Network) else {LOGITS: network(batch)}
-    if PROBABILITIES in names:
+        values = dict(zip(given, (found,) if isinstance(found, Tensor) else found, strict=False))
+    if PROBABILITIES in names and PROBABILITIES not in values:
         values = {**values, PROBABILITIES: torch.softmax(values[LOGITS], 1)}
     return tuple(values[name] for name in names)
 

@@ -52,7 +52,7 @@ def preprocessing_of(preset: ImagePreset) -> Preprocessing:
 
 
 def pixels_of(image: Image.Image, spec: Preprocessing) -> NDArray[np.uint8]:
-    """The first steps: a PIL image of any size and mode to pixels (image_size, image_size, 3)."""
+    """The first steps: a PIL image of any size and mode to pixels (height, width, 3)."""
     return np.array(_cropped(image, spec))
 
 

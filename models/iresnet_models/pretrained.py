@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from iresnet_models.cache import cache_folder
+from iresnet_models.cache import CACHE_VARIABLE, cache_folder
 from iresnet_models.checkpoint import load_checkpoint, save_checkpoint
 from iresnet_models.errors import CheckpointError, InputError, UnavailableError, named_line
 from iresnet_models.files import replacing, sha256_of, write_text
@@ -44,12 +44,20 @@ def pretrained_checkpoint(name: str) -> Path:
     connection; CheckpointError for what is not the weights that were published.
     """
     publisher, which, file = _published(name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_name(f".{file.name}.lock")):  # of torchrun's processes one fetches
-        if not _is_kept(file):
-            network, details = _PUBLISHERS[publisher][1](which)
-            save_checkpoint(file, network, origin=f"{publisher}:{which}", **details)
-            write_text(_hash_beside(file), _hashed(file))
+    if _is_kept(file):
+        return file
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_name(f".{file.name}.lock")):  # of torchrun's processes one fetches
+            if not _is_kept(file):
+                network, details = _PUBLISHERS[publisher][1](which)
+                save_checkpoint(file, network, origin=f"{publisher}:{which}", **details)
+                write_text(_hash_beside(file), _hashed(file))
+    except OSError as error:
+        raise InputError(
+            f"The weights {name} cannot be kept in {file.parent} ({named_line(error)}).",
+            f"Change the folder's permissions, free some space, or name another folder in {CACHE_VARIABLE}.",
+        ) from error
     return file
 
 

@@ -300,6 +300,10 @@ class SpecOptions:
     std: tuple[float, float, float] | None = None
     labels: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.image_size, tuple) and len(set(self.image_size)) == 1:
+            object.__setattr__(self, "image_size", self.image_size[0])
+
     @property
     def said(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if value is not None}

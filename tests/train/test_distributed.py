@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from iresnet_data import evaluation_set
 from iresnet_models import load_checkpoint
 from iresnet_models.errors import UnavailableError
-from iresnet_train import Loader, TrainConfig, evaluate, train
+from iresnet_train import Loader, TrainConfig, distributed, evaluate, train
 from iresnet_train.distributed import World, joined_world
 from iresnet_train.torchrun import processors
 
@@ -54,6 +55,21 @@ def test_gradients_agree_within_rounding(values: dict[str, Any], job: Job, tiny_
             assert error < 1e-5, name
         for name, weight in found[1]["weights"].items():
             torch.testing.assert_close(found[size]["weights"][name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_how_long_processes_wait_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def joined(backend: str, **options: Any) -> None:
+        asked.append((backend, options))
+        raise RuntimeError("not here")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed.dist, "init_process_group", joined)
+    for patience in (None, timedelta(days=1)):
+        with pytest.raises(UnavailableError, match="cannot join"), distributed.joined_world("cpu", patience=patience):
+            pass
+    assert asked == [("gloo", {"timeout": None}), ("gloo", {"timeout": timedelta(days=1)})]
 
 
 def test_two_processes_train_evaluate_exactly_and_are_resumed_by_one(

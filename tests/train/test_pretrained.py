@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,9 @@ def test_folders_of_imagenet_by_wordnets_numbers_are_the_classes_of_published_we
     assert _same_classes(published, own)
     assert not _same_classes(replace(published, labels=tuple(f"c{place}" for place in range(1000))), own)
     assert not _same_classes(published, replace(own, labels=tuple(reversed(imagenet_labels()))))
+    for labels in (tuple(f"c{place}" for place in range(1000)), tuple(reversed(numbers))):
+        with pytest.raises(InputError, match="folders that are no classes of the network") if labels[0] == "c0" else nullcontext():
+            assert list(evaluation_set(str(tmp_path), replace(published, labels=labels)).labels) == [996, 0]
     (tmp_path / "val" / numbers[0]).rmdir()
     with pytest.raises(InputError, match="folders that are no classes of the network"):
         evaluation_set(str(tmp_path), published)

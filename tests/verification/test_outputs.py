@@ -29,6 +29,7 @@ from iresnet_export.exporting import default_output, export_artifact
 from iresnet_export.reporting.documents import verify_report
 from iresnet_export.reporting.markdown import verify_markdown
 from iresnet_export.reporting.tables import further_tables
+from iresnet_export.verification.criteria import NOISE_LIMIT
 from iresnet_export.verification.verify import Candidate, VerifyOptions, verify
 from iresnet_models.deployed import values_of
 from iresnet_models.files import sha256_of
@@ -73,7 +74,7 @@ def test_every_format_gives_what_the_network_has(file: str, options: dict[str, A
     for found in verify([artifact.path], QUICK).candidates:
         assert (found.status, found.reason, found.coverage) == ("pass", None, "whole file")
         assert [output.name for output in found.further] == list(NAMES[1:])
-        assert all(output.noise_ratio is not None and output.noise_ratio < 2 for output in found.further)
+        assert all(output.noise_ratio is not None and output.noise_ratio < NOISE_LIMIT for output in found.further)
     pixels = noise_pixels(small_source.spec, 1 if options.get("dynamic_batch") is False else 3, 5)
     with torch.no_grad():
         inputs = normalised(pixels, small_source.spec)

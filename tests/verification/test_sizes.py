@@ -25,6 +25,7 @@ from iresnet_export.reporting.documents import verify_report
 from iresnet_export.reporting.markdown import verify_markdown
 from iresnet_export.reporting.remarks import references_in_words
 from iresnet_export.reporting.tables import sizes_tables
+from iresnet_export.verification.criteria import NOISE_LIMIT
 from iresnet_export.verification.sizes import other_sides
 from iresnet_export.verification.verify import VerifyOptions, verify
 from iresnet_models import ModelSpec
@@ -75,7 +76,7 @@ def test_each_format_is_verified_at_three_sizes(name: str, small_source: Source,
     for found in verify([artifact.path], QUICK).candidates:
         assert (found.status, found.reason, found.coverage) == ("pass", None, "whole file")
         assert [size.image_size for size in found.sizes] == SIZES
-        assert all(size.noise_ratio is not None and size.noise_ratio < 2 for size in found.sizes)
+        assert all(size.noise_ratio is not None and size.noise_ratio < NOISE_LIMIT for size in found.sizes)
         assert all([output.name for output in size.further_outputs] == list(made.given[1:]) for size in found.sizes)
     with ie.open(artifact).session() as session:
         for height, width, fits in ((40, 49, True), (16, 64, True), (15, 40, False), (40, 65, False)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from iresnet_data.folders import are_wordnets
+from iresnet_data.folders import are_imagenets
 from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.errors import InputError
 from iresnet_models.network import Network, network_from_spec
@@ -54,8 +54,4 @@ def _same_classes(source: ModelSpec, spec: ModelSpec) -> bool:
     """Whether the classes are as many, and of the same names where both are known, or ImageNet's by name and by number."""
     if source.num_classes != spec.num_classes:
         return False
-    if source.labels in (None, spec.labels):
-        return True
-    from iresnet_models.pretrained import imagenet_labels
-
-    return are_wordnets(spec.labels or (), source.num_classes) and source.labels == imagenet_labels()
+    return source.labels in (None, spec.labels) or are_imagenets(spec.labels or (), source.labels or ())

@@ -57,10 +57,12 @@ class OnnxRuntime(Runtime):
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> OnnxSession:
         return OnnxSession(artifact.path, device, threads, cuda=self._cuda, **_as_stored(artifact))
 
-    def load_for_arrays(self, artifact: Artifact, device: str = "cpu", *, streams: int = 1, trust: bool = False) -> HostSession:
+    def load_for_arrays(
+        self, artifact: Artifact, device: str = "cpu", *, streams: int = 1, threads: int | None = None, trust: bool = False
+    ) -> HostSession:
         if device != "cpu":
-            return super().load_for_arrays(artifact, device, streams=streams, trust=trust)
-        session = OnnxHostSession(artifact.path, threads=1 if streams > 1 else None, **_as_stored(artifact))
+            return super().load_for_arrays(artifact, device, streams=streams, threads=threads, trust=trust)
+        session = OnnxHostSession(artifact.path, threads=1 if streams > 1 else threads, **_as_stored(artifact))
         session.streams = streams  # a run of one thread computes on the thread that calls it
         return session
 

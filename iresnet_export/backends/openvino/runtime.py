@@ -45,8 +45,10 @@ class OpenVino(Runtime):
     def load(self, artifact: Artifact, device: torch.device, *, threads: int | None = None, trust: bool = False) -> TensorsForHost:
         return TensorsForHost(self._loaded(artifact, device.type, threads))
 
-    def load_for_arrays(self, artifact: Artifact, device: str = "cpu", *, streams: int = 1, trust: bool = False) -> OpenVinoSession:
-        return self._loaded(artifact, device, streams=streams)
+    def load_for_arrays(
+        self, artifact: Artifact, device: str = "cpu", *, streams: int = 1, threads: int | None = None, trust: bool = False
+    ) -> OpenVinoSession:
+        return self._loaded(artifact, device, threads, streams)
 
     def _loaded(self, artifact: Artifact, device: str, threads: int | None = None, streams: int = 1) -> OpenVinoSession:
         if device != "cpu":
