@@ -105,3 +105,4 @@ def test_any_classifier_gives_probabilities_under_the_names_that_its_weights_hav
     logits, probabilities = made(images)
     torch.testing.assert_close(logits, module(images))
     torch.testing.assert_close(probabilities, logits.softmax(1))
+    assert torch.equal(values_of(made, images, ("probabilities",))[0], probabilities), "by name, whatever else there is"

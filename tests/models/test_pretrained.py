@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, resnet18
 
 import iresnet_export as ie
+from iresnet_models import pretrained
 from iresnet_models.checkpoint import load_checkpoint
 from iresnet_models.errors import CheckpointError, InputError, UnavailableError
 from iresnet_models.files import sha256_of
@@ -60,6 +61,19 @@ def test_torchvisions_weights_bring_their_preprocessing_and_their_classes(hub: P
     file.write_bytes(b"damaged")
     assert sha256_of(pretrained_checkpoint(V1)) == before, "what is damaged is written again, the same"
     assert ie.pretrained(V1, resize=232).spec.resize == 232
+
+
+def test_a_cache_that_cannot_be_written_is_told_of_and_one_that_holds_them_need_not_be(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = pretrained_checkpoint(V1)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained, "FileLock", None)
+        assert pretrained_checkpoint(V1) == kept
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IRESNET_EXPORT_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(InputError, match=r"cannot be kept in .*name another folder in IRESNET_EXPORT_CACHE"):
+        pretrained_checkpoint(V1)
 
 
 def test_training_starts_from_them_too(hub: Path) -> None:

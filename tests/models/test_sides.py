@@ -23,7 +23,7 @@ from iresnet_models.errors import InputError
 from iresnet_models.network import network_from_spec
 from iresnet_models.operations import layer_multiply_accumulates, multiply_accumulates
 from iresnet_models.preprocessing import noise_pixels, preprocessing, to_pixels
-from iresnet_models.spec import spec_from_json
+from iresnet_models.spec import SpecOptions, spec_from_json
 
 WIDE = ModelSpec("iresnet", 18, num_classes=10, image_size=(24, 40), resize=44)
 
@@ -157,6 +157,7 @@ def test_the_command_takes_both(run: Callable[..., Outcome], small_checkpoint: P
     assert wide.details.settings.spec is not None
     assert wide.details.settings.spec.image_size == (40, 24)
     assert "40 x 24 pixels" in run("inspect", "a.ts").out
+    assert SpecOptions(image_size=(40, 40)).image_size == 40, "a square one is one size, however it is said"
     assert run("verify", "a.ts", "--images", "32", "--batch", "1").status == 0
     (script,) = {tuple(torch.jit.load("a.ts")(torch.zeros(1, 3, 40, 24)).shape)}  # type: ignore[no-untyped-call]
     assert script == (1, 10)
