@@ -66,17 +66,19 @@ def interface_reason(
     """
     if manifest is not None and manifest.batch != session.batch and (session.batch is not None or manifest.format in _TELLING):
         return f"it takes batches of {_range(session.batch)}, and the manifest says of {_range(manifest.batch)}"
-    order = list(told or ()) if session.outputs is None else list(session.outputs)
-    if told is not None and sorted(order) != sorted(told):
+    if told is None:
+        return None
+    order = list(told if session.outputs is None else session.outputs)
+    if sorted(order) != sorted(told):
         return f"it gives {', '.join(order)}, and not {', '.join(told)}"
-    sizes, has_probabilities = usable_batch_sizes(session, batch_sizes), PROBABILITIES in (told or ())
+    sizes, has_probabilities = usable_batch_sizes(session, batch_sizes), PROBABILITIES in told
     largest = min(max(sizes), max(len(reference.pixels), (session.batch or (1, 1))[0]))
     size = min(sizes) if is_rebuilt and not has_probabilities else largest
     batch = session.batch_of(filled(reference.pixels[:size], size), reference.source.spec)
     found = session.all_outputs(batch)
     if found is None:
         return None
-    if told is not None and len(found) != len(told):
+    if len(found) != len(told):
         return f"it gives {len(found)} outputs and not {len(told)}"
     if not has_probabilities:
         return None

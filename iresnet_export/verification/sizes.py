@@ -49,15 +49,15 @@ def compare_sizes(
     """
     for sides in other_sides(deployment.source.spec):
         source = dataclasses.replace(deployment.source, spec=deployment.source.spec.with_image_size(sides))
-        reference, own = reference_of(source), dataclasses.replace(deployment, source=source)
-        criterion = criterion_for(computed, own, reference, batch_sizes, progress)
+        reference = reference_of(source)
+        criterion = criterion_for(computed, deployment, reference, batch_sizes, progress)
         if deployment.quantization is not None:
             evaluated: tuple[Expectation, ...] = criterion.expectations[:1]
             criterion = dataclasses.replace(criterion, expectations=evaluated)
         found = compare_outputs(session, reference, criterion, batch_sizes, progress)
         further = tuple[FurtherOutput, ...]()
         if found.reason is None and len(told) > 1:
-            expected = expected_outputs(told[1:], own, reference, computed, batch_sizes, progress)
+            expected = expected_outputs(told[1:], deployment, reference, computed, batch_sizes, progress)
             further = compare_further(session, told, expected, batch_sizes, progress)
         wrong = [text for text in (found.reason, *(output.reason for output in further)) if text]
         reason = f"for images of {source.spec.size_in_words} pixels: {'; '.join(wrong)}" if wrong else None
