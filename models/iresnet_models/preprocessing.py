@@ -38,8 +38,11 @@ class ImagePreset(Protocol):
 def preprocessing_of(preset: ImagePreset) -> Preprocessing:
     """What torchvision's `weights.transforms()` does: the same pixels, bit for bit. InputError for anything else."""
     try:
+        sides = tuple(preset.crop_size)
+        if len(preset.resize_size) != 1:
+            raise TypeError("both sides are resized, and images lose their proportions")
         return Preprocessing(
-            image_size=preset.crop_size[0],
+            image_size=sides[0] if len(sides) == 1 else (sides[0], sides[1]),
             resize=preset.resize_size[0],
             mean=tuple(preset.mean),  # type: ignore[arg-type]
             std=tuple(preset.std),  # type: ignore[arg-type]

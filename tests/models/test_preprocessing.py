@@ -395,6 +395,17 @@ def test_pixels_are_those_of_torchvisions_own_transforms(weights: str, size: tup
     assert not torch.equal(to_pixels(other)(image), to_pixels(spec)(image))
 
 
+def test_a_crop_of_two_sides_is_taken_and_a_resize_of_two_refused() -> None:
+    from torchvision.transforms._presets import ImageClassification
+
+    preset = ImageClassification(crop_size=(40, 24), resize_size=48)  # type: ignore[arg-type]
+    preset.crop_size = [40, 24]
+    assert preprocessing_of(preset).image_size == (40, 24)
+    preset.resize_size = [48, 60]
+    with pytest.raises(InputError, match="torchvision's for classifiers"):
+        preprocessing_of(preset)
+
+
 @pytest.mark.parametrize("name", ["resnet50.a1_in1k", "resnet50.tv2_in1k"])
 def test_pixels_are_those_of_timms_own_transform(name: str) -> None:
     timm = pytest.importorskip("timm", reason="timm is an extra")
