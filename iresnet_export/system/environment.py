@@ -84,15 +84,18 @@ _LONGEST = 10_000
 
 def command() -> str:
     """This process's command line, quoted for a shell, every path cut to its last part, no password; cut if very long."""
-    told = shlex.join(
-        _cut(shown(argument) if is_address(argument) else argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]]
-    )
+    told = shlex.join(map(_told, [Path(sys.argv[0]).name, *sys.argv[1:]]))
     return told if len(told) <= _LONGEST else f"{told[: _LONGEST - 4]} ..."
 
 
 def environment() -> dict[str, Any]:
     """All of it, for a report."""
     return {"versions": versions(), "hardware": hardware(), "commit": commit(), "command": command()}
+
+
+def _told(argument: str) -> str:
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return f"{option}{equals}{_cut(shown(value))}" if is_address(value) else _cut(argument)
 
 
 def _cut(argument: str) -> str:
