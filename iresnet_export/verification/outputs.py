@@ -67,7 +67,8 @@ def interface_reason(
     if manifest is not None and manifest.batch != session.batch and (session.batch is not None or manifest.format in _TELLING):
         return f"it takes batches of {_range(session.batch)}, and the manifest says of {_range(manifest.batch)}"
     order = list(told or ()) if session.outputs is None else list(session.outputs)
-    if told is not None and sorted(order) != sorted(told):
+    in_order = sorted if manifest is not None and manifest.format == "engine" else list  # engines are read by names alone
+    if told is not None and in_order(order) != in_order(told):
         return f"it gives {', '.join(order)}, and not {', '.join(told)}"
     sizes, has_probabilities = usable_batch_sizes(session, batch_sizes), PROBABILITIES in (told or ())
     largest = min(max(sizes), max(len(reference.pixels), (session.batch or (1, 1))[0]))

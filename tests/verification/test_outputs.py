@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -262,6 +263,19 @@ def test_our_file_without_its_manifest_is_compared_at_every_place(
     for found in foreign(spoiled(original, wrong, spoil), small_checkpoint):
         assert found.status == "fail"
         assert re.search(caught, str(found.reason))
+
+
+def test_outputs_come_in_the_order_that_a_file_tells(original: Artifact, small_checkpoint: Path, tmp_path: Path) -> None:
+    """Who reads them by number would take one for another."""
+
+    def reordered(model: Model) -> None:
+        first, *others = copy.deepcopy(list(model.graph.output))
+        del model.graph.output[:]
+        model.graph.output.extend([first, *reversed(others)])
+
+    for found in foreign(spoiled(original, tmp_path / "all.onnx", reordered), small_checkpoint):
+        assert found.status == "fail"
+        assert f"it gives logits, {NAMES[-1]}, " in str(found.reason)
 
 
 def test_outputs_of_others_are_said_not_to_be_compared(original: Artifact, small_checkpoint: Path, tmp_path: Path) -> None:
