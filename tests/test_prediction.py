@@ -767,7 +767,7 @@ def test_a_parquet_file_holds_the_lines(
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra")
     monkeypatch.setattr("iresnet_export.reporting.parquet_file.ROWS", 3)
     whole, file = lines.read_bytes(), lines.with_name("found.parquet")
-    beside = lines.with_name("found.parquet.jsonl")
+    beside = lines.with_name("found.parquet.lines.jsonl")
     if kept is not None:
         beside.write_bytes(whole[:kept])
     command = ["predict", artifacts["onnx"].path, folder, "--top-k", 10, "--batch-size", 4, "--parquet", file]
@@ -792,6 +792,15 @@ def test_lines_that_were_asked_for_stay_beside_a_parquet_file(
     assert lines.read_bytes() == whole
     assert parquet.ParquetFile(file).metadata.num_rows == 7
     assert [path.name for path in sorted(lines.parent.iterdir())] == ["found.jsonl", "found.parquet"]
+
+
+def test_lines_of_an_earlier_run_outlive_a_table_of_their_name(
+    lines: Path, folder: Path, artifacts: dict[str, Artifact], run: Run
+) -> None:
+    pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra")
+    whole, file = lines.read_bytes(), lines.with_suffix("")
+    command = ["predict", artifacts["onnx"].path, folder, "--top-k", 10, "--batch-size", 4, "--parquet", file, "--resume"]
+    assert (run(*command).status, file.exists(), lines.read_bytes() == whole) == (2, True, True)
 
 
 def test_no_report_replaces_an_image(folder: Path, artifacts: dict[str, Artifact], run: Run) -> None:
