@@ -155,13 +155,16 @@ def given_by(name: str, *nodes: onnx.NodeProto) -> Callable[[Model], None]:
 
 
 def swapped_names(model: Model) -> None:
-    """The values of both stages under each other's names, with the shapes that they have."""
+    """The values of both stages under each other's names, with the shapes that they have, in the order that the file tells."""
     names = {"layer1": "layer2", "layer2": "layer1"}
     for node in model.graph.node:
         for values in (node.input, node.output):
             values[:] = [names.get(value, value) for value in values]
     for output in model.graph.output:
         output.name = names.get(output.name, output.name)
+    in_order = sorted(copy.deepcopy(list(model.graph.output)), key=lambda output: NAMES.index(output.name))
+    del model.graph.output[:]
+    model.graph.output.extend(in_order)
 
 
 SABOTAGE: dict[str, tuple[Callable[[Model], None], str]] = {
