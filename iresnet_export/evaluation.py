@@ -22,7 +22,7 @@ from iresnet_data.named_data import remark
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.data_choice import chosen_data
 from iresnet_export.artifacts.subject import subject_of
-from iresnet_export.backends.base import Runtime, Session, running, usable_batch_sizes
+from iresnet_export.backends.base import Runtime, Session, running, usable_batch_size
 from iresnet_export.backends.registry import runtimes_for
 from iresnet_export.errors import InputError, UnavailableError
 from iresnet_export.reporting.schemas import MOST_THUMBNAIL, ClassChanges, EvalReport, Evaluated, environment_here, validated
@@ -141,7 +141,7 @@ def _predictions(
     artifact: Artifact, session: Session, spec: NetworkSpec, images: LabelledImages, options: EvalOptions, progress: Progress
 ) -> tuple[Evaluation, Predictions]:
     """What is right, and the first class of each image: of all logits no more is kept."""
-    (size,) = usable_batch_sizes(session, [options.batch_size])
+    size = usable_batch_size(session, options.batch_size)
     loader = Loader(images, size, workers=options.workers)
     total = len(images)
     predicted, confidence, done = np.empty(total, np.int32), np.empty(total, np.float32), 0

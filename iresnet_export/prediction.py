@@ -20,7 +20,7 @@ from iresnet_data.named_data import remark
 from iresnet_export.artifacts.artifact import Artifact, open_artifact
 from iresnet_export.artifacts.manifest import SaidOfSpec, plain
 from iresnet_export.artifacts.subject import spec_of
-from iresnet_export.backends.base import HostSession, running, usable_batch_sizes
+from iresnet_export.backends.base import HostSession, running, usable_batch_size
 from iresnet_export.backends.registry import runtimes_for
 from iresnet_export.errors import ArtifactError, CheckFailedError, InputError, IResNetError, UnavailableError
 from iresnet_export.graph.ir import Array
@@ -350,7 +350,7 @@ def _running(artifact: Artifact, options: PredictOptions, count: int) -> Iterato
         artifact.require_intact()
     streams = min(processors(), options.batch_size)
     backend, session = _session(artifact, options, streams if count >= _WORTH_STREAMS * streams else 1)
-    (size,) = usable_batch_sizes(session, [options.batch_size // session.streams])
+    size = usable_batch_size(session, options.batch_size // session.streams)
     with session:
         yield _Running(artifact, spec, options, backend, session, size)
 
@@ -416,7 +416,7 @@ def _predicted(
 def _tops(
     session: HostSession, spec: NetworkSpec, artifact: Artifact, batch: Sequence[tuple[Found, Array]], options: PredictOptions
 ) -> list[tuple[ClassProbability, ...]]:
-    (size,) = usable_batch_sizes(session, [len(batch)])  # a few images need not cost what a full batch does
+    size = usable_batch_size(session, len(batch))  # a few images need not cost what a full batch does
     with running(artifact.path):
         logits = _logits(session, spec, np.stack([pixels for _, pixels in batch]), size)
     if logits.ndim != 2 or logits.shape[1] != spec.num_classes:

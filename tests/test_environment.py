@@ -25,7 +25,9 @@ def test_the_commit_is_that_of_the_sources() -> None:
         ("--output=/home/me/net.onnx", "--output=net.onnx"),
         ("--data=https://me:secret@host/d/t.tar?sig=secret", "--data=t.tar"),
         ("s3://me:secret@bucket/year=2024/a.jpg", "a.jpg"),
+        ("https://me:secret@host/deep/train.tar?sig=secret", "train.tar"),
         ("onnxruntime[cache=/home/me/x]", "'onnxruntime[cache=x]'"),
+        ("--checkpoint=/home/me/secret/a=b/x.pt", "--checkpoint=a=x.pt"),
         ("--lr=0.1", "--lr=0.1"),
     ],
 )

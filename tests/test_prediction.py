@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
@@ -31,7 +33,7 @@ from iresnet_export import prediction
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.manifest import manifest_path
 from iresnet_export.artifacts.source import Source, source_from_checkpoint
-from iresnet_export.backends.base import ArraysForSession, ExportOptions, HostSession
+from iresnet_export.backends.base import ArraysForSession, ExportOptions, HostSession, Loaded, usable_batch_size
 from iresnet_export.backends.onnxruntime.runtime import OnnxHostSession
 from iresnet_export.backends.openvino.runtime import OpenVinoSession
 from iresnet_export.backends.registry import runtime_named
@@ -485,6 +487,40 @@ def test_streams_answer_the_same_in_order_each_on_a_core(
     assert all(count <= 2 * (step + 6) for step, count in enumerate(ahead, 1))
 
 
+def test_the_first_run_of_openvino_is_alone(artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that begin at once may each wait for what the other holds, for ever."""
+    openvino = pytest.importorskip("openvino")
+    events, infer, together = list[str](), openvino.InferRequest.infer, threading.Barrier(3)
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        events.append("begun")
+        time.sleep(0.05)
+        if len(events) > 6:
+            together.wait(timeout=60)
+        elif "done" not in events:
+            assert events == ["begun"]
+        found = infer(*arguments, **options)
+        events.append("done")
+        return found
+
+    monkeypatch.setattr(openvino.InferRequest, "infer", noted)
+    with runtime_named("openvino").load_for_arrays(artifacts["onnx"], streams=3) as session, ThreadPoolExecutor(3) as pool:
+        assert session.image is not None
+        batch = np.zeros((1, *(extent or 1 for extent in session.image)), np.float32)
+        for _ in range(2):
+            assert len(list(pool.map(session.run, [batch] * 3))) == 3
+
+
+@pytest.mark.parametrize(
+    ("taken", "wanted", "size"), [(None, 7, 7), ((1, 32), 32, 32), ((2, 4), 3, 3), ((4, 512), 2, 4), ((1, 300), 999, 300)]
+)
+def test_a_range_of_batch_sizes_has_one_for_predictions(taken: tuple[int, int] | None, wanted: int, size: int) -> None:
+    """As engines have it."""
+    session = Loaded()
+    session.batch = taken
+    assert usable_batch_size(session, wanted) == size
+
+
 def test_what_fails_in_a_stream_ends_the_command(
     folder: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -747,7 +783,7 @@ def test_a_parquet_file_holds_the_lines(
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra")
     monkeypatch.setattr("iresnet_export.reporting.parquet_file.ROWS", 3)
     whole, file = lines.read_bytes(), lines.with_name("found.parquet")
-    beside = lines.with_name("found.parquet.jsonl")
+    beside = lines.with_name("found.parquet.lines.jsonl")
     if kept is not None:
         beside.write_bytes(whole[:kept])
     command = ["predict", artifacts["onnx"].path, folder, "--top-k", 10, "--batch-size", 4, "--parquet", file]
@@ -772,6 +808,15 @@ def test_lines_that_were_asked_for_stay_beside_a_parquet_file(
     assert lines.read_bytes() == whole
     assert parquet.ParquetFile(file).metadata.num_rows == 7
     assert [path.name for path in sorted(lines.parent.iterdir())] == ["found.jsonl", "found.parquet"]
+
+
+def test_lines_of_an_earlier_run_outlive_a_table_of_their_name(
+    lines: Path, folder: Path, artifacts: dict[str, Artifact], run: Run
+) -> None:
+    pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra")
+    whole, file = lines.read_bytes(), lines.with_suffix("")
+    command = ["predict", artifacts["onnx"].path, folder, "--top-k", 10, "--batch-size", 4, "--parquet", file, "--resume"]
+    assert (run(*command).status, file.exists(), lines.read_bytes() == whole) == (2, True, True)
 
 
 def test_no_report_replaces_an_image(folder: Path, artifacts: dict[str, Artifact], run: Run) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from iresnet_export.errors import ArtifactError, InputError
 from iresnet_models.archives import opened
 from iresnet_models.outputs import OutputName, named_outputs
 from iresnet_models.precisions import PRECISIONS
-from iresnet_models.spec import NetworkSpec, spec_from_json
+from iresnet_models.spec import NetworkSpec, SpecOptions, spec_from_json
 from iresnet_models.typed import json_from, shortly, typed
 
 METADATA_KEY, METADATA_FILE = "iresnet-export", "iresnet-export.json"
@@ -21,6 +21,9 @@ METADATA_KEY, METADATA_FILE = "iresnet-export", "iresnet-export.json"
 
 FREE_SIDES = ("height", "width")
 """What graphs call extents of images that are free."""
+
+_SAID = tuple(entry.name for entry in fields(SpecOptions))
+"""What options may say in place of a checkpoint."""
 
 _LIMIT = 4 << 20
 """Of what a file says of itself, in bytes: the names of a hundred thousand classes."""
@@ -176,6 +179,22 @@ def contradiction(artifact: Artifact, checkpoint: NetworkSpec) -> str | None:
     for key, value in _flat(expected).items():
         if key != "producer" and _flat(inside).get(key) != value:
             return f"the file says of itself that {key} is {_flat(inside).get(key)}, and the manifest that it is {value}"
+    return None
+
+
+def other_word(artifact: Artifact, spec: NetworkSpec) -> str | None:
+    """The first thing that a file without a manifest says of its images or labels, and the network that it should be does not."""
+    inside, known = identity_of(artifact.path, artifact.format), spec.to_json()
+    if inside is None:
+        return None
+    own = spec_from_json(inside["spec"]).to_json()
+    told = {name: own[name] for name in _SAID if name != "labels" or known[name] is not None}
+    known["sides"] = list(spec.free_sides)
+    if inside.get("sides") is not None:
+        told["sides"] = list(inside["sides"])
+    for name, value in told.items():
+        if value != known[name]:
+            return f"the file says of itself that {name} is {shortly(value)}, and the checkpoint that it is {shortly(known[name])}"
     return None
 
 

@@ -327,17 +327,26 @@ _LARGEST_END = 256
 
 
 def usable_batch_sizes(session: Loaded, wanted: Sequence[int]) -> tuple[int, ...]:
-    """Those of the wanted batch sizes that a session takes, or else its own largest one."""
+    """Those of the wanted batch sizes that a session takes, and its own smallest and largest one."""
     if session.batch is None:
         return tuple(wanted)
-    smallest, largest = session.batch
-    if smallest > MOST_BATCH:
-        raise ArtifactError(
-            f"The artifact takes no fewer than {smallest:,} images at a time, which are too many.", "Export it again."
-        )
-    largest = min(largest, MOST_BATCH)
+    smallest, largest = _taken(session.batch)
     ends = {end for end in (smallest, largest) if end <= _LARGEST_END}
     return tuple(sorted({size for size in wanted if smallest <= size <= largest} | ends)) or (largest,)
+
+
+def usable_batch_size(session: Loaded, wanted: int) -> int:
+    """The wanted batch size, or else the nearest to it that a session takes."""
+    smallest, largest = (wanted, wanted) if session.batch is None else _taken(session.batch)
+    return min(max(wanted, smallest), largest)
+
+
+def _taken(batch: tuple[int, int]) -> tuple[int, int]:
+    if batch[0] > MOST_BATCH:
+        raise ArtifactError(
+            f"The artifact takes no fewer than {batch[0]:,} images at a time, which are too many.", "Export it again."
+        )
+    return batch[0], min(batch[1], MOST_BATCH)
 
 
 class Format(ABC):

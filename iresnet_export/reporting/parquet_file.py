@@ -29,8 +29,8 @@ def require_parquet(file: Path) -> None:
 
 
 def lines_of(file: Path) -> Path:
-    """Where the lines of a Parquet file are until it is made."""
-    return file.with_name(f"{file.name}.jsonl")
+    """Where the lines of a Parquet file are until it is made, and they are removed: nothing that a user would call a file."""
+    return file.with_name(f"{file.name}.lines.jsonl")
 
 
 def parquet_from_lines(lines: Path, file: Path) -> None:

@@ -94,10 +94,12 @@ def environment() -> dict[str, Any]:
 
 
 def _cut(argument: str) -> str:
+    """An option's value, and what stands in it behind `=`, without the folders in front."""
     option, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
-    name, sign, path = ("", "", shown(value)) if is_address(value) else value.rpartition("=")
-    last = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-    return f"{option}{equals}{name}{sign}{last or path}"
+    if is_address(value):
+        value = shown(value).rstrip("/").rpartition("/")[2]
+    last = re.sub(r"[^=[]*[/\\]", "", value.rstrip("/\\"))
+    return f"{option}{equals}{last or value}"
 
 
 def cpu_model() -> str:

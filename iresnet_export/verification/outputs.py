@@ -69,7 +69,8 @@ def interface_reason(
     if told is None:
         return None
     order = list(told if session.outputs is None else session.outputs)
-    if sorted(order) != sorted(told):
+    in_order = sorted if manifest is not None and manifest.format == "engine" else list  # engines are read by names alone
+    if in_order(order) != in_order(told):
         return f"it gives {', '.join(order)}, and not {', '.join(told)}"
     sizes, has_probabilities = usable_batch_sizes(session, batch_sizes), PROBABILITIES in told
     largest = min(max(sizes), max(len(reference.pixels), (session.batch or (1, 1))[0]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from iresnet_export.artifacts.artifact import Artifact
 from iresnet_export.artifacts.manifest import Manifest
-from iresnet_export.artifacts.metadata import contradiction, embedded_identity
+from iresnet_export.artifacts.metadata import contradiction, embedded_identity, other_word
 from iresnet_export.backends.base import ExportJob, ExportOptions, Format
 from iresnet_export.backends.registry import format_named
 from iresnet_export.errors import ArtifactError, InputError
@@ -119,6 +119,7 @@ def _read_back_foreign(artifact: Artifact, format: Format, deployment: Deploymen
     stored = "int8" if any("quantized" in kind for kind in found.kinds) else widest([precision_of(dtype) for dtype in types])
     strange = next((str(dtype) for dtype in types if dtype.kind in _NO_NUMBERS), None)
     reason = _foreign_reason(comparison, sorted(unknown)) if strange is None else f"weights: some are {strange}, and no numbers"
+    reason = reason or other_word(artifact, deployment.source.spec)
     how = f"it is {stored} without a manifest, and nothing says how it was made or what that may cost"
     unlike = how if stored != "fp32" and reason is None else None
     return ReadBack(comparison.weights, comparison.graph, reason, coverage, stored=stored, unlike=unlike, note=_note(comparison))

@@ -36,6 +36,8 @@ def shown(text: str) -> str:
         return printable(text)
     protocol, _, rest = text.partition("://")
     place, slash, path = rest.partition("/")
+    if "@" in path and ":" in place and re.search(r"(@|:[0-9]*$|\]$)", place) is None:  # a password with a `/`
+        place, slash, path = rest.rpartition("@")[2].partition("/")
     if protocol.lower() in _WEB:
         place, path = re.split("[?#]", place)[0], re.split("[?#]", path)[0]
     return printable(f"{protocol}://{place.rpartition('@')[2]}{slash}{path}")
@@ -97,7 +99,7 @@ def reason_of(error: Exception) -> str:
     """In one line, without a user, a password or a signature that a library has put into its message."""
     said = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
     said = re.sub(r"(\w+://)[^/@\s]*@", r"\1", said)
-    return printable(re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1", said))
+    return printable(re.sub(r"(https?://[^\s?'\"]*|(?<=')/[^?']*)\?[^\s'\"]*", r"\1", said))
 
 
 def _parted(address: str) -> tuple[str, str]:
@@ -106,7 +108,11 @@ def _parted(address: str) -> tuple[str, str]:
     if protocol in _WEB:
         try:
             parts = urlsplit(address)
-            if not parts.hostname or (parts.port or 1) < 1:
+            try:
+                port = parts.port
+            except ValueError:  # whose message holds what may be a password with a `/`
+                raise ValueError("its port is no number from 1 to 65535") from None
+            if not parts.hostname or port == 0:
                 raise ValueError("it names no server")
         except ValueError as error:
             raise InputError(f"{shown(address)} is no address ({reason_of(error)});", "check it.") from error
@@ -142,7 +148,11 @@ def _opened(address: str) -> Any:
     if at:
         token = base64.b64encode(":".join(map(unquote, user.split(":", 1))).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {token}")
-    return urllib.request.urlopen(request, timeout=TIMEOUT)
+    opener = urllib.request.OpenerDirector()
+    for handler in ("Proxy", "Unknown", "HTTP", "HTTPS", "HTTPDefaultError", "HTTPRedirect"):  # no FTP, to which a server may lead
+        opener.add_handler(getattr(urllib.request, f"{handler}Handler")())
+    opener.add_handler(urllib.request.HTTPErrorProcessor())
+    return opener.open(request, timeout=TIMEOUT)
 
 
 def _system(address: str) -> tuple[Any, str]:

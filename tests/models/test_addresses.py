@@ -32,14 +32,14 @@ def store() -> Iterator[str]:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A web server: what it is asked for, as its answer; /private only with a password, /short breaks off, /away leads there."""
+    """A web server: what it is asked for; /private only with a password, /short breaks off, /away and /ftp lead on."""
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             told = self.headers.get("Authorization")
             allowed = not self.path.startswith("/private") or told == "Basic " + base64.b64encode(b"me:s@cret").decode()
-            self.send_response(404 if "absent" in self.path else 302 if self.path == "/away" else 200 if allowed else 401)
-            self.send_header("Location", "/headers")
+            self.send_response(404 if "absent" in self.path else 302 if self.path in ("/away", "/ftp") else 200 if allowed else 401)
+            self.send_header("Location", "/headers" if self.path == "/away" else "ftp://127.0.0.1:1/a.jpg")
             content = str(told).encode() if self.path == "/headers" else self.path.encode()
             self.send_header("Content-Length", str(len(content) + 10 * (self.path == "/short")))
             self.end_headers()
@@ -65,6 +65,8 @@ def test_what_is_an_address() -> None:
         ("s3://key:secret@bucket/a b.jpg", "s3://bucket/a b.jpg"),
         ("https://me:p@ss@host:80/a.jpg?X-Signature=abc#x", "https://host:80/a.jpg"),
         ("https://host?token=abc", "https://host"),
+        ("https://me:p/w@host:80/a.jpg", "https://host:80/a.jpg"),
+        ("https://host:80/@me/a.jpg", "https://host:80/@me/a.jpg"),
         ("s3://bucket/what?.jpg", "s3://bucket/what?.jpg"),
         ("s3://bucket/me@home.jpg", "s3://bucket/me@home.jpg"),
         ("memory://a\x1b[2J", "memory://a\\x1b[2J"),
@@ -78,6 +80,10 @@ def test_what_is_secret_is_not_shown(address: str, name: str) -> None:
 def test_what_is_secret_is_not_shown_in_errors() -> None:
     said = "no route to https://me:secret@host/a.jpg?sig=abc (s3://key:secret@b)"
     assert reason_of(ValueError(said)) == "no route to https://host/a.jpg (s3://b)"
+    for address in ("http://127.0.0.1:1/a b.jpg?sig=hidden", "http://me:hidden/w@host/a.jpg"):
+        with pytest.raises(InputError) as raised:
+            content_of(address, 100)
+        assert "hidden" not in str(raised.value)
 
 
 def test_patterns_and_folders_are_listed_in_order(store: str) -> None:
@@ -119,6 +125,11 @@ def test_a_password_is_for_the_server_that_it_was_typed_for(server: str) -> None
     with pytest.raises(InputError, match=rf"http://{server}/private cannot be read \(HTTP Error 401"):
         content_of(f"http://me:wrong@{server}/private", 100)
     assert content_of(f"http://me:s%40cret@{server}/away", 100) == b"None", "not where it leads on"
+
+
+def test_a_web_server_leads_to_no_other_protocol(server: str) -> None:
+    with pytest.raises(InputError, match="unknown url type: ftp"):
+        content_of(f"http://{server}/ftp", 100)
 
 
 def test_what_is_not_there_or_breaks_off_is_named(store: str, server: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -155,13 +156,16 @@ def given_by(name: str, *nodes: onnx.NodeProto) -> Callable[[Model], None]:
 
 
 def swapped_names(model: Model) -> None:
-    """The values of both stages under each other's names, with the shapes that they have."""
+    """The values of both stages under each other's names, with the shapes that they have, in the order that the file tells."""
     names = {"layer1": "layer2", "layer2": "layer1"}
     for node in model.graph.node:
         for values in (node.input, node.output):
             values[:] = [names.get(value, value) for value in values]
     for output in model.graph.output:
         output.name = names.get(output.name, output.name)
+    in_order = sorted(copy.deepcopy(list(model.graph.output)), key=lambda output: NAMES.index(output.name))
+    del model.graph.output[:]
+    model.graph.output.extend(in_order)
 
 
 SABOTAGE: dict[str, tuple[Callable[[Model], None], str]] = {
@@ -263,6 +267,19 @@ def test_our_file_without_its_manifest_is_compared_at_every_place(
     for found in foreign(spoiled(original, wrong, spoil), small_checkpoint):
         assert found.status == "fail"
         assert re.search(caught, str(found.reason))
+
+
+def test_outputs_come_in_the_order_that_a_file_tells(original: Artifact, small_checkpoint: Path, tmp_path: Path) -> None:
+    """Who reads them by number would take one for another."""
+
+    def reordered(model: Model) -> None:
+        first, *others = copy.deepcopy(list(model.graph.output))
+        del model.graph.output[:]
+        model.graph.output.extend([first, *reversed(others)])
+
+    for found in foreign(spoiled(original, tmp_path / "all.onnx", reordered), small_checkpoint):
+        assert found.status == "fail"
+        assert f"it gives logits, {NAMES[-1]}, " in str(found.reason)
 
 
 def test_outputs_of_others_are_said_not_to_be_compared(original: Artifact, small_checkpoint: Path, tmp_path: Path) -> None:

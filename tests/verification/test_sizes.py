@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,30 @@ def test_manifests_hold_only_sides_that_are_free(sides: Any, free: Artifact, tmp
     path.with_name("free.onnx.json").write_text(json.dumps(told), encoding="utf-8")
     with pytest.raises(InputError, match="sides"):
         verify([path], QUICK)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"sides": [1, 60000]}, r"sides is \[1, 60000\], and the checkpoint that it is \[16, 64\]"),
+        ({"mean": [0.0, 0.0, 0.0]}, r"mean is \[0.0, 0.0, 0.0\], and the checkpoint that it is \["),
+        ({"labels": [*"abcdefghij"]}, None),
+    ],
+)
+def test_what_a_file_without_a_manifest_says_of_its_images_is_the_checkpoints_word(
+    changed: dict[str, Any], words: str | None, free: Artifact, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    """`predict` prepares them by the former. The checkpoint has no labels, so that none contradict it."""
+    path, model = tmp_path / "free.onnx", onnx.load(free.path)
+    (entry,) = model.metadata_props
+    told = json.loads(entry.value)
+    (told if "sides" in changed else told["spec"]).update(changed)
+    entry.value = json.dumps(told)
+    path.write_bytes(model.SerializeToString())
+    options = dataclasses.replace(QUICK, checkpoint=small_checkpoint, backends=("onnxruntime",))
+    (found,) = verify([path], options).candidates
+    assert found.status == ("pass" if words is None else "fail")
+    assert re.search(words or "^None$", str(found.reason))
 
 
 def test_what_cannot_be_free_is_refused(small_source: Source, tmp_path: Path) -> None:

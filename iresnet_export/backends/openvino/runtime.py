@@ -67,7 +67,7 @@ class OpenVino(Runtime):
 
 
 class OpenVinoSession(HostSession):
-    """A compiled graph and a request for each stream, on the CPU. Several streams have a thread each."""
+    """A compiled graph and a request for each stream, on the CPU. Several streams have a thread each, but for the first run."""
 
     def __init__(self, path: Path, precision: str, threads: int | None, in_float: int = 0, streams: int = 1) -> None:
         try:
@@ -79,12 +79,13 @@ class OpenVinoSession(HostSession):
             settings |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
         elif threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
-        self.streams, self._idle = streams, SimpleQueue[Any]()
+        self.streams, self._idle, self._waiting = streams, SimpleQueue[Any](), list[Any]()
         try:
             model = openvino.Core().read_model(path)
             self._compiled = openvino.Core().compile_model(model, "CPU", settings)
-            for _ in range(streams):
-                self._idle.put(self._compiled.create_infer_request())
+            self._idle.put(self._compiled.create_infer_request())
+            # OpenVINO makes tables when it first runs, and hangs for ever where two threads do that at once.
+            self._waiting = [self._compiled.create_infer_request() for _ in range(streams - 1)]
             (taken,) = self._compiled.inputs
             batch = taken.partial_shape[0]
             self.batch = None if batch.is_dynamic else (batch.get_length(), batch.get_length())
@@ -116,10 +117,12 @@ class OpenVinoSession(HostSession):
             found = request.infer({0: batch}, share_inputs=True)
             return tuple(found[output].copy() for output in self._compiled.outputs)
         finally:
-            self._idle.put(request)
+            waiting, self._waiting = self._waiting, []
+            for one in (*waiting, request):
+                self._idle.put(one)
 
     def close(self) -> None:
-        del self._idle, self._compiled
+        del self._idle, self._waiting, self._compiled
 
 
 def _operators_of_onnxruntime(path: Path) -> str | None:
