@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,10 @@ def _no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*_: object, **__: object) -> None:
         raise AssertionError("work was done")
 
-    for name in ("evaluation.accuracies", "verification.verify.verify", "prediction.predict", "benchmark.bench.bench"):
-        monkeypatch.setattr(f"iresnet_export.{name}", work)
+    names = ("evaluation.accuracies", "verification.verify.verify", "prediction.predict", "benchmark.bench.bench")
+    modules = [import_module(f"iresnet_export.{name.rpartition('.')[0]}") for name in names]  # what one takes of another is its own
+    for name, module in zip(names, modules, strict=True):
+        monkeypatch.setattr(module, name.rpartition(".")[2], work)
 
 
 def _contents() -> dict[str, bytes]:
