@@ -247,7 +247,7 @@ def _verdicts(
         unseen = None if limit is None else f"not comparable: {limit}" if found.unlike else f"without --quick it is {limit}"
         status: Verdict = "fail" if found.reason else "skipped" if limit else "pass"
         read: dict[str, Any] = {"weights": found.weights, "graph": found.graph, "coverage": found.coverage}
-        read["steps"] = _steps(artifact)
+        read["steps"] = _steps(artifact, status)
         read["notices"] = (*said_by_options(artifact), *((REPEATED,) if found.is_repeated and not found.reason else ()))
         return [Candidate(artifact.path, _NO_RUNTIME, found.stored or precision, status, found.reason or unseen, **read)]
 
@@ -265,8 +265,9 @@ def _verdicts(
     return [_verdict(artifact, runtime, deployment, found, *held_against, options, progress) for runtime in runtimes]
 
 
-def _steps(artifact: Artifact) -> tuple[Step, ...]:
-    codes = None if artifact.manifest is None else artifact.manifest.details.quantization
+def _steps(artifact: Artifact, status: Verdict) -> tuple[Step, ...]:
+    """Of what passed: of any other nothing that its manifest says is known to be so."""
+    codes = None if artifact.manifest is None or status != "pass" else artifact.manifest.details.quantization
     return () if codes is None else codes.steps
 
 
@@ -286,7 +287,13 @@ def _verdict(
     precision, wrong, is_foreign = held.stored or artifact.precision, held.reason, artifact.manifest is None
 
     def verdict(status: Verdict, reason: str | None, **measured: Any) -> Candidate:
-        found = {"weights": held.weights, "graph": held.graph, "coverage": held.coverage, "steps": _steps(artifact), **measured}
+        found = {
+            "weights": held.weights,
+            "graph": held.graph,
+            "coverage": held.coverage,
+            "steps": _steps(artifact, status),
+            **measured,
+        }
         return Candidate(artifact.path, runtime.label, precision, status, reason, **found)
 
     if not held.is_comparable:

@@ -427,6 +427,7 @@ def test_an_export_for_an_accuracy_is_rebuilt_and_measured_again(tmp_path: Path)
     (shown,) = verify_report(verify([artifact.path], quick), quick).candidates
     assert [dataclasses.asdict(step) for step in shown.steps] == whole["details"]["quantization"]["steps"]
     assert "details.quantization" in str(reason(lambda steps: steps[-1].update(accuracy_drop=1.5)))
+    assert verify([artifact.path], quick).candidates[0].steps == (), "of what failed nothing is shown"
     assert "details.quantization" in str(reason(lambda steps: [step.pop("accuracy_drop") for step in steps]))
     assert "details.quantization" in str(reason(lambda steps: steps.pop(1)))
     of_another = reason(lambda steps: steps[0].update(accuracy_drop=80.0), from_scratch=True)
